@@ -1,0 +1,10 @@
+pub mod handles;
+pub mod types;
+pub mod quantize;
+pub mod dequantize;
+pub mod norm;
+pub mod swiglu;
+pub mod stage;
+pub mod layouts;
+pub mod weights;
+pub mod gemm;

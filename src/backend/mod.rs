@@ -1,0 +1,3 @@
+//! Backends carry out the problems of `plan` on one kind of processor.
+
+pub mod cpu;
