@@ -45,7 +45,7 @@ UNUSED static int case_end(void) {
 #define CASE(...) for (int case_open = case_begin(__VA_ARGS__); case_open; case_open = case_end())
 
 UNUSED static bool check(bool good, const char *file, int line, const char *format, ...) {
-    if (!good && case_reports++ < 4) { /* the first few say enough */
+    if (!good && case_reports++ < 8) { /* the first few say enough */
         va_list list;
         va_start(list, format);
         printf("  %s:%d: ", file, line);

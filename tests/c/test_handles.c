@@ -154,7 +154,7 @@ static void refuse(const char *kind, const entry *entries, size_t count, void *l
         void *handle;
     } bad[] = {
         {"NULL", NULL}, {"destroyed", stale}, {"1", (void *)1}, {"all bits", (void *)UINTPTR_MAX}, {"an address", &local},
-        {"random", (void *)(uintptr_t)0xDEADBEEFCAFEF00D}, {"live + 1", (char *)live + 1}, {"live ^ the top bit", (void *)((uintptr_t)live ^ ((uintptr_t)1 << 63))},
+        {"random", (void *)(uintptr_t)0xDEADBEEFCAFEF00D}, {"a later generation", (char *)live + ((uintptr_t)1 << 32)}, {"an index past the table", (char *)live + 1000000}, {"live ^ the top bit", (void *)((uintptr_t)live ^ ((uintptr_t)1 << 63))},
         {"a context", context}, {"a stream", stream}, {"an event", event}, {"a graph", graph}, {"a buffer", buffer}, {"weights", weights}};
     for (size_t e = 0; e < count; e++)
         CASE("%s refuses a bad %s", entries[e].name, entries[e].argument) {
@@ -210,7 +210,7 @@ int main(void) {
         BAD_HANDLE(nvfp4_buffer_upload(buffer, 0, memory, 16, other_stream), "stream");
         BAD_HANDLE(nvfp4_buffer_download(buffer, 0, memory, 16, other_stream), "stream");
         BAD_HANDLE(nvfp4_buffer_copy(buffer, 0, other_buffer, 0, 16, stream), "src");
-        BAD_HANDLE(nvfp4_buffer_copy(other_buffer, 0, buffer, 0, 16, stream), "dst");
+        BAD_HANDLE(nvfp4_buffer_copy(other_buffer, 0, buffer, 0, 16, stream), NULL); /* dst or stream: neither fits the other */
         BAD_HANDLE(weights_export(other_weights), "weights");
         BAD_HANDLE(grouped_gemm(other_weights), "weights");
         CHECK(made == NULL && ms == 0);

@@ -149,7 +149,7 @@ static void refuse_products(nvfp4_weights *weights, nvfp4_weights *single, nvfp4
         {"weights gated without SwiGLU", {P(weights, gated)}, INVALID, "gate_up"},
         {"rows negative", {P(rows, -1)}, INVALID, "rows = -1"},
         {"rows past int32", {P(rows, INT64_MAX)}, INVALID, "rows = 9223372036854775807"},
-        {"grouping unknown", {P(groups.grouping, 4)}, INVALID, "grouping = 4"},
+        {"grouping unknown", {P(groups.grouping, 4), P(groups.ends, 0)}, INVALID, "grouping = 4"},
         {"no groups but two matrices", {P(groups.grouping, 0), P(groups.count, 0), P(groups.ends, 0)}, INVALID, "groups.count = 1"},
         {"count 3", {P(groups.count, 3)}, INVALID, "count = 3"},
         {"ends NULL", {P(groups.ends, 0)}, INVALID, "ends is NULL"},
