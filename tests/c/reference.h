@@ -77,7 +77,7 @@ UNUSED static void store(void *base, nvfp4_dtype dtype, size_t i, float x) {
         half = 0x7E00;
     } else {
         double magnitude = fabs((double)x);
-        int exponent = 0;
+        int exponent = -100; /* zero is a subnormal */
         if (magnitude > 0) frexp(magnitude, &exponent);
         int step = (exponent - 1 < -14 ? -14 : exponent - 1) - 10;
         double units = isinf(x) ? INFINITY : nearbyint(ldexp(magnitude, -step)); /* the host's mode is nearest even */
