@@ -1,2 +1,4 @@
 #![allow(non_camel_case_types)]
-pub struct nvfp4_weights { _opaque: [u8; 0] }
+pub struct nvfp4_weights {
+    _opaque: [u8; 0],
+}

@@ -82,4 +82,9 @@ pub struct nvfp4_group_ends_args {
     pub count: i64,
 }
 
-zeroed_default!(nvfp4_scales_size_args, nvfp4_tile_scales_args, nvfp4_interleave_gate_up_args, nvfp4_group_ends_args);
+zeroed_default!(
+    nvfp4_scales_size_args,
+    nvfp4_tile_scales_args,
+    nvfp4_interleave_gate_up_args,
+    nvfp4_group_ends_args
+);

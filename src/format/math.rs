@@ -143,7 +143,8 @@ mod tests {
     #[test]
     fn pair_sum_is_the_padded_tree() {
         for n in 0..70usize {
-            let leaves: Vec<f32> = (0..n).map(|i| (i as f32 + 0.1).sqrt() * 1e3f32.powi(i as i32 % 3)).collect();
+            let leaves: Vec<f32> =
+                (0..n).map(|i| (i as f32 + 0.1).sqrt() * 1e3f32.powi(i as i32 % 3)).collect();
             let mut level = leaves.clone();
             level.resize(n.next_power_of_two().max(1), 0.0);
             while level.len() > 1 {

@@ -1,0 +1,90 @@
+//! The plain product: the canonical order written down, on any processor. The other files are held to it bit for bit.
+
+use super::super::weights::{LANES, STORED_NAN, codes_at, scales_at};
+use super::kernel::{CODE_CHUNK, CodeBlock, GemmKernels, Pass, VALUE_CHUNK};
+use crate::format::math::fma;
+use crate::format::{BLOCK, e2m1, e4m3};
+
+pub static KERNELS: GemmKernels = GemmKernels { values, codes };
+
+unsafe fn values(pass: &Pass) {
+    let weights = pass.unpacked.cast::<[f32; LANES]>();
+    for panel in 0..pass.panel_count {
+        for (first, blocks) in pass.chunks(VALUE_CHUNK) {
+            // SAFETY: the pass describes readable and writable memory; a chunk of a panel fits into `unpacked`.
+            unsafe {
+                for i in 0..blocks {
+                    let scales = block_scales(pass.panel(panel), first + i);
+                    for (k, codes) in block_codes(pass.panel(panel), first + i).iter().enumerate() {
+                        let b = std::array::from_fn(|lane| e2m1::decode(codes[lane]) * scales[lane]);
+                        weights.add(i * BLOCK + k).write(b);
+                    }
+                }
+                for token in 0..pass.tokens {
+                    let a = pass.token::<f32>(token).add(first * BLOCK);
+                    let mut acc = [0f32; LANES];
+                    for k in 0..blocks * BLOCK {
+                        let (a, b) = (a.add(k).read(), &*weights.add(k));
+                        acc.iter_mut().zip(b).for_each(|(acc, &b)| *acc = fma(a, b, *acc));
+                    }
+                    add(pass.total(token, panel), &acc);
+                }
+            }
+        }
+    }
+}
+
+unsafe fn codes(pass: &Pass) {
+    /// Half units of every code.
+    const UNITS: [i32; 16] = [0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12];
+    for panel in 0..pass.panel_count {
+        for (first, blocks) in pass.chunks(CODE_CHUNK) {
+            for token in 0..pass.tokens {
+                let mut acc = [0f32; LANES];
+                // SAFETY: the pass describes readable and writable memory.
+                unsafe {
+                    for block in first..first + blocks {
+                        let (codes, scales) =
+                            (block_codes(pass.panel(panel), block), block_scales(pass.panel(panel), block));
+                        let a = pass.token::<CodeBlock>(token).add(block).read();
+                        for (lane, acc) in acc.iter_mut().enumerate() {
+                            let dot: i32 =
+                                (0..BLOCK).map(|k| a.q[k] as i32 * UNITS[codes[k][lane] as usize]).sum();
+                            *acc = fma(dot as f32, scales[lane] * (a.scale / 256.0), *acc);
+                        }
+                    }
+                    add(pass.total(token, panel), &acc);
+                }
+            }
+        }
+    }
+}
+
+/// Codes of a block, [k][lane].
+unsafe fn block_codes(panel: *const u8, block: usize) -> [[u8; LANES]; BLOCK] {
+    let mut out = [[0; LANES]; BLOCK];
+    for (k, codes) in out.iter_mut().enumerate() {
+        let (half, j, shift) = (k / 8, k % 4, k % 8 / 4 * 4);
+        for (lane, code) in codes.iter_mut().enumerate() {
+            // SAFETY: the caller vouches for the block.
+            let byte = unsafe { panel.add(codes_at(block) + 64 * half + 4 * lane + j).read() };
+            *code = byte >> shift & 15;
+        }
+    }
+    out
+}
+
+unsafe fn block_scales(panel: *const u8, block: usize) -> [f32; LANES] {
+    std::array::from_fn(|lane| {
+        // SAFETY: the caller vouches for the block.
+        let byte = unsafe { panel.add(scales_at(block) + lane).read() };
+        if byte == STORED_NAN { f32::NAN } else { e4m3::decode(byte) }
+    })
+}
+
+unsafe fn add(total: *mut f32, acc: &[f32; LANES]) {
+    for (lane, acc) in acc.iter().enumerate() {
+        // SAFETY: the caller vouches for the totals.
+        unsafe { *total.add(lane) += acc };
+    }
+}
