@@ -365,15 +365,4 @@ fn separate_nibbles(x: u32) -> u32 {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn nibbles_come_back() {
-        assert_eq!(interleave_nibbles(0x7654_3210), 0x7362_5140);
-        for i in 0..10_000u32 {
-            let x = i.wrapping_mul(0x9E37_79B9);
-            assert_eq!(separate_nibbles(interleave_nibbles(x)), x);
-        }
-    }
-}
+mod tests;
