@@ -171,8 +171,7 @@ unsafe fn code_tile<const T: usize>(
                 let a = &*pass.token::<CodeBlock>(token + t).add(first + i);
                 // Sums of 8 products, each at most 24 · 12, stay far inside 16 bits.
                 let mut sums = [_mm256_setzero_si256(); 2];
-                for (j, operand) in b.operands.iter().enumerate() {
-                    let q = i32::from_le_bytes([0, 1, 2, 3].map(|i| a.q[4 * j + i] as u8));
+                for (operand, q) in b.operands.iter().zip(a.words()) {
                     let q = _mm256_set1_epi32(q);
                     for lanes in 0..2 {
                         let products = _mm256_maddubs_epi16(operand[lanes], q);

@@ -182,11 +182,10 @@ fn dot_block<const P: usize>(
 ) {
     let (start, scale) = (_mm512_set1_epi32(a.start), _mm512_set1_ps(a.scale));
     let mut dot = [start; P];
-    for j in 0..4 {
-        let q = i32::from_le_bytes([0, 1, 2, 3].map(|i| a.q[4 * j + i] as u8));
+    for (j, q) in a.words().into_iter().enumerate() {
         let q = _mm512_set1_epi32(q);
-        for p in 0..P {
-            dot[p] = _mm512_dpbusd_epi32(dot[p], weights[p][j], q);
+        for (dot, weights) in dot.iter_mut().zip(weights) {
+            *dot = _mm512_dpbusd_epi32(*dot, weights[j], q);
         }
     }
     for p in 0..P {

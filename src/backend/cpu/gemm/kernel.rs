@@ -38,6 +38,14 @@ pub struct CodeBlock {
     pub scale: f32,
 }
 
+impl CodeBlock {
+    /// Four codes a word, as a dot product broadcasts them.
+    #[inline(always)]
+    pub fn words(&self) -> [i32; 4] {
+        std::array::from_fn(|j| i32::from_le_bytes(std::array::from_fn(|i| self.q[4 * j + i] as u8)))
+    }
+}
+
 /// totals[token][row] += the product over some blocks, starting at a chunk border.
 #[derive(Clone, Copy)]
 pub struct Pass {

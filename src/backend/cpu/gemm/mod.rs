@@ -25,6 +25,7 @@ use super::weights::{LANES, Panels, codes_at};
 use super::{Cpu, rows};
 use crate::format::BLOCK;
 use crate::plan::gemm::{Activations, GemmOut, GemmProblem};
+use crate::plan::groups::Span;
 use crate::plan::quantize::{Producer, QuantizeProblem};
 use epilogue::Epilogue;
 use kernel::{
@@ -74,15 +75,17 @@ unsafe fn product(cpu: &Cpu, p: &GemmProblem, workspace: &Workspace) {
         Activations::Codes(q) => q.scales.layout.tile_rows(),
         Activations::Values { .. } => 1,
     };
-    // SAFETY: the caller vouches for the workspace and the index array.
-    let groups = unsafe { workspace.groups(p) };
     let (mut token_blocks, mut used_rows) = (0, 0);
-    // SAFETY: as above.
-    for (slot, span) in groups.iter_mut().zip(unsafe { p.groups.spans(tile_rows) }) {
-        *slot = GroupTasks { first: token_blocks, span };
-        token_blocks += span.rows.div_ceil(TOKENS);
-        used_rows += span.rows;
-    }
+    // SAFETY: the caller vouches for the workspace, which has an entry a group, and for the index array.
+    let groups = unsafe {
+        let list = workspace.groups(p);
+        for span in p.groups.spans(tile_rows) {
+            list.add(span.group).write(GroupTasks { first: token_blocks, span });
+            token_blocks += span.rows.div_ceil(TOKENS);
+            used_rows += span.rows;
+        }
+        std::slice::from_raw_parts(list, p.groups.count())
+    };
     let threads = cpu.team.threads();
     let mut width = PANELS;
     while width > 2 && token_blocks * panels.count.div_ceil(width) < 4 * threads {
@@ -99,7 +102,6 @@ unsafe fn product(cpu: &Cpu, p: &GemmProblem, workspace: &Workspace) {
     let tasks = token_blocks * panels.count.div_ceil(width);
     let products = used_rows.saturating_mul(p.weights.shape.rows).saturating_mul(p.weights.shape.cols);
     let lanes = threads.min(tasks).min(products / TASK_PRODUCTS + 1);
-    let groups = &*groups;
     let next = AtomicUsize::new(0);
     cpu.team.run(lanes, &|lane| {
         // SAFETY: a lane of the workspace belongs to the one call of this closure that names it.
@@ -151,7 +153,7 @@ impl Tasks<'_> {
     /// lane.totals = Σ a · b of the task.
     unsafe fn accumulate(
         &self,
-        span: &crate::plan::groups::Span,
+        span: &Span,
         first_token: usize,
         tokens: usize,
         first_panel: usize,

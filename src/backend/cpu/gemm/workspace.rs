@@ -66,20 +66,13 @@ impl Workspace {
         Matrix { base: p.workspace, dtype: Dtype::Bf16, row_stride: cols, group_stride: rows * cols }
     }
 
-    /// The task list, not yet filled.
+    /// Where the task list of the groups goes.
     ///
     /// # Safety
     /// The workspace is as large as [`Workspace::bytes`], aligned, and used by one call at a time.
-    pub unsafe fn groups<'a>(&self, p: &'a GemmProblem) -> &'a mut [GroupTasks] {
-        let empty = Span { group: 0, first_row: 0, rows: 0, first_scale_row: 0, clamped: false };
-        // SAFETY: the caller's promise; entries are written before a reference to them is made.
-        unsafe {
-            let at = p.workspace.get_mut().add(self.groups_at).cast::<GroupTasks>();
-            for i in 0..p.groups.count() {
-                at.add(i).write(GroupTasks { first: 0, span: empty });
-            }
-            std::slice::from_raw_parts_mut(at, p.groups.count())
-        }
+    pub unsafe fn groups(&self, p: &GemmProblem) -> *mut GroupTasks {
+        // SAFETY: the caller's promise.
+        unsafe { p.workspace.get_mut().add(self.groups_at).cast() }
     }
 
     /// # Safety

@@ -41,7 +41,8 @@ impl Random {
 
 #[derive(Clone, Copy)]
 #[repr(align(64))]
-pub struct Line(pub [u8; 64]);
+#[allow(dead_code, reason = "read through a pointer")]
+pub struct Line([u8; 64]);
 
 /// Memory between guards, 64-byte aligned.
 #[derive(Clone)]
