@@ -7,9 +7,9 @@ use core::arch::x86_64::*;
 
 use super::super::weights::{LANES, codes_at, scales_at};
 use super::kernel::{CODE_CHUNK, CodeBlock, GemmKernels, Pass, VALUE_CHUNK};
-use crate::format::BLOCK;
+use crate::format::{BLOCK, e4m3};
 
-pub static KERNELS: GemmKernels = GemmKernels { values, codes };
+pub static KERNELS: GemmKernels = GemmKernels { pack_codes, values, codes };
 
 /// Magnitudes of E2M1 · 256: stored scales decode to 1/256 of their value.
 const MAGNITUDES: [f32; 8] = [0.0, 128.0, 256.0, 384.0, 512.0, 768.0, 1024.0, 1536.0];
@@ -51,6 +51,30 @@ unsafe fn codes(pass: &Pass) {
                     }
                 }
             }
+        }
+    }
+}
+
+pub unsafe fn pack_codes(codes: *const u8, scales: &[u8], to: *mut CodeBlock) {
+    // SAFETY: the table is chosen only where the processor has these features; the addresses are the caller's.
+    unsafe { pack_code_blocks(codes, scales, to) }
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn pack_code_blocks(codes: *const u8, scales: &[u8], to: *mut CodeBlock) {
+    // SAFETY: the caller vouches for 8 bytes and a block for every scale.
+    unsafe {
+        let (table, low) = (_mm_loadu_si128(UNITS.as_ptr().cast()), _mm_set1_epi8(15));
+        for (i, &scale) in scales.iter().enumerate() {
+            let pairs = _mm_loadl_epi64(codes.add(i * (BLOCK / 2)).cast());
+            let (even, odd) = (_mm_and_si128(pairs, low), _mm_and_si128(_mm_srli_epi16::<4>(pairs), low));
+            let units = _mm_shuffle_epi8(table, _mm_unpacklo_epi8(even, odd));
+            let sums = _mm_sad_epu8(units, _mm_setzero_si128());
+            let sum = _mm_cvtsi128_si32(sums) + _mm_extract_epi32::<2>(sums) - 12 * BLOCK as i32;
+            let block = to.add(i);
+            _mm_storeu_si128((&raw mut (*block).q).cast(), _mm_sub_epi8(units, _mm_set1_epi8(12)));
+            (&raw mut (*block).start).write(-12 * sum);
+            (&raw mut (*block).scale).write(e4m3::decode(scale) * 64.0);
         }
     }
 }

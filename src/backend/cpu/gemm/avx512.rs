@@ -7,10 +7,11 @@
 use core::arch::x86_64::*;
 
 use super::super::weights::{BLOCK_BYTES, LANES, QUAD, QUAD_BYTES, QUAD_SCALES, codes_at, scales_at};
+use super::avx2;
 use super::kernel::{CODE_CHUNK, CodeBlock, GemmKernels, Pass, STREAM_TOKENS, VALUE_CHUNK, VALUE_STRIDE};
 use crate::format::BLOCK;
 
-pub static KERNELS: GemmKernels = GemmKernels { values, codes };
+pub static KERNELS: GemmKernels = GemmKernels { pack_codes: avx2::pack_codes, values, codes };
 
 /// E2M1 · 256: stored scales decode to 1/256 of their value.
 const VALUES: [f32; 16] = {

@@ -67,6 +67,8 @@ pub struct Pass {
 
 /// The inner loops of an instruction set.
 pub struct GemmKernels {
+    /// NVFP4 blocks of a token from 8 code bytes and a scale each.
+    pub pack_codes: unsafe fn(codes: *const u8, scales: &[u8], to: *mut CodeBlock),
     pub values: unsafe fn(&Pass),
     pub codes: unsafe fn(&Pass),
 }

@@ -186,7 +186,7 @@ impl Tasks<'_> {
                 let blocks = pass_blocks.min(self.panels.blocks - first);
                 for token in 0..tokens {
                     let to = lane.a.add(token * a_stride);
-                    rows.pack(self.cpu.kernels, first_token + token, first, blocks, to);
+                    rows.pack((self.cpu.kernels, self.kernels), first_token + token, first, blocks, to);
                 }
                 kernel(&Pass {
                     a: lane.a,

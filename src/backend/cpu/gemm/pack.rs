@@ -1,25 +1,13 @@
 //! Activation rows of a call → the packed rows of a pass: f32 values, or NVFP4 blocks in half units.
 
 use super::super::kernels::{CHUNK, Kernels};
-use super::super::rows::{read_scales, scope_index};
-use super::kernel::{CODE_CHUNK, CodeBlock};
-use crate::format::{BLOCK, e4m3};
+use super::super::rows::scope_index;
+use super::kernel::{CODE_CHUNK, CodeBlock, GemmKernels};
+use crate::format::BLOCK;
 use crate::plan::gemm::{Activations, GemmProblem};
 use crate::plan::groups::{Groups, Span};
 use crate::plan::memory::Ptr;
-use crate::plan::quantize::Scope;
-
-/// Half units of the two codes of a byte, the even k first.
-const PAIRS: [[i8; 2]; 256] = {
-    const UNITS: [i8; 16] = [0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12];
-    let mut pairs = [[0; 2]; 256];
-    let mut byte = 0;
-    while byte < 256 {
-        pairs[byte] = [UNITS[byte & 15], UNITS[byte >> 4]];
-        byte += 1;
-    }
-    pairs
-};
+use crate::plan::quantize::{Scales, Scope};
 
 /// The rows of one group as the activations hold them.
 pub struct Rows<'a> {
@@ -58,7 +46,14 @@ impl<'a> Rows<'a> {
     ///
     /// # Safety
     /// The row is readable; `to` has room for f32 values, or CodeBlocks where the activations are codes.
-    pub unsafe fn pack(&self, kernels: &Kernels, r: usize, first: usize, blocks: usize, to: *mut u8) {
+    pub unsafe fn pack(
+        &self,
+        kernels: (&Kernels, &GemmKernels),
+        r: usize,
+        first: usize,
+        blocks: usize,
+        to: *mut u8,
+    ) {
         match &self.p.a {
             Activations::Values { a, .. } => {
                 let row = a.row(&self.p.groups, &self.span, r) + first * BLOCK;
@@ -68,7 +63,7 @@ impl<'a> Rows<'a> {
                     unsafe {
                         let from = a.base.get().add((row + col) * a.dtype.bytes());
                         let to = std::slice::from_raw_parts_mut(to.cast::<f32>().add(col), n);
-                        (kernels.widen)(a.dtype, from, to);
+                        (kernels.0.widen)(a.dtype, from, to);
                     }
                 }
             }
@@ -83,25 +78,27 @@ impl<'a> Rows<'a> {
                     let scales = &mut scales[..CODE_CHUNK.min(blocks - at)];
                     // SAFETY: as above.
                     unsafe {
-                        read_scales(&q.scales, &self.span, r, first + at, total_blocks, scales);
+                        self.scales(&q.scales, r, first + at, total_blocks, scales);
                         let codes = q.codes.get().add(row + (first + at) * (BLOCK / 2));
-                        pack_codes(codes, scales, to.cast::<CodeBlock>().add(at));
+                        (kernels.1.pack_codes)(codes, scales, to.cast::<CodeBlock>().add(at));
                     }
                 }
             }
         }
     }
-}
 
-unsafe fn pack_codes(codes: *const u8, scales: &[u8], to: *mut CodeBlock) {
-    for (i, &scale) in scales.iter().enumerate() {
-        let mut q = [0i8; BLOCK];
-        for (j, pair) in q.chunks_exact_mut(2).enumerate() {
-            // SAFETY: the caller vouches for 8 bytes a scale.
-            pair.copy_from_slice(&PAIRS[unsafe { codes.add(i * (BLOCK / 2) + j).read() } as usize]);
+    /// Scale bytes of row `r` from block `first` on, a multiple of 4: whole words of a tile, or a piece of a row.
+    unsafe fn scales(&self, scales: &Scales, r: usize, first: usize, blocks: usize, out: &mut [u8]) {
+        let base = scales.base.get();
+        if !scales.layout.is_tiled() {
+            let at = (self.span.first_row + r) * scales.row_stride + first;
+            // SAFETY: the caller vouches for the scales.
+            return unsafe { base.add(at).copy_to_nonoverlapping(out.as_mut_ptr(), out.len()) };
         }
-        let start = -12 * q.iter().map(|&v| v as i32).sum::<i32>();
-        // SAFETY: the caller vouches for a block a scale.
-        unsafe { to.add(i).write(CodeBlock { q, start, scale: e4m3::decode(scale) * 64.0 }) };
+        for (i, word) in out.chunks_mut(4).enumerate() {
+            let at = scales.layout.tiled_offset(self.span.first_scale_row + r, first + 4 * i, blocks);
+            // SAFETY: as above.
+            unsafe { base.add(at).copy_to_nonoverlapping(word.as_mut_ptr(), word.len()) };
+        }
     }
 }

@@ -5,7 +5,32 @@ use super::kernel::{CODE_CHUNK, CodeBlock, GemmKernels, Pass, VALUE_CHUNK};
 use crate::format::math::fma;
 use crate::format::{BLOCK, e2m1, e4m3};
 
-pub static KERNELS: GemmKernels = GemmKernels { values, codes };
+pub static KERNELS: GemmKernels = GemmKernels { pack_codes, values, codes };
+
+/// Half units of the two codes of a byte, the even k first.
+const PAIRS: [[i8; 2]; 256] = {
+    const UNITS: [i8; 16] = [0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12];
+    let mut pairs = [[0; 2]; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        pairs[byte] = [UNITS[byte & 15], UNITS[byte >> 4]];
+        byte += 1;
+    }
+    pairs
+};
+
+unsafe fn pack_codes(codes: *const u8, scales: &[u8], to: *mut CodeBlock) {
+    for (i, &scale) in scales.iter().enumerate() {
+        let mut q = [0i8; BLOCK];
+        for (j, pair) in q.chunks_exact_mut(2).enumerate() {
+            // SAFETY: the caller vouches for 8 bytes a scale.
+            pair.copy_from_slice(&PAIRS[unsafe { codes.add(i * (BLOCK / 2) + j).read() } as usize]);
+        }
+        let start = -12 * q.iter().map(|&v| v as i32).sum::<i32>();
+        // SAFETY: the caller vouches for a block a scale.
+        unsafe { to.add(i).write(CodeBlock { q, start, scale: e4m3::decode(scale) * 64.0 }) };
+    }
+}
 
 unsafe fn values(pass: &Pass) {
     let weights = pass.unpacked.cast::<[f32; LANES]>();
