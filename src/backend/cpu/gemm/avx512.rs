@@ -37,6 +37,10 @@ unsafe fn values(pass: &Pass) {
             2 => stream::<Values, 2, 2>(pass),
             3 => stream::<Values, 3, 2>(pass),
             4 => stream::<Values, 4, 2>(pass),
+            5 => stream::<Values, 5, 2>(pass),
+            6 => stream::<Values, 6, 2>(pass),
+            7 => stream::<Values, 7, 2>(pass),
+            8 => stream::<Values, 8, 2>(pass),
             _ => tiles_of_values(pass),
         }
     }
@@ -50,10 +54,14 @@ unsafe fn codes(pass: &Pass) {
             2 => stream::<Codes, 2, 2>(pass),
             3 => stream::<Codes, 3, 2>(pass),
             4 => stream::<Codes, 4, 2>(pass),
+            5 => stream::<Codes, 5, 2>(pass),
+            6 => stream::<Codes, 6, 2>(pass),
+            7 => stream::<Codes, 7, 2>(pass),
+            8 => stream::<Codes, 8, 2>(pass),
             _ => tiles_of_codes(pass),
         }
     }
-    const { assert!(STREAM_TOKENS == 4) };
+    const { assert!(STREAM_TOKENS == 8) };
 }
 
 /// acc[token][panel] of one block of weights used where it lies.
@@ -80,9 +88,12 @@ unsafe fn stream<S: Stream, const T: usize, const P: usize>(pass: &Pass) {
             stream_panels::<S, T, P>(pass, panel);
             panel += P;
         }
-        while panel < pass.panel_count {
+        while panel + 2 <= pass.panel_count {
+            stream_panels::<S, T, 2>(pass, panel);
+            panel += 2;
+        }
+        if panel < pass.panel_count {
             stream_panels::<S, T, 1>(pass, panel);
-            panel += 1;
         }
     }
 }

@@ -20,7 +20,7 @@ pub const PANELS: usize = 16;
 /// Weight rows of a task at most: floats between the totals of two tokens.
 pub const ROWS: usize = PANELS * LANES;
 /// Up to so many tokens a pass may span many chunks, so that weights can be used as they stream in.
-pub const STREAM_TOKENS: usize = 4;
+pub const STREAM_TOKENS: usize = 8;
 /// Floats between two tokens of a one-chunk pass of values; not a power of two, which would crowd few cache sets.
 pub const VALUE_STRIDE: usize = VALUE_CHUNK * BLOCK + 16;
 /// Bytes that a pass may use to unpack weights into.

@@ -37,7 +37,7 @@ use workspace::{GroupTasks, Lane, Workspace};
 /// Tokens of a task at most.
 const TOKENS: usize = 256;
 /// Multiply-adds that are worth waking a thread for.
-const TASK_PRODUCTS: usize = 1 << 18;
+const TASK_PRODUCTS: usize = 1 << 19;
 
 pub fn workspace_size(cpu: &Cpu, p: &GemmProblem) -> usize {
     if p.groups.total_rows() == 0 { 0 } else { Workspace::new(cpu, p).bytes }
