@@ -1,7 +1,7 @@
 //! The plain product: the canonical order written down, on any processor. The other files are held to it bit for bit.
 
 use super::super::weights::{LANES, STORED_NAN, codes_at, scales_at};
-use super::kernel::{CODE_CHUNK, CodeBlock, GemmKernels, Pass, VALUE_CHUNK};
+use super::kernel::{CODE_CHUNK, CodeBlock, GemmKernels, Pass, UNPACKED_BYTES, VALUE_CHUNK};
 use crate::format::math::fma;
 use crate::format::{BLOCK, e2m1, e4m3};
 
@@ -9,7 +9,6 @@ pub static KERNELS: GemmKernels = GemmKernels { pack_codes, values, codes };
 
 /// Half units of the two codes of a byte, the even k first.
 const PAIRS: [[i8; 2]; 256] = {
-    const UNITS: [i8; 16] = [0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12];
     let mut pairs = [[0; 2]; 256];
     let mut byte = 0;
     while byte < 256 {
@@ -59,23 +58,39 @@ unsafe fn values(pass: &Pass) {
     }
 }
 
+/// Half units of every code.
+const UNITS: [i8; 16] = [0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12];
+
+/// An unpacked block: half units [k][lane], and scales.
+struct UnitBlock {
+    units: [[i8; LANES]; BLOCK],
+    scales: [f32; LANES],
+}
+
 unsafe fn codes(pass: &Pass) {
-    /// Half units of every code.
-    const UNITS: [i32; 16] = [0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12];
+    const { assert!(CODE_CHUNK * size_of::<UnitBlock>() <= UNPACKED_BYTES) };
+    let weights = pass.unpacked.cast::<UnitBlock>();
     for panel in 0..pass.panel_count {
         for (first, blocks) in pass.chunks(CODE_CHUNK) {
-            for token in 0..pass.tokens {
-                let mut acc = [0f32; LANES];
-                // SAFETY: the pass describes readable and writable memory.
-                unsafe {
-                    for block in first..first + blocks {
-                        let (codes, scales) =
-                            (block_codes(pass.panel(panel), block), block_scales(pass.panel(panel), block));
-                        let a = pass.token::<CodeBlock>(token).add(block).read();
-                        for (lane, acc) in acc.iter_mut().enumerate() {
-                            let dot: i32 =
-                                (0..BLOCK).map(|k| a.q[k] as i32 * UNITS[codes[k][lane] as usize]).sum();
-                            *acc = fma(dot as f32, scales[lane] * (a.scale / 256.0), *acc);
+            // SAFETY: the pass describes readable and writable memory; a chunk of a panel fits into `unpacked`.
+            unsafe {
+                for i in 0..blocks {
+                    let units = block_codes(pass.panel(panel), first + i)
+                        .map(|row| row.map(|code| UNITS[code as usize]));
+                    let scales = block_scales(pass.panel(panel), first + i);
+                    weights.add(i).write(UnitBlock { units, scales });
+                }
+                for token in 0..pass.tokens {
+                    let mut acc = [0f32; LANES];
+                    for i in 0..blocks {
+                        let a = pass.token::<CodeBlock>(token).add(first + i).read();
+                        let weights = &*weights.add(i);
+                        let mut dots = [0i32; LANES];
+                        for (&q, units) in a.q.iter().zip(&weights.units) {
+                            dots.iter_mut().zip(units).for_each(|(dot, &u)| *dot += q as i32 * u as i32);
+                        }
+                        for ((acc, dot), scale) in acc.iter_mut().zip(dots).zip(weights.scales) {
+                            *acc = fma(dot as f32, scale * (a.scale / 256.0), *acc);
                         }
                     }
                     add(pass.total(token, panel), &acc);
