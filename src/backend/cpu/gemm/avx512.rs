@@ -33,7 +33,7 @@ unsafe fn values(pass: &Pass) {
     // SAFETY: the table is chosen only where the processor has these features.
     unsafe {
         match pass.tokens {
-            1 => stream::<Values, 1, 4>(pass),
+            1 => stream::<OneValue, 1, 4>(pass),
             2 => stream::<Values, 2, 2>(pass),
             3 => stream::<Values, 3, 2>(pass),
             4 => stream::<Values, 4, 2>(pass),
@@ -77,6 +77,7 @@ trait Stream {
 }
 
 struct Values;
+struct OneValue;
 struct Codes;
 
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,f16c")]
@@ -153,6 +154,41 @@ impl Stream for Values {
                         for p in 0..P {
                             acc[p] = _mm512_fmadd_ps(a, b[p], acc[p]);
                         }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// One token: its value times all 16 codes is the table that weights look up, one multiply for all panels.
+///
+/// The table is a · e2m1 / 256 and the scales make up for it: exact from the smallest bf16 subnormal to the largest
+/// value, so that the fma rounds what the canonical order rounds.
+impl Stream for OneValue {
+    const CHUNK: usize = VALUE_CHUNK;
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,f16c")]
+    unsafe fn block<const T: usize, const P: usize>(
+        pass: &Pass,
+        block: usize,
+        codes: &[*const u8; P],
+        scales: &[*const u8; P],
+        acc: &mut [[__m512; P]; T],
+    ) {
+        const { assert!(T == 1) };
+        // SAFETY: the caller's promise.
+        unsafe {
+            let table = _mm512_mul_ps(_mm512_loadu_ps(VALUES.as_ptr()), _mm512_set1_ps(1.0 / 65536.0));
+            let scales = scales.map(|s| _mm512_mul_ps(scale(s), _mm512_set1_ps(65536.0)));
+            for half in 0..2 {
+                let words = codes.map(|c| _mm512_loadu_si512(c.add(64 * half).cast()));
+                for k in 0..8 {
+                    let a = pass.a.cast::<f32>().add(block * BLOCK + 8 * half + k).read();
+                    let products = _mm512_mul_ps(_mm512_set1_ps(a), table);
+                    for p in 0..P {
+                        acc[0][p] = _mm512_fmadd_ps(value(products, words[p], k), scales[p], acc[0][p]);
                     }
                 }
             }
