@@ -106,7 +106,11 @@ impl Kernels {
             });
         }
         Ok(match isa {
-            Isa::Portable | Isa::Avx2 | Isa::Avx512 => &portable::KERNELS,
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => &portable::KERNELS,
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 => &super::avx512::KERNELS,
+            _ => &portable::KERNELS,
         })
     }
 }

@@ -2,11 +2,15 @@
 //!
 //! Every call has finished when it returns. Results do not depend on the number of threads, nor on the SIMD path.
 
+#[cfg(target_arch = "x86_64")]
+mod avx512;
 pub mod fault;
 pub mod fpmode;
 pub mod gemm;
 pub mod kernels;
 pub mod layouts;
+#[cfg(test)]
+mod parity;
 mod portable;
 pub mod rows;
 mod sources;
