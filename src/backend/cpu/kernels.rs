@@ -107,7 +107,7 @@ impl Kernels {
         }
         Ok(match isa {
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx2 => &portable::KERNELS,
+            Isa::Avx2 => &super::avx2::KERNELS,
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512 => &super::avx512::KERNELS,
             _ => &portable::KERNELS,

@@ -3,6 +3,8 @@
 //! Every call has finished when it returns. Results do not depend on the number of threads, nor on the SIMD path.
 
 #[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
 mod avx512;
 pub mod fault;
 pub mod fpmode;

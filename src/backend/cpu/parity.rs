@@ -77,15 +77,16 @@ impl Random {
 const KINDS: usize = 9;
 
 const EDGES: [f32; 24] = [
-    0.25, 0.75, 1.25, 1.75, 2.5, 3.5, 5.0, 6.0, -0.25, -0.75, -1.25, -1.75, -2.5, -3.5, -5.0, -6.0, 0.0, -0.0,
-    1e-30, 0.1, -87.5, 88.5, 1e-45, -1e-39,
+    0.25, 0.75, 1.25, 1.75, 2.5, 3.5, 5.0, 6.0, -0.25, -0.75, -1.25, -1.75, -2.5, -3.5, -5.0, -6.0, 0.0,
+    -0.0, 1e-30, 0.1, -87.5, 88.5, 1e-45, -1e-39,
 ];
 
 const SPECIALS: [f32; 6] =
     [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, f32::MAX, f32::MIN_POSITIVE, f32::from_bits(0xFF81_2345)];
 
 fn encodes() -> Vec<Encode> {
-    let fixed = [0.00173, 1.0, 1.0 / 2688.0, 1e-42, 1e-38, 1e30, f32::MAX, f32::MIN_POSITIVE, 0.0, -1.0, f32::NAN];
+    let fixed =
+        [0.00173, 1.0, 1.0 / 2688.0, 1e-42, 1e-38, 1e30, f32::MAX, f32::MIN_POSITIVE, 0.0, -1.0, f32::NAN];
     let dynamic = [0.0, 1e-45, 1e-38, 1e-3, 1.0, 5.3, 448.0, 1e20, f32::MAX];
     fixed.map(Encode::from_static).into_iter().chain(dynamic.map(Encode::from_amax)).collect()
 }
