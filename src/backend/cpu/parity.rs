@@ -242,6 +242,38 @@ fn quantize_agrees_on_every_kind_of_row() {
 }
 
 #[test]
+fn quantize_from_every_dtype_agrees() {
+    with_tables(|kernels| {
+        let mut random = Random(4);
+        for (dtype, rule) in DTYPES.into_iter().flat_map(|d| RULES.map(|rule| (d, rule))) {
+            for (blocks, kind) in block_counts().flat_map(|n| (0..KINDS).map(move |kind| (n, kind))) {
+                let x = random.row(kind, blocks * BLOCK);
+                let mut src = vec![0u8; x.len() * dtype.bytes()];
+                // SAFETY: the buffer holds the values.
+                unsafe { portable::narrow(dtype, &x, src.as_mut_ptr()) };
+                for encode in [0.00173, 1.0, 1e-38, 0.0].map(Encode::from_static) {
+                    let run = |kernels: &Kernels| {
+                        let (mut codes, mut scales) =
+                            (vec![0xA5u8; blocks * 8 + 64], vec![0x5Au8; blocks + 64]);
+                        let (fill, bytes) = (&mut codes[..blocks * 8], &mut scales[..blocks]);
+                        // SAFETY: the source holds the blocks; the table was checked against this processor.
+                        let flags = unsafe {
+                            (kernels.quantize_from)(dtype, src.as_ptr(), &encode, rule, fill, bytes)
+                        };
+                        (flags, scales, codes)
+                    };
+                    assert!(
+                        run(&portable::KERNELS) == run(kernels),
+                        "{} {dtype:?} {rule:?}",
+                        kernels.isa.name()
+                    );
+                }
+            }
+        }
+    });
+}
+
+#[test]
 fn quantize_agrees_on_every_scale_and_tie() {
     let ties: Vec<f32> = (1..8).map(|c| (e2m1::MAGNITUDE[c - 1] + e2m1::MAGNITUDE[c]) / 2.0).collect();
     with_tables(|kernels| {

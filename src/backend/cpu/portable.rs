@@ -13,6 +13,7 @@ pub static KERNELS: Kernels = Kernels {
     round,
     finite_amax,
     quantize,
+    quantize_from,
     dequantize,
     square_sums,
     add,
@@ -52,6 +53,26 @@ pub unsafe fn quantize(x: &[f32], encode: &Encode, rule: ScaleRule, codes: &mut 
         let (byte, seen) = block::quantize(x, encode, rule, codes);
         *scale = byte;
         flags |= seen;
+    }
+    flags
+}
+
+pub unsafe fn quantize_from(
+    dtype: Dtype,
+    src: *const u8,
+    encode: &Encode,
+    rule: ScaleRule,
+    codes: &mut [u8],
+    scales: &mut [u8],
+) -> u32 {
+    let mut flags = 0;
+    for (i, (codes, scale)) in codes.chunks_exact_mut(BLOCK / 2).zip(scales.chunks_mut(1)).enumerate() {
+        let mut x = [0f32; BLOCK];
+        // SAFETY: the caller vouches for scales.len() blocks.
+        unsafe {
+            widen(dtype, src.add(i * BLOCK * dtype.bytes()), &mut x);
+            flags |= quantize(&x, encode, rule, codes, scale);
+        }
     }
     flags
 }

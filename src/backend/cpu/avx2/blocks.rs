@@ -3,9 +3,10 @@
 
 use core::arch::x86_64::*;
 
-use super::values::{canonical, load, store};
+use super::values::{canonical, load, store, widen};
 use crate::format::BLOCK;
 use crate::format::block::{self, Encode, ScaleRule};
+use crate::format::dtype::Dtype;
 use crate::format::e4m3;
 
 /// Blocks in a group, one a lane.
@@ -83,27 +84,141 @@ pub unsafe fn quantize(
     scales: &mut [u8],
 ) -> u32 {
     if encode.invalid {
-        codes.fill(0);
-        scales.fill(e4m3::NAN);
-        return if scales.is_empty() { 0 } else { block::FLAG_BAD_DECODE_SCALE };
+        return fill_invalid(codes, scales);
     }
-    let step = Step { inverse: _mm256_set1_ps(encode.inverse), sixth: _mm256_set1_ps(encode.sixth) };
+    let step = Step::new(encode);
     let mut flags = 0;
     let parts = x.chunks(VALUES).zip(codes.chunks_mut(VALUES / 2)).zip(scales.chunks_mut(LANES));
     for ((x, codes), scales) in parts {
-        let (out, seen) = quantize_blocks(&load_blocks(x), &step, rule);
+        let (out, seen) = quantize_blocks(&Blocks::new(load_blocks(x)), &step, rule);
         flags |= seen;
-        let (out_codes, out_scales) = out.bytes();
-        codes.copy_from_slice(&out_codes[..codes.len()]);
-        scales.copy_from_slice(&out_scales[..scales.len()]);
+        write(&out, codes, scales);
     }
     flags
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
+pub unsafe fn quantize_from(
+    dtype: Dtype,
+    src: *const u8,
+    encode: &Encode,
+    rule: ScaleRule,
+    codes: &mut [u8],
+    scales: &mut [u8],
+) -> u32 {
+    if encode.invalid {
+        return fill_invalid(codes, scales);
+    }
+    let step = Step::new(encode);
+    let mut flags = 0;
+    let parts = codes.chunks_mut(VALUES / 2).zip(scales.chunks_mut(LANES));
+    for (i, (codes, scales)) in parts.enumerate() {
+        let mut x = [0f32; VALUES];
+        // SAFETY: the caller vouches for scales.len() blocks.
+        let blocks = unsafe {
+            let src = src.add(i * VALUES * dtype.bytes());
+            if dtype == Dtype::Bf16 {
+                Blocks::from_bf16(std::slice::from_raw_parts(src.cast(), scales.len()))
+            } else {
+                widen(dtype, src, &mut x[..scales.len() * BLOCK]);
+                Blocks::new(load_blocks(&x))
+            }
+        };
+        let (out, seen) = quantize_blocks(&blocks, &step, rule);
+        flags |= seen;
+        write(&out, codes, scales);
+    }
+    flags
+}
+
+fn fill_invalid(codes: &mut [u8], scales: &mut [u8]) -> u32 {
+    codes.fill(0);
+    scales.fill(e4m3::NAN);
+    if scales.is_empty() { 0 } else { block::FLAG_BAD_DECODE_SCALE }
+}
+
+/// Where the results of up to 8 blocks go.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn write(out: &Quantized, codes: &mut [u8], scales: &mut [u8]) {
+    let (out_codes, out_scales) = out.bytes();
+    codes.copy_from_slice(&out_codes[..codes.len()]);
+    scales.copy_from_slice(&out_scales[..scales.len()]);
+}
+
+/// Transposed blocks and the bits of their largest magnitudes.
+struct Blocks {
+    x: [__m256; BLOCK],
+    amax: __m256i,
+}
+
+impl Blocks {
+    /// As integers magnitudes compare like floats, and NaNs and infinities above all numbers.
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    fn new(x: [__m256; BLOCK]) -> Blocks {
+        let mut amax = _mm256_setzero_si256();
+        for v in x {
+            let magnitude = _mm256_and_si256(_mm256_castps_si256(v), _mm256_set1_epi32(0x7FFF_FFFF));
+            amax = _mm256_max_epi32(amax, magnitude);
+        }
+        Blocks { x, amax }
+    }
+
+    /// Up to 8 blocks of bf16. Pairs of values are transposed, which takes half the shuffles, and then split.
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    fn from_bf16(src: &[[u8; 2 * BLOCK]]) -> Blocks {
+        let mut padded;
+        let src = match src.first_chunk::<LANES>() {
+            Some(src) => src,
+            None => {
+                padded = [[0; 2 * BLOCK]; LANES];
+                padded[..src.len()].copy_from_slice(src);
+                &padded
+            }
+        };
+        let pairs = transpose_pairs(src);
+        let (mut x, mut amax) = ([_mm256_setzero_ps(); BLOCK], _mm256_setzero_si256());
+        for (two, pair) in x.as_chunks_mut::<2>().0.iter_mut().zip(pairs) {
+            let magnitudes = _mm256_and_si256(pair, _mm256_set1_epi16(0x7FFF));
+            amax = _mm256_max_epu16(amax, magnitudes);
+            two[0] = _mm256_castsi256_ps(_mm256_slli_epi32::<16>(pair));
+            two[1] = _mm256_castsi256_ps(_mm256_and_si256(pair, _mm256_set1_epi32(0xFFFF_0000_u32 as i32)));
+        }
+        let odd = _mm256_and_si256(amax, _mm256_set1_epi32(0xFFFF_0000_u32 as i32));
+        Blocks { x, amax: _mm256_max_epi32(odd, _mm256_slli_epi32::<16>(amax)) }
+    }
+}
+
+/// Blocks of bf16 → vectors of pairs (2j, 2j + 1), a block a lane.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn transpose_pairs(src: &[[u8; 2 * BLOCK]; LANES]) -> [__m256i; BLOCK / 2] {
+    let mut rows = [_mm256_setzero_ps(); LANES];
+    for (row, block) in rows.iter_mut().zip(src) {
+        // SAFETY: a block is 32 bytes.
+        *row = unsafe { _mm256_loadu_ps(block.as_ptr().cast()) };
+    }
+    let mut pairs = [_mm256_setzero_si256(); LANES];
+    for (pair, column) in pairs.iter_mut().zip(transpose(rows)) {
+        *pair = _mm256_castps_si256(column);
+    }
+    pairs
 }
 
 /// `Encode` in every lane.
 struct Step {
     inverse: __m256,
     sixth: __m256,
+}
+
+impl Step {
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    fn new(encode: &Encode) -> Step {
+        Step { inverse: _mm256_set1_ps(encode.inverse), sixth: _mm256_set1_ps(encode.sixth) }
+    }
 }
 
 struct Quantized {
@@ -130,13 +245,9 @@ impl Quantized {
 
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn quantize_blocks(x: &[__m256; BLOCK], step: &Step, rule: ScaleRule) -> (Quantized, u32) {
-    // As integers magnitudes compare like floats, and NaNs and infinities above all numbers.
-    let magnitude = _mm256_set1_epi32(0x7FFF_FFFF);
-    let mut amax = _mm256_setzero_si256();
-    for &v in x {
-        amax = _mm256_max_epi32(amax, _mm256_and_si256(_mm256_castps_si256(v), magnitude));
-    }
+fn quantize_blocks(blocks: &Blocks, step: &Step, rule: ScaleRule) -> (Quantized, u32) {
+    let Blocks { x, amax } = blocks;
+    let amax = *amax;
     let finite = _mm256_cmpgt_epi32(_mm256_set1_epi32(0x7F80_0000), amax);
     let amax = _mm256_castsi256_ps(_mm256_and_si256(finite, amax));
 

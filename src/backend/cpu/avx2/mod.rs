@@ -14,6 +14,7 @@ pub static KERNELS: Kernels = Kernels {
     round: values::round,
     finite_amax: values::finite_amax,
     quantize: blocks::quantize,
+    quantize_from: blocks::quantize_from,
     dequantize: blocks::dequantize,
     square_sums: blocks::square_sums,
     add: values::add,

@@ -3,9 +3,10 @@
 
 use core::arch::x86_64::*;
 
-use super::values::{canonical, load, store};
+use super::values::{canonical, load, store, widen};
 use crate::format::BLOCK;
 use crate::format::block::{self, Encode, ScaleRule};
+use crate::format::dtype::Dtype;
 use crate::format::e4m3;
 
 /// Blocks in a group, one a lane.
@@ -86,32 +87,162 @@ pub unsafe fn quantize(
     scales: &mut [u8],
 ) -> u32 {
     if encode.invalid {
-        codes.fill(0);
-        scales.fill(e4m3::NAN);
-        return if scales.is_empty() { 0 } else { block::FLAG_BAD_DECODE_SCALE };
+        return fill_invalid(codes, scales);
     }
-    let step = Step { inverse: _mm512_set1_ps(encode.inverse), sixth: _mm512_set1_ps(encode.sixth) };
+    let step = Step::new(encode);
     let mut flags = 0;
     let parts = x.chunks(VALUES).zip(codes.chunks_mut(VALUES / 2)).zip(scales.chunks_mut(LANES));
     for ((x, codes), scales) in parts {
-        let (out, seen) = quantize_blocks(&load_blocks(x), &step, rule);
-        let lanes = first_lanes(scales.len());
+        let (out, seen) = quantize_blocks(&Blocks::new(load_blocks(x)), &step, rule);
         flags |= seen;
-        // SAFETY: the masks cover the blocks that there are.
-        unsafe {
-            let at: *mut i64 = codes.as_mut_ptr().cast();
-            _mm512_mask_storeu_epi64(at, lanes as __mmask8, out.codes[0]);
-            _mm512_mask_storeu_epi64(at.wrapping_add(8), (lanes >> 8) as __mmask8, out.codes[1]);
-            _mm_mask_storeu_epi8(scales.as_mut_ptr().cast(), lanes, _mm512_cvtepi32_epi8(out.scales));
-        }
+        write(&out, codes, scales);
     }
     flags
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+pub unsafe fn quantize_from(
+    dtype: Dtype,
+    src: *const u8,
+    encode: &Encode,
+    rule: ScaleRule,
+    codes: &mut [u8],
+    scales: &mut [u8],
+) -> u32 {
+    if encode.invalid {
+        return fill_invalid(codes, scales);
+    }
+    let step = Step::new(encode);
+    let mut flags = 0;
+    let parts = codes.chunks_mut(VALUES / 2).zip(scales.chunks_mut(LANES));
+    for (i, (codes, scales)) in parts.enumerate() {
+        let mut x = [0f32; VALUES];
+        // SAFETY: the caller vouches for scales.len() blocks.
+        let blocks = unsafe {
+            let src = src.add(i * VALUES * dtype.bytes());
+            if dtype == Dtype::Bf16 {
+                Blocks::from_bf16(std::slice::from_raw_parts(src.cast(), scales.len()))
+            } else {
+                widen(dtype, src, &mut x[..scales.len() * BLOCK]);
+                Blocks::new(load_blocks(&x))
+            }
+        };
+        let (out, seen) = quantize_blocks(&blocks, &step, rule);
+        flags |= seen;
+        write(&out, codes, scales);
+    }
+    flags
+}
+
+fn fill_invalid(codes: &mut [u8], scales: &mut [u8]) -> u32 {
+    codes.fill(0);
+    scales.fill(e4m3::NAN);
+    if scales.is_empty() { 0 } else { block::FLAG_BAD_DECODE_SCALE }
+}
+
+/// Where the results of up to 16 blocks go.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+fn write(out: &Quantized, codes: &mut [u8], scales: &mut [u8]) {
+    let lanes = first_lanes(scales.len());
+    // SAFETY: the masks cover the blocks that there are.
+    unsafe {
+        let at: *mut i64 = codes.as_mut_ptr().cast();
+        _mm512_mask_storeu_epi64(at, lanes as __mmask8, out.codes[0]);
+        _mm512_mask_storeu_epi64(at.wrapping_add(8), (lanes >> 8) as __mmask8, out.codes[1]);
+        _mm_mask_storeu_epi8(scales.as_mut_ptr().cast(), lanes, _mm512_cvtepi32_epi8(out.scales));
+    }
+}
+
+/// Transposed blocks and the bits of their largest magnitudes.
+struct Blocks {
+    x: [__m512; BLOCK],
+    amax: __m512i,
+}
+
+impl Blocks {
+    /// As integers magnitudes compare like floats, and NaNs and infinities above all numbers.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+    fn new(x: [__m512; BLOCK]) -> Blocks {
+        let mut amax = _mm512_setzero_si512();
+        for v in x {
+            let magnitude = _mm512_and_si512(_mm512_castps_si512(v), _mm512_set1_epi32(0x7FFF_FFFF));
+            amax = _mm512_max_epi32(amax, magnitude);
+        }
+        Blocks { x, amax }
+    }
+
+    /// Up to 16 blocks of bf16. Pairs of values are transposed, which takes half the shuffles, and then split.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+    fn from_bf16(src: &[[u8; 2 * BLOCK]]) -> Blocks {
+        let mut padded;
+        let src = match src.first_chunk::<LANES>() {
+            Some(src) => src,
+            None => {
+                padded = [[0; 2 * BLOCK]; LANES];
+                padded[..src.len()].copy_from_slice(src);
+                &padded
+            }
+        };
+        let pairs = transpose_pairs(src);
+        let (mut x, mut amax) = ([_mm512_setzero_ps(); BLOCK], _mm512_setzero_si512());
+        for (two, pair) in x.as_chunks_mut::<2>().0.iter_mut().zip(pairs) {
+            let magnitudes = _mm512_and_si512(pair, _mm512_set1_epi16(0x7FFF));
+            amax = _mm512_max_epu16(amax, magnitudes);
+            two[0] = _mm512_castsi512_ps(_mm512_slli_epi32::<16>(pair));
+            two[1] = _mm512_castsi512_ps(_mm512_and_si512(pair, _mm512_set1_epi32(0xFFFF_0000_u32 as i32)));
+        }
+        let odd = _mm512_and_si512(amax, _mm512_set1_epi32(0xFFFF_0000_u32 as i32));
+        Blocks { x, amax: _mm512_max_epi32(odd, _mm512_slli_epi32::<16>(amax)) }
+    }
+}
+
+/// Blocks of bf16 → vectors of pairs (2j, 2j + 1), a block a lane.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+fn transpose_pairs(src: &[[u8; 2 * BLOCK]; LANES]) -> [__m512i; BLOCK / 2] {
+    // Blocks i and i + 4 side by side, of each eight: then the lanes come out in order.
+    let mut rows = [_mm512_setzero_si512(); 8];
+    for (i, row) in rows.iter_mut().enumerate() {
+        let at = src[i / 4 * 8 + i % 4..].as_ptr();
+        // SAFETY: blocks up to 15 are there.
+        unsafe {
+            let low = _mm512_castsi256_si512(_mm256_loadu_si256(at.cast()));
+            *row = _mm512_inserti64x4::<1>(low, _mm256_loadu_si256(at.add(4).cast()));
+        }
+    }
+    let mut pairs = [_mm512_setzero_si512(); 8];
+    let mut part = [_mm512_setzero_si512(); 8];
+    for g in 0..2 {
+        let [a, b, c, d] = [rows[4 * g], rows[4 * g + 1], rows[4 * g + 2], rows[4 * g + 3]];
+        let (ab_low, ab_high) = (_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b));
+        let (cd_low, cd_high) = (_mm512_unpacklo_epi32(c, d), _mm512_unpackhi_epi32(c, d));
+        part[4 * g] = _mm512_unpacklo_epi64(ab_low, cd_low);
+        part[4 * g + 1] = _mm512_unpackhi_epi64(ab_low, cd_low);
+        part[4 * g + 2] = _mm512_unpacklo_epi64(ab_high, cd_high);
+        part[4 * g + 3] = _mm512_unpackhi_epi64(ab_high, cd_high);
+    }
+    for j in 0..4 {
+        pairs[j] = _mm512_shuffle_i32x4::<0x88>(part[j], part[4 + j]);
+        pairs[4 + j] = _mm512_shuffle_i32x4::<0xDD>(part[j], part[4 + j]);
+    }
+    pairs
 }
 
 /// `Encode` in every lane.
 struct Step {
     inverse: __m512,
     sixth: __m512,
+}
+
+impl Step {
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+    fn new(encode: &Encode) -> Step {
+        Step { inverse: _mm512_set1_ps(encode.inverse), sixth: _mm512_set1_ps(encode.sixth) }
+    }
 }
 
 struct Quantized {
@@ -123,13 +254,9 @@ struct Quantized {
 
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-fn quantize_blocks(x: &[__m512; BLOCK], step: &Step, rule: ScaleRule) -> (Quantized, u32) {
-    // As integers magnitudes compare like floats, and NaNs and infinities above all numbers.
-    let magnitude = _mm512_set1_epi32(0x7FFF_FFFF);
-    let mut amax = _mm512_setzero_si512();
-    for &v in x {
-        amax = _mm512_max_epi32(amax, _mm512_and_si512(_mm512_castps_si512(v), magnitude));
-    }
+fn quantize_blocks(blocks: &Blocks, step: &Step, rule: ScaleRule) -> (Quantized, u32) {
+    let Blocks { x, amax } = blocks;
+    let amax = *amax;
     let finite = _mm512_cmplt_epi32_mask(amax, _mm512_set1_epi32(0x7F80_0000));
     let amax = _mm512_castsi512_ps(_mm512_maskz_mov_epi32(finite, amax));
 
