@@ -44,14 +44,33 @@ impl Default for PairSum {
 
 impl PairSum {
     #[inline]
-    pub fn push(&mut self, mut value: f32) {
-        let mut bit = 0;
-        while self.count >> bit & 1 == 1 {
-            value = self.level[bit] + value;
-            bit += 1;
+    pub fn push(&mut self, value: f32) {
+        self.carry(value, 0);
+    }
+
+    /// Adds 16 values, after a multiple of 16: their own tree first, which has no long chain of additions.
+    #[inline]
+    pub fn push_16(&mut self, values: &[f32; 16]) {
+        debug_assert!(self.count.is_multiple_of(16));
+        let mut sums = *values;
+        for n in [8, 4, 2, 1] {
+            for i in 0..n {
+                sums[i] = sums[2 * i] + sums[2 * i + 1];
+            }
         }
-        self.level[bit] = value;
-        self.count += 1;
+        self.carry(sums[0], 4);
+    }
+
+    /// Adds the sum of a finished subtree of 2^bit values.
+    #[inline]
+    fn carry(&mut self, mut value: f32, bit: usize) {
+        let mut at = bit;
+        while self.count >> at & 1 == 1 {
+            value = self.level[at] + value;
+            at += 1;
+        }
+        self.level[at] = value;
+        self.count += 1 << bit;
     }
 
     pub fn total(&self) -> f32 {
@@ -143,7 +162,8 @@ mod tests {
     #[test]
     fn pair_sum_is_the_padded_tree() {
         for n in 0..70usize {
-            let leaves: Vec<f32> = (0..n).map(|i| (i as f32 + 0.1).sqrt() * 1e3f32.powi(i as i32 % 3)).collect();
+            let leaves: Vec<f32> =
+                (0..n).map(|i| (i as f32 + 0.1).sqrt() * 1e3f32.powi(i as i32 % 3)).collect();
             let mut level = leaves.clone();
             level.resize(n.next_power_of_two().max(1), 0.0);
             while level.len() > 1 {
@@ -152,6 +172,11 @@ mod tests {
             let mut pairs = PairSum::default();
             leaves.iter().for_each(|&v| pairs.push(v));
             assert_eq!(pairs.total().to_bits(), level[0].to_bits(), "{n} leaves");
+            let mut pairs = PairSum::default();
+            let (sixteens, rest) = leaves.as_chunks::<16>();
+            sixteens.iter().for_each(|v| pairs.push_16(v));
+            rest.iter().for_each(|&v| pairs.push(v));
+            assert_eq!(pairs.total().to_bits(), level[0].to_bits(), "{n} leaves by sixteens");
         }
     }
 

@@ -69,6 +69,8 @@ pub struct Kernels {
     pub isa: Isa,
     /// Widens `out.len()` elements at a byte address to f32, exactly.
     pub widen: unsafe fn(Dtype, *const u8, &mut [f32]),
+    /// Turns 16 lines of `width` values into columns: out[j · stride + i] = x[i · width + j].
+    pub transpose: unsafe fn(x: &[f32], width: usize, out: &mut [f32], stride: usize),
     /// Rounds to the dtype and stores; NaN canonical.
     pub narrow: unsafe fn(Dtype, &[f32], *mut u8),
     /// Rounds to the dtype and widens back, in place; NaN canonical.
@@ -78,7 +80,8 @@ pub struct Kernels {
     /// Quantizes whole blocks: `codes` has len / 2 bytes, `scales` len / 16. Returns the or of `block::FLAG_*`.
     pub quantize: unsafe fn(&[f32], &Encode, ScaleRule, codes: &mut [u8], scales: &mut [u8]) -> u32,
     /// `quantize` of what `widen` makes of the `scales.len()` blocks at a byte address.
-    pub quantize_from: unsafe fn(Dtype, *const u8, &Encode, ScaleRule, codes: &mut [u8], scales: &mut [u8]) -> u32,
+    pub quantize_from:
+        unsafe fn(Dtype, *const u8, &Encode, ScaleRule, codes: &mut [u8], scales: &mut [u8]) -> u32,
     /// Values of whole blocks: (e2m1 · e4m3) · decode scale, NaN canonical.
     pub dequantize: unsafe fn(codes: &[u8], scales: &[u8], decode_scale: f32, out: &mut [f32]),
     /// out[j] = Σ x² of block j in index order by fma; out has len / 16 entries.
@@ -115,4 +118,17 @@ impl Kernels {
             _ => &portable::KERNELS,
         })
     }
+}
+
+/// Asks the processor for bytes that will be read soon. Any address will do: nothing is accessed.
+pub fn prefetch(from: *const u8, bytes: usize) {
+    const LINE: usize = 64;
+    #[cfg(target_arch = "x86_64")]
+    for at in (0..bytes).step_by(LINE) {
+        use core::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        // SAFETY: a prefetch of an address that is not there does nothing.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(from.wrapping_add(at).cast()) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = (from, bytes, LINE);
 }

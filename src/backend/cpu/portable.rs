@@ -9,6 +9,7 @@ use crate::format::{BLOCK, dtype};
 pub static KERNELS: Kernels = Kernels {
     isa: Isa::Portable,
     widen,
+    transpose,
     narrow,
     round,
     finite_amax,
@@ -31,6 +32,12 @@ pub unsafe fn widen(dtype: Dtype, src: *const u8, out: &mut [f32]) {
     }
 }
 
+pub unsafe fn transpose(x: &[f32], width: usize, out: &mut [f32], stride: usize) {
+    for (i, line) in x.chunks_exact(width).enumerate() {
+        line.iter().enumerate().for_each(|(j, &v)| out[j * stride + i] = v);
+    }
+}
+
 pub unsafe fn narrow(dtype: Dtype, x: &[f32], dst: *mut u8) {
     for (i, &v) in x.iter().enumerate() {
         // SAFETY: the caller vouches for x.len() elements.
@@ -46,7 +53,13 @@ pub unsafe fn finite_amax(amax: f32, x: &[f32]) -> f32 {
     x.iter().filter(|v| v.is_finite()).fold(amax, |m, v| m.max(v.abs()))
 }
 
-pub unsafe fn quantize(x: &[f32], encode: &Encode, rule: ScaleRule, codes: &mut [u8], scales: &mut [u8]) -> u32 {
+pub unsafe fn quantize(
+    x: &[f32],
+    encode: &Encode,
+    rule: ScaleRule,
+    codes: &mut [u8],
+    scales: &mut [u8],
+) -> u32 {
     let mut flags = 0;
     let (blocks, _) = x.as_chunks::<BLOCK>();
     for ((x, codes), scale) in blocks.iter().zip(codes.chunks_exact_mut(BLOCK / 2)).zip(scales) {

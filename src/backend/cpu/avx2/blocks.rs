@@ -37,6 +37,25 @@ fn transpose(rows: [__m256; 8]) -> [__m256; 8] {
     columns
 }
 
+#[target_feature(enable = "avx2,fma,f16c")]
+pub unsafe fn transpose_lines(x: &[f32], width: usize, out: &mut [f32], stride: usize) {
+    let whole = width & !(LANES - 1);
+    for (first, j) in [0, LANES].into_iter().flat_map(|i| (0..whole).step_by(LANES).map(move |j| (i, j))) {
+        let mut tile = [_mm256_setzero_ps(); LANES];
+        for (i, row) in tile.iter_mut().enumerate() {
+            *row = load(x[(first + i) * width + j..].first_chunk().unwrap());
+        }
+        for (i, column) in transpose(tile).into_iter().enumerate() {
+            store(out[(j + i) * stride + first..].first_chunk_mut().unwrap(), column);
+        }
+    }
+    for (i, line) in x.chunks_exact(width).enumerate() {
+        for j in whole..width {
+            out[j * stride + i] = line[j];
+        }
+    }
+}
+
 /// Up to 8 blocks, transposed; the lanes of missing blocks are zero.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]

@@ -10,6 +10,7 @@ use super::kernels::{Isa, Kernels};
 pub static KERNELS: Kernels = Kernels {
     isa: Isa::Avx2,
     widen: values::widen,
+    transpose: blocks::transpose_lines,
     narrow: values::narrow,
     round: values::round,
     finite_amax: values::finite_amax,

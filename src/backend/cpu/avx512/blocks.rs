@@ -40,6 +40,26 @@ fn transpose(rows: &mut [__m512; 16]) {
     }
 }
 
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+pub unsafe fn transpose_lines(x: &[f32], width: usize, out: &mut [f32], stride: usize) {
+    let whole = width & !(LANES - 1);
+    for j in (0..whole).step_by(LANES) {
+        let mut tile = [_mm512_setzero_ps(); 16];
+        for (i, row) in tile.iter_mut().enumerate() {
+            *row = load(x[i * width + j..].first_chunk().unwrap());
+        }
+        transpose(&mut tile);
+        for (i, column) in tile.into_iter().enumerate() {
+            store(out[(j + i) * stride..].first_chunk_mut().unwrap(), column);
+        }
+    }
+    for (i, line) in x.chunks_exact(width).enumerate() {
+        for j in whole..width {
+            out[j * stride + i] = line[j];
+        }
+    }
+}
+
 /// Up to 16 blocks, transposed; the lanes of missing blocks are zero.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]

@@ -64,7 +64,6 @@ pub unsafe fn widen(dtype: Dtype, src: *const u8, out: &mut [f32]) {
         match dtype {
             Dtype::Bf16 => {
                 for (i, out) in chunks.iter_mut().enumerate() {
-                    _mm_prefetch::<_MM_HINT_T0>(src.add(i * bytes).wrapping_add(2048).cast());
                     store(out, from_bf16(_mm256_loadu_si256(src.add(i * bytes).cast())));
                 }
             }
