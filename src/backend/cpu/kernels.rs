@@ -9,8 +9,10 @@ use crate::format::block::{Encode, ScaleRule};
 use crate::format::dtype::Dtype;
 use crate::format::math::SwiGlu;
 
-/// Values a chunk holds at most: 16 blocks.
-pub const CHUNK: usize = 256;
+/// Values a chunk holds at most: 64 blocks, enough for the tables to work on several groups of lanes at once.
+pub const CHUNK: usize = 1024;
+/// Bytes between what is read and what is fetched for later, where memory is read from one end to the other.
+pub const AHEAD: usize = 2048;
 
 /// Instruction sets with a table of their own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -18,7 +18,7 @@ use crate::plan::memory::Ptr;
 use crate::plan::quantize::{DecodeScales, Producer, QuantOut, QuantizeProblem, Scales, Scope, StageProblem};
 
 /// Values of a task's scratch: a row that is kept between two looks at it, or a strip of chunks.
-const SCRATCH: usize = STRIP_ROWS * CHUNK;
+const SCRATCH: usize = 8192;
 /// Values that make a task worth waking a thread for.
 const TASK_VALUES: usize = 16 * 1024;
 
@@ -192,6 +192,9 @@ impl<S: Source> Pass<'_, S> {
         });
     }
 
+    /// Values of a row that are worked on at a time.
+    const CHUNK: usize = if S::STRIP == 1 { CHUNK } else { SCRATCH / S::STRIP };
+
     fn tile_rows(&self) -> usize {
         self.p.out.map_or(1, |out| out.scales.layout.tile_rows())
     }
@@ -206,8 +209,8 @@ impl<S: Source> Pass<'_, S> {
         let strip = self.source.begin(self.kernels(), span, rows.clone(), true);
         let mut most = [0f32; STRIP_ROWS];
         let keep = scratch.len() >= self.p.cols && self.keeps_rows();
-        for col in (0..self.p.cols).step_by(CHUNK) {
-            let n = CHUNK.min(self.p.cols - col);
+        for col in (0..self.p.cols).step_by(Self::CHUNK) {
+            let n = Self::CHUNK.min(self.p.cols - col);
             let at = if keep { col } else { 0 };
             let values = &mut scratch[at..at + rows.len() * n];
             self.source.chunk(self.kernels(), &strip, col, values, true);
@@ -236,8 +239,8 @@ impl<S: Source> Pass<'_, S> {
             flags = unsafe { write_stored(kernels, out, span, rows.start, cols, &encodes[0], &stored) };
         } else {
             let strip = self.source.begin(kernels, span, rows.clone(), first);
-            for col in (0..cols).step_by(CHUNK) {
-                let n = CHUNK.min(cols - col);
+            for col in (0..cols).step_by(Self::CHUNK) {
+                let n = Self::CHUNK.min(cols - col);
                 let values = &mut scratch[..rows.len() * n];
                 self.source.chunk(kernels, &strip, col, values, first);
                 for ((r, encode), x) in rows.clone().zip(encodes).zip(values.chunks(n)) {
@@ -358,7 +361,7 @@ unsafe fn write_stored(
     let mut flags = 0;
     for col in (0..cols).step_by(CHUNK) {
         let n = CHUNK.min(cols - col);
-        let src = stored.at(col, n);
+        let src = stored.at(col);
         // SAFETY: the caller's promise; the table was checked against this processor.
         flags |= unsafe {
             write_blocks(out, span, r, col, cols, n / BLOCK, |codes, scales| {

@@ -5,7 +5,7 @@
 
 use std::ops::Range;
 
-use super::kernels::{CHUNK, Kernels, prefetch};
+use super::kernels::{AHEAD, CHUNK, Kernels, prefetch};
 use crate::format::BLOCK;
 use crate::format::dtype::Dtype;
 use crate::format::math::{self, PairSum};
@@ -15,8 +15,6 @@ use crate::plan::quantize::{GatedActivation, HyperConnection, Norm, NormInput};
 
 /// Rows that a strip has at most: what lies side by side in a cache line of halves.
 pub const STRIP_ROWS: usize = 32;
-/// Bytes between what is read and what is fetched for later, where rows are read from one end to the other.
-const AHEAD: usize = 2048;
 
 /// A producer of rows, a strip of them at a time. All addresses inside are vouched for by the caller of the operation.
 pub trait Source: Sync {
@@ -44,11 +42,9 @@ pub struct Stored {
 }
 
 impl Stored {
-    /// Address of the value in a column, from where `n` values will be read, and then those behind them.
-    pub fn at(&self, col: usize, n: usize) -> *const u8 {
-        let from = self.base.wrapping_add(col * self.dtype.bytes());
-        prefetch(from.wrapping_add(AHEAD), n * self.dtype.bytes());
-        from
+    /// Address of the value in a column.
+    pub fn at(&self, col: usize) -> *const u8 {
+        self.base.wrapping_add(col * self.dtype.bytes())
     }
 }
 
@@ -140,11 +136,10 @@ impl Source for NormSource {
             self.input_chunk(kernels, r, col, chunk, first);
             // SAFETY: the table was checked against this processor.
             unsafe { (kernels.square_sums)(chunk, &mut sums[..n / BLOCK]) };
-            if n == CHUNK {
-                pairs.push_16(&sums);
-            } else {
-                sums[..n / BLOCK].iter().for_each(|&s| pairs.push(s));
-            }
+            // Every chunk but the last is full, so that sixteens follow upon sixteens.
+            let (sixteens, rest) = sums[..n / BLOCK].as_chunks::<16>();
+            sixteens.iter().for_each(|sums| pairs.push_16(sums));
+            rest.iter().for_each(|&sum| pairs.push(sum));
         }
         let inv = math::inverse_rms(pairs.total(), self.cols, self.norm.eps);
         if let (true, Some(out)) = (first, self.norm.inv_rms) {
@@ -318,10 +313,15 @@ fn element(vector: &Vector, i: usize) -> *const u8 {
 }
 
 fn read(kernels: &Kernels, m: &Matrix, at: usize, out: &mut [f32]) {
-    let from = m.base.get().wrapping_add(at * m.dtype.bytes());
-    prefetch(from.wrapping_add(AHEAD), out.len() * m.dtype.bytes());
-    // SAFETY: the caller of the operation vouches for the matrix; the table was checked against this processor.
-    unsafe { (kernels.widen)(m.dtype, from, out) };
+    // A few lines at a time, as many as may be on their way at once.
+    const PART: usize = 256;
+    let bytes = m.dtype.bytes();
+    for (i, part) in out.chunks_mut(PART).enumerate() {
+        let from = m.base.get().wrapping_add((at + i * PART) * bytes);
+        prefetch(from.wrapping_add(AHEAD), part.len() * bytes);
+        // SAFETY: the caller of the operation vouches for the matrix; the table was checked against this processor.
+        unsafe { (kernels.widen)(m.dtype, from, part) };
+    }
 }
 
 fn write(kernels: &Kernels, m: &Matrix, at: usize, x: &[f32]) {

@@ -3,6 +3,7 @@
 //! Every function here may only be called where `Isa::Avx2.available()` holds.
 
 mod blocks;
+mod quantize;
 mod values;
 
 use super::kernels::{Isa, Kernels};
@@ -14,8 +15,8 @@ pub static KERNELS: Kernels = Kernels {
     narrow: values::narrow,
     round: values::round,
     finite_amax: values::finite_amax,
-    quantize: blocks::quantize,
-    quantize_from: blocks::quantize_from,
+    quantize: quantize::quantize,
+    quantize_from: quantize::quantize_from,
     dequantize: blocks::dequantize,
     square_sums: blocks::square_sums,
     add: values::add,

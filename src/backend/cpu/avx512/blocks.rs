@@ -3,15 +3,13 @@
 
 use core::arch::x86_64::*;
 
-use super::values::{canonical, load, store, widen};
+use super::values::{canonical, load, store};
 use crate::format::BLOCK;
-use crate::format::block::{self, Encode, ScaleRule};
-use crate::format::dtype::Dtype;
 use crate::format::e4m3;
 
 /// Blocks in a group, one a lane.
-const LANES: usize = 16;
-const VALUES: usize = LANES * BLOCK;
+pub const LANES: usize = 16;
+pub const VALUES: usize = LANES * BLOCK;
 
 /// rows[i][j] → rows[j][i].
 #[inline]
@@ -63,7 +61,7 @@ pub unsafe fn transpose_lines(x: &[f32], width: usize, out: &mut [f32], stride: 
 /// Up to 16 blocks, transposed; the lanes of missing blocks are zero.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-fn load_blocks(x: &[f32]) -> [__m512; BLOCK] {
+pub fn load_blocks(x: &[f32]) -> [__m512; BLOCK] {
     let mut padded;
     let x = match x.first_chunk::<VALUES>() {
         Some(x) => x,
@@ -94,109 +92,39 @@ pub unsafe fn square_sums(x: &[f32], out: &mut [f32]) {
 }
 
 #[inline]
-fn first_lanes(n: usize) -> __mmask16 {
+pub fn first_lanes(n: usize) -> __mmask16 {
     ((1u32 << n) - 1) as __mmask16
 }
 
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-pub unsafe fn quantize(
-    x: &[f32],
-    encode: &Encode,
-    rule: ScaleRule,
-    codes: &mut [u8],
-    scales: &mut [u8],
-) -> u32 {
-    if encode.invalid {
-        return fill_invalid(codes, scales);
-    }
-    let step = Step::new(encode);
-    let mut flags = 0;
-    let parts = x.chunks(VALUES).zip(codes.chunks_mut(VALUES / 2)).zip(scales.chunks_mut(LANES));
-    for ((x, codes), scales) in parts {
-        let (out, seen) = quantize_blocks(&Blocks::new(load_blocks(x)), &step, rule);
-        flags |= seen;
-        write(&out, codes, scales);
-    }
-    flags
-}
-
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-pub unsafe fn quantize_from(
-    dtype: Dtype,
-    src: *const u8,
-    encode: &Encode,
-    rule: ScaleRule,
-    codes: &mut [u8],
-    scales: &mut [u8],
-) -> u32 {
-    if encode.invalid {
-        return fill_invalid(codes, scales);
-    }
-    let step = Step::new(encode);
-    let mut flags = 0;
-    let parts = codes.chunks_mut(VALUES / 2).zip(scales.chunks_mut(LANES));
-    for (i, (codes, scales)) in parts.enumerate() {
-        let mut x = [0f32; VALUES];
-        // SAFETY: the caller vouches for scales.len() blocks.
-        let blocks = unsafe {
-            let src = src.add(i * VALUES * dtype.bytes());
-            if dtype == Dtype::Bf16 {
-                Blocks::from_bf16(std::slice::from_raw_parts(src.cast(), scales.len()))
-            } else {
-                widen(dtype, src, &mut x[..scales.len() * BLOCK]);
-                Blocks::new(load_blocks(&x))
-            }
-        };
-        let (out, seen) = quantize_blocks(&blocks, &step, rule);
-        flags |= seen;
-        write(&out, codes, scales);
-    }
-    flags
-}
-
-fn fill_invalid(codes: &mut [u8], scales: &mut [u8]) -> u32 {
-    codes.fill(0);
-    scales.fill(e4m3::NAN);
-    if scales.is_empty() { 0 } else { block::FLAG_BAD_DECODE_SCALE }
-}
-
-/// Where the results of up to 16 blocks go.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-fn write(out: &Quantized, codes: &mut [u8], scales: &mut [u8]) {
-    let lanes = first_lanes(scales.len());
-    // SAFETY: the masks cover the blocks that there are.
-    unsafe {
-        let at: *mut i64 = codes.as_mut_ptr().cast();
-        _mm512_mask_storeu_epi64(at, lanes as __mmask8, out.codes[0]);
-        _mm512_mask_storeu_epi64(at.wrapping_add(8), (lanes >> 8) as __mmask8, out.codes[1]);
-        _mm_mask_storeu_epi8(scales.as_mut_ptr().cast(), lanes, _mm512_cvtepi32_epi8(out.scales));
-    }
-}
-
 /// Transposed blocks and the bits of their largest magnitudes.
-struct Blocks {
-    x: [__m512; BLOCK],
-    amax: __m512i,
+pub struct Blocks {
+    pub x: [__m512; BLOCK],
+    pub amax: __m512i,
 }
 
 impl Blocks {
-    /// As integers magnitudes compare like floats, and NaNs and infinities above all numbers.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-    fn new(x: [__m512; BLOCK]) -> Blocks {
-        let mut amax = _mm512_setzero_si512();
-        for v in x {
-            let magnitude = _mm512_and_si512(_mm512_castps_si512(v), _mm512_set1_epi32(0x7FFF_FFFF));
-            amax = _mm512_max_epi32(amax, magnitude);
-        }
-        Blocks { x, amax }
+    pub fn zero() -> Blocks {
+        Blocks { x: [_mm512_setzero_ps(); BLOCK], amax: _mm512_setzero_si512() }
     }
 
-    /// Up to 16 blocks of bf16. Pairs of values are transposed, which takes half the shuffles, and then split.
+    /// Takes up to 16 blocks. As integers magnitudes compare like floats, and NaNs and infinities above all numbers.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-    fn from_bf16(src: &[[u8; 2 * BLOCK]]) -> Blocks {
+    pub fn fill(&mut self, x: &[f32]) {
+        self.x = load_blocks(x);
+        self.amax = _mm512_setzero_si512();
+        for v in self.x {
+            let magnitude = _mm512_and_si512(_mm512_castps_si512(v), _mm512_set1_epi32(0x7FFF_FFFF));
+            self.amax = _mm512_max_epi32(self.amax, magnitude);
+        }
+    }
+
+    /// Takes up to 16 blocks of bf16. Pairs of values are transposed, which takes half the shuffles, and then split.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+    pub fn fill_bf16(&mut self, src: &[[u8; 2 * BLOCK]]) {
         let mut padded;
         let src = match src.first_chunk::<LANES>() {
             Some(src) => src,
@@ -207,15 +135,14 @@ impl Blocks {
             }
         };
         let pairs = transpose_pairs(src);
-        let (mut x, mut amax) = ([_mm512_setzero_ps(); BLOCK], _mm512_setzero_si512());
-        for (two, pair) in x.as_chunks_mut::<2>().0.iter_mut().zip(pairs) {
-            let magnitudes = _mm512_and_si512(pair, _mm512_set1_epi16(0x7FFF));
-            amax = _mm512_max_epu16(amax, magnitudes);
+        let high = _mm512_set1_epi32(0xFFFF_0000_u32 as i32);
+        let mut amax = _mm512_setzero_si512();
+        for (two, pair) in self.x.as_chunks_mut::<2>().0.iter_mut().zip(pairs) {
+            amax = _mm512_max_epu16(amax, _mm512_and_si512(pair, _mm512_set1_epi16(0x7FFF)));
             two[0] = _mm512_castsi512_ps(_mm512_slli_epi32::<16>(pair));
-            two[1] = _mm512_castsi512_ps(_mm512_and_si512(pair, _mm512_set1_epi32(0xFFFF_0000_u32 as i32)));
+            two[1] = _mm512_castsi512_ps(_mm512_and_si512(pair, high));
         }
-        let odd = _mm512_and_si512(amax, _mm512_set1_epi32(0xFFFF_0000_u32 as i32));
-        Blocks { x, amax: _mm512_max_epi32(odd, _mm512_slli_epi32::<16>(amax)) }
+        self.amax = _mm512_max_epi32(_mm512_and_si512(amax, high), _mm512_slli_epi32::<16>(amax));
     }
 }
 
@@ -249,179 +176,6 @@ fn transpose_pairs(src: &[[u8; 2 * BLOCK]; LANES]) -> [__m512i; BLOCK / 2] {
         pairs[4 + j] = _mm512_shuffle_i32x4::<0xDD>(part[j], part[4 + j]);
     }
     pairs
-}
-
-/// `Encode` in every lane.
-struct Step {
-    inverse: __m512,
-    sixth: __m512,
-}
-
-impl Step {
-    #[inline]
-    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-    fn new(encode: &Encode) -> Step {
-        Step { inverse: _mm512_set1_ps(encode.inverse), sixth: _mm512_set1_ps(encode.sixth) }
-    }
-}
-
-struct Quantized {
-    /// Eight bytes a block, in order.
-    codes: [__m512i; 2],
-    /// One byte a lane.
-    scales: __m512i,
-}
-
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-fn quantize_blocks(blocks: &Blocks, step: &Step, rule: ScaleRule) -> (Quantized, u32) {
-    let Blocks { x, amax } = blocks;
-    let amax = *amax;
-    let finite = _mm512_cmplt_epi32_mask(amax, _mm512_set1_epi32(0x7F80_0000));
-    let amax = _mm512_castsi512_ps(_mm512_maskz_mov_epi32(finite, amax));
-
-    let t = _mm512_mul_ps(amax, step.sixth);
-    let saturated = _mm512_cmp_ps_mask::<_CMP_GT_OQ>(t, _mm512_set1_ps(block::SATURATION));
-    let mut best = encode_e4m3(t);
-    match rule {
-        ScaleRule::Amax => {}
-        ScaleRule::FourOverSix => {
-            let wide = encode_e4m3(_mm512_mul_ps(t, _mm512_set1_ps(1.5)));
-            let (narrow_error, wide_error) = (square_error(x, best, step), square_error(x, wide, step));
-            let better = _mm512_cmp_ps_mask::<_CMP_LT_OQ>(wide_error, narrow_error);
-            best = _mm512_mask_mov_epi32(best, better, wide);
-        }
-        ScaleRule::MinMse => best = least_error(x, best, step),
-    }
-
-    // A zero scale has zero codes, signs included, and so has a block that is not finite.
-    let live = finite & _mm512_test_epi32_mask(best, best);
-    let [low, high] = encode_blocks(x, reciprocal(best, step));
-    let codes = interleave(_mm512_maskz_mov_epi32(live, low), _mm512_maskz_mov_epi32(live, high));
-    let scales = _mm512_mask_mov_epi32(_mm512_set1_epi32(e4m3::NAN as i32), finite, best);
-    let mut flags = 0;
-    if finite != 0xFFFF {
-        flags |= block::FLAG_NON_FINITE;
-    }
-    if saturated != 0 {
-        flags |= block::FLAG_SATURATED;
-    }
-    (Quantized { codes, scales }, flags)
-}
-
-/// `e4m3::encode` in every lane; t is zero or above.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-fn encode_e4m3(t: __m512) -> __m512i {
-    let t = _mm512_min_ps(t, _mm512_set1_ps(e4m3::MAX));
-    let bits = _mm512_castps_si512(t);
-    let odd = _mm512_and_si512(_mm512_srli_epi32::<20>(bits), _mm512_set1_epi32(1));
-    let up = _mm512_add_epi32(_mm512_add_epi32(bits, _mm512_set1_epi32(0x0007_FFFF)), odd);
-    let normal = _mm512_sub_epi32(_mm512_srli_epi32::<20>(up), _mm512_set1_epi32(120 << 3));
-    let small = _mm512_castps_si512(_mm512_add_ps(t, _mm512_set1_ps(24576.0)));
-    let is_small = _mm512_cmp_ps_mask::<_CMP_LT_OQ>(t, _mm512_set1_ps(0.015625));
-    _mm512_mask_and_epi32(normal, is_small, small, _mm512_set1_epi32(0xFF))
-}
-
-/// `e4m3::decode` of bytes below 0x7F. Subnormal codes go through an integer, as a subnormal float would be slow.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-fn decode_e4m3(byte: __m512i) -> __m512 {
-    let normal = _mm512_add_epi32(_mm512_slli_epi32::<20>(byte), _mm512_set1_epi32(120 << 23));
-    let is_small = _mm512_cmplt_epi32_mask(byte, _mm512_set1_epi32(8));
-    let small = _mm512_cvtepi32_ps(byte);
-    _mm512_mask_mul_ps(_mm512_castsi512_ps(normal), is_small, small, _mm512_set1_ps(0.001953125))
-}
-
-/// r of step 3. The minimum returns its second operand where the first is NaN, as `f32::min` does.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-fn reciprocal(scale: __m512i, step: &Step) -> __m512 {
-    let product = _mm512_mul_ps(decode_e4m3(scale), step.inverse);
-    _mm512_min_ps(_mm512_div_ps(_mm512_set1_ps(1.0), product), _mm512_set1_ps(f32::MAX))
-}
-
-/// 2^22 + 3. Added to |y| in [1, 2), or below 1, in units of 2^22, it leaves y rounded to halves, ties to even, in
-/// the low bits; [2, 4) and [4, 8) likewise with the constant times two and four.
-const ROUNDER: f32 = 4_194_307.0;
-
-/// y = x · r, saturated at ±6, as (y's power of two, at least 1, with y's sign; that · ROUNDER + y).
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-fn rounded(x: __m512, r: __m512) -> (__m512, __m512) {
-    // vrange: the smaller or larger magnitude, with the first operand's sign.
-    const SMALLER: i32 = 0b0010;
-    const LARGER: i32 = 0b0011;
-    let y = _mm512_range_ps::<SMALLER>(_mm512_mul_ps(x, r), _mm512_set1_ps(6.0));
-    let power = _mm512_range_ps::<LARGER>(y, _mm512_set1_ps(1.0));
-    let power = _mm512_and_ps(power, _mm512_castsi512_ps(_mm512_set1_epi32(0xFF80_0000_u32 as i32)));
-    (power, _mm512_fmadd_ps(power, _mm512_set1_ps(ROUNDER), y))
-}
-
-/// The codes of all blocks: nibble k % 8 of word k / 8 of each lane.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-fn encode_blocks(x: &[__m512; BLOCK], r: __m512) -> [__m512i; 2] {
-    let mut words = [_mm512_setzero_si512(); 2];
-    for (word, x) in words.iter_mut().zip(x.as_chunks::<8>().0) {
-        for &x in x.iter().rev() {
-            let sum = _mm512_castps_si512(rounded(x, r).1);
-            // The exponent, whose last bit lands on the code's bit 1, makes up for the coarser steps.
-            let code = _mm512_add_epi32(sum, _mm512_srli_epi32::<22>(sum));
-            // Three bits of the code, and above them the sign: code & 7 | sign & !7.
-            let sign = _mm512_srli_epi32::<28>(sum);
-            let nibble = _mm512_ternarylogic_epi32::<0xE4>(code, sign, _mm512_set1_epi32(7));
-            *word = _mm512_or_si512(_mm512_slli_epi32::<4>(*word), nibble);
-        }
-    }
-    words
-}
-
-/// The two words of each lane → eight bytes a block, in order.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-fn interleave(low: __m512i, high: __m512i) -> [__m512i; 2] {
-    // Blocks 0, 1, 4, 5, 8, 9, 12, 13, and the others.
-    let (a, b) = (_mm512_unpacklo_epi32(low, high), _mm512_unpackhi_epi32(low, high));
-    let first = _mm512_setr_epi64(0, 1, 8, 9, 2, 3, 10, 11);
-    let second = _mm512_setr_epi64(4, 5, 12, 13, 6, 7, 14, 15);
-    [_mm512_permutex2var_epi64(a, first, b), _mm512_permutex2var_epi64(a, second, b)]
-}
-
-/// Σ (e2m1 · sf · (1/G) − x)² of every block in index order. Under a zero scale the value is 0 whatever the code.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-fn square_error(x: &[__m512; BLOCK], scale: __m512i, step: &Step) -> __m512 {
-    let (r, sf) = (reciprocal(scale, step), decode_e4m3(scale));
-    let mut error = _mm512_setzero_ps();
-    for &x in x {
-        let (power, sum) = rounded(x, r);
-        // Taking the constant off again leaves the rounded value: both steps are exact.
-        let e2m1 = _mm512_fnmadd_ps(power, _mm512_set1_ps(ROUNDER), sum);
-        let value = _mm512_mul_ps(_mm512_mul_ps(e2m1, sf), step.inverse);
-        let difference = _mm512_sub_ps(value, x);
-        error = _mm512_add_ps(error, _mm512_mul_ps(difference, difference));
-    }
-    error
-}
-
-/// The scale of least error among base, base − 1, base + 1, … base ± 7, ties to the first.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-fn least_error(x: &[__m512; BLOCK], base: __m512i, step: &Step) -> __m512i {
-    let (mut best, mut least) = (base, square_error(x, base, step));
-    for distance in 1..=7 {
-        for offset in [-distance, distance] {
-            let candidate = _mm512_add_epi32(base, _mm512_set1_epi32(offset));
-            let candidate = _mm512_max_epi32(candidate, _mm512_setzero_si512());
-            let candidate = _mm512_min_epi32(candidate, _mm512_set1_epi32(126));
-            let error = square_error(x, candidate, step);
-            let better = _mm512_cmp_ps_mask::<_CMP_LT_OQ>(error, least);
-            least = _mm512_mask_mov_ps(least, better, error);
-            best = _mm512_mask_mov_epi32(best, better, candidate);
-        }
-    }
-    best
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
