@@ -12,7 +12,15 @@ use crate::format::math::SwiGlu;
 /// Values a chunk holds at most: 64 blocks, enough for the tables to work on several groups of lanes at once.
 pub const CHUNK: usize = 1024;
 /// Bytes between what is read and what is fetched for later, where memory is read from one end to the other.
-pub const AHEAD: usize = 2048;
+pub const AHEAD: usize = 4096;
+
+/// Values on a line of the cache, so that no vector of them straddles two.
+#[repr(C, align(64))]
+pub struct Aligned<const N: usize>(pub [f32; N]);
+
+impl<const N: usize> Aligned<N> {
+    pub const ZERO: Aligned<N> = Aligned([0.0; N]);
+}
 
 /// Instruction sets with a table of their own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -9,7 +9,7 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::Cpu;
-use super::kernels::{CHUNK, Kernels};
+use super::kernels::{Aligned, CHUNK, Kernels};
 use super::sources::{GatedSource, NormSource, PlainSource, STRIP_ROWS, Source, Stored, TransposedSource};
 use crate::format::BLOCK;
 use crate::format::block::{self, Encode};
@@ -19,6 +19,8 @@ use crate::plan::quantize::{DecodeScales, Producer, QuantOut, QuantizeProblem, S
 
 /// Values of a task's scratch: a row that is kept between two looks at it, or a strip of chunks.
 const SCRATCH: usize = 8192;
+/// Stored values that are quantized at a time.
+const STORED_CHUNK: usize = 4096;
 /// Values that make a task worth waking a thread for.
 const TASK_VALUES: usize = 16 * 1024;
 
@@ -176,11 +178,11 @@ impl<S: Source> Pass<'_, S> {
             // Clearing the larger scratch would be most of the work of a small call.
             let (mut small, mut large);
             let scratch: &mut [f32] = if keep || S::STRIP > 1 {
-                large = [0.0; SCRATCH];
-                &mut large
+                large = Aligned::<SCRATCH>::ZERO;
+                &mut large.0
             } else {
-                small = [0.0; CHUNK];
-                &mut small
+                small = Aligned::<CHUNK>::ZERO;
+                &mut small.0
             };
             for start in rows.clone().step_by(S::STRIP) {
                 each(span, start..rows.end.min(start + S::STRIP), scratch);
@@ -359,8 +361,8 @@ unsafe fn write_stored(
     stored: &Stored,
 ) -> u32 {
     let mut flags = 0;
-    for col in (0..cols).step_by(CHUNK) {
-        let n = CHUNK.min(cols - col);
+    for col in (0..cols).step_by(STORED_CHUNK) {
+        let n = STORED_CHUNK.min(cols - col);
         let src = stored.at(col);
         // SAFETY: the caller's promise; the table was checked against this processor.
         flags |= unsafe {
@@ -385,7 +387,7 @@ unsafe fn write_blocks(
     blocks: usize,
     quantize: impl FnOnce(&mut [u8], &mut [u8]) -> u32,
 ) -> u32 {
-    let mut scales = [0u8; CHUNK / BLOCK];
+    let mut scales = [0u8; STORED_CHUNK / BLOCK];
     let scales = &mut scales[..blocks];
     // SAFETY: the caller's promise.
     unsafe {

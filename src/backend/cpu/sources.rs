@@ -5,7 +5,7 @@
 
 use std::ops::Range;
 
-use super::kernels::{AHEAD, CHUNK, Kernels, prefetch};
+use super::kernels::{AHEAD, Aligned, CHUNK, Kernels, prefetch};
 use crate::format::BLOCK;
 use crate::format::dtype::Dtype;
 use crate::format::math::{self, PairSum};
@@ -95,8 +95,8 @@ impl Source for TransposedSource {
 
     fn chunk(&self, kernels: &Kernels, columns: &Columns, col: usize, out: &mut [f32], _: bool) {
         let (width, n) = (columns.count, out.len() / columns.count);
-        let mut lines = [0f32; BLOCK * STRIP_ROWS];
-        let lines = &mut lines[..BLOCK * width];
+        let mut lines = Aligned::<{ BLOCK * STRIP_ROWS }>::ZERO;
+        let lines = &mut lines.0[..BLOCK * width];
         let bytes = self.src.dtype.bytes();
         for k in (0..n).step_by(BLOCK) {
             for (i, line) in lines.chunks_mut(width).enumerate() {
@@ -129,10 +129,10 @@ impl Source for NormSource {
     fn begin(&self, kernels: &Kernels, span: &Span, rows: Range<usize>, first: bool) -> NormRow {
         let r = span.first_row + rows.start;
         let mut pairs = PairSum::default();
-        let (mut chunk, mut sums) = ([0f32; CHUNK], [0f32; CHUNK / BLOCK]);
+        let (mut chunk, mut sums) = (Aligned::<CHUNK>::ZERO, [0f32; CHUNK / BLOCK]);
         for col in (0..self.cols).step_by(CHUNK) {
             let n = CHUNK.min(self.cols - col);
-            let chunk = &mut chunk[..n];
+            let chunk = &mut chunk.0[..n];
             self.input_chunk(kernels, r, col, chunk, first);
             // SAFETY: the table was checked against this processor.
             unsafe { (kernels.square_sums)(chunk, &mut sums[..n / BLOCK]) };
@@ -150,8 +150,8 @@ impl Source for NormSource {
     }
 
     fn chunk(&self, kernels: &Kernels, row: &NormRow, col: usize, out: &mut [f32], first: bool) {
-        let mut weight = [0f32; CHUNK];
-        let weight = &mut weight[..out.len()];
+        let mut weight = Aligned::<CHUNK>::ZERO;
+        let weight = &mut weight.0[..out.len()];
         // `begin` has updated the residual: from here on x is what stands there.
         self.input_chunk(kernels, row.r, col, out, false);
         // SAFETY: the weight has `cols` elements; the table was checked against this processor.
@@ -182,8 +182,8 @@ impl NormSource {
                 let at = r * residual.row_stride + col;
                 read(kernels, residual, at, out);
                 if first {
-                    let mut x = [0f32; CHUNK];
-                    let x = &mut x[..out.len()];
+                    let mut x = Aligned::<CHUNK>::ZERO;
+                    let x = &mut x.0[..out.len()];
                     read(kernels, src, r * src.row_stride + col, x);
                     // SAFETY: the table was checked against this processor.
                     unsafe {
@@ -205,8 +205,8 @@ impl NormSource {
 
 /// x = round(Σ_l mix[r, l] · stream_l[r]).
 fn mix(kernels: &Kernels, hc: &HyperConnection, r: usize, col: usize, out: &mut [f32]) {
-    let mut x = [0f32; CHUNK];
-    let x = &mut x[..out.len()];
+    let mut x = Aligned::<CHUNK>::ZERO;
+    let x = &mut x.0[..out.len()];
     for l in 0..hc.count {
         read(kernels, &hc.streams, r * hc.streams.row_stride + l * hc.stream_stride + col, x);
         // SAFETY: mix has `count` floats a row; the table was checked against this processor.
@@ -254,8 +254,8 @@ impl Source for GatedSource {
     fn chunk(&self, kernels: &Kernels, row: &GatedRow, col: usize, out: &mut [f32], first: bool) {
         match &self.activation {
             GatedActivation::SwiGlu(p) => {
-                let mut up = [0f32; CHUNK];
-                let up = &mut up[..out.len()];
+                let mut up = Aligned::<CHUNK>::ZERO;
+                let up = &mut up.0[..out.len()];
                 if self.interleaved {
                     self.pairs(kernels, row, col, out, up);
                 } else {
@@ -297,8 +297,8 @@ impl Source for GatedSource {
 impl GatedSource {
     /// Columns from `col` on of interleaved gate and up: whole runs of 8 each.
     fn pairs(&self, kernels: &Kernels, row: &GatedRow, col: usize, gate: &mut [f32], up: &mut [f32]) {
-        let mut mixed = [0f32; 2 * CHUNK];
-        let mixed = &mut mixed[..2 * gate.len()];
+        let mut mixed = Aligned::<{ 2 * CHUNK }>::ZERO;
+        let mixed = &mut mixed.0[..2 * gate.len()];
         read(kernels, &self.src, row.src + 2 * col, mixed);
         let runs = gate.as_chunks_mut::<INTERLEAVE>().0.iter_mut().zip(up.as_chunks_mut::<INTERLEAVE>().0);
         for ((gate, up), mixed) in runs.zip(mixed.as_chunks::<{ 2 * INTERLEAVE }>().0) {

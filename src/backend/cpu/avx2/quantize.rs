@@ -4,7 +4,7 @@ use core::arch::x86_64::*;
 
 use super::blocks::{Blocks, LANES, VALUES};
 use super::values::widen;
-use crate::backend::cpu::kernels::{AHEAD, prefetch};
+use crate::backend::cpu::kernels::{AHEAD, Aligned, prefetch};
 use crate::format::BLOCK;
 use crate::format::block::{self, Encode, ScaleRule};
 use crate::format::dtype::Dtype;
@@ -41,9 +41,9 @@ pub unsafe fn quantize_from(
             if dtype == Dtype::Bf16 {
                 return group.fill_bf16(std::slice::from_raw_parts(src.cast(), n));
             }
-            let mut x = [0f32; VALUES];
-            widen(dtype, src, &mut x[..n * BLOCK]);
-            group.fill(&x)
+            let mut x = Aligned::<VALUES>::ZERO;
+            widen(dtype, src, &mut x.0[..n * BLOCK]);
+            group.fill(&x.0)
         }
     };
     quantize_groups(load, encode, rule, codes, scales)
