@@ -39,7 +39,7 @@ fn grouped_gemm() {
 #[test]
 fn moe_swiglu() {
     let error = number(&run("03_moe_swiglu", &[]), "relative error");
-    assert!(error > 0.08 && error < 0.25, "{error}");
+    assert!(error > 0.1 && error < 0.35, "{error}");
 }
 
 #[test]

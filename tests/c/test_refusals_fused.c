@@ -40,6 +40,9 @@ static float *decode, *fixed, *inv_rms, *mix;
     {"weight_dtype NVFP4", {AT(type, weight_dtype, 3)}, INVALID, "weight_dtype = 3"},                            \
     {"rows negative", {AT(type, rows, -1)}, INVALID, "rows = -1"},                                               \
     {"rows huge", {AT(type, rows, INT64_MAX)}, INVALID, "spans more than 2^63 - 1"},                             \
+    {"cols huge", {AT(type, cols, INT64_MAX - 15)}, INVALID, "spans more than 2^63 - 1"},                        \
+    {"cols 2^61", {AT(type, cols, (int64_t)1 << 61)}, INVALID, "spans more than 2^63 - 1"},                      \
+    {"rows 2^57", {AT(type, rows, (int64_t)1 << 57)}, INVALID, "spans more than 2^63 - 1"},                      \
     {"cols 0", {AT(type, cols, 0)}, INVALID, "cols = 0"},                                                        \
     {"cols ragged", {AT(type, cols, 65)}, INVALID, "cols = 65 is not a multiple of 16; pad to 80"},              \
     {"weight NULL", {AT(type, weight, 0)}, INVALID, "weight is NULL"},                                           \
@@ -91,6 +94,9 @@ static void refuse_hc_rmsnorm(void) {
         {"stream_count 0", {H(stream_count, 0)}, INVALID, "stream_count = 0"},
         {"stream_count 5", {H(stream_count, 5)}, INVALID, "stream_count = 5"},
         {"reserved set", {H(reserved, 1)}, INVALID, "reserved = 1"},
+        {"streams_row_stride huge", {H(streams_row_stride, INT64_MAX)}, INVALID, "spans more than 2^63 - 1"},
+        {"stream_stride huge", {H(stream_stride, INT64_MAX)}, INVALID, "stream"},
+        {"mix_row_stride huge", {H(mix_row_stride, INT64_MAX)}, INVALID, "mix spans more than 2^63 - 1"},
         {"streams_row_stride small", {H(streams_row_stride, COLS)}, INVALID, "streams_row_stride = 64"},
         {"stream_stride small", {H(stream_stride, COLS - 1)}, INVALID, "stream_stride = 63"},
         {"stream_stride negative", {H(stream_stride, -64)}, INVALID, "stream_stride = -64"},
@@ -126,6 +132,10 @@ static void refuse_swiglu(void) {
         {"width negative", {S(width, -16)}, INVALID, "width = -16"},
         {"width ragged", {S(width, 40)}, INVALID, "width = 40 is not a multiple of 16; pad to 48"},
         {"width huge", {S(width, (int64_t)1 << 60)}, INVALID, "src spans more than 2^63 - 1"},
+        {"rows huge", {S(rows, INT64_MAX)}, INVALID, "spans more than 2^63 - 1"},
+        {"rows 2^56", {S(rows, (int64_t)1 << 56)}, INVALID, "spans more than 2^63 - 1"},
+        {"interleaved rows 2^61", {S(rows, (int64_t)1 << 61), S(interleave, 8)}, INVALID, "spans more than 2^63 - 1"},
+        {"src_row_stride huge", {S(src_row_stride, INT64_MAX)}, INVALID, "spans more than 2^63 - 1"},
         {"width largest", {S(width, INT64_MAX - 15)}, INVALID, "width = 9223372036854775792"},
         {"activation unknown", {S(activation, 3)}, INVALID, "activation = 3"},
         {"limit negative", {S(limit, float_bits(-1))}, INVALID, "limit = -1"},
@@ -160,6 +170,8 @@ static void refuse_stage(void) {
         {"src_row_stride small", {M(src_row_stride, 63)}, INVALID, "src_row_stride = 63"},
         {"tokens negative", {M(tokens, -1)}, INVALID, "tokens = -1"},
         {"tokens huge", {M(tokens, INT64_MAX)}, INVALID, "spans more than 2^63 - 1"},
+        {"hidden huge", {M(hidden, INT64_MAX - 63)}, INVALID, "spans more than 2^63 - 1"},
+        {"tokens 2^61", {M(tokens, (int64_t)1 << 61), M(hidden, 64)}, INVALID, "spans more than 2^63 - 1"},
         {"hidden 0", {M(hidden, 0)}, INVALID, "hidden = 0"},
         {"hidden a multiple of 16 only", {M(hidden, 48)}, INVALID, "hidden = 48 is not a multiple of 64; pad to 64"},
         {"static_decode_scale misaligned", {M(static_decode_scale, (char *)fixed + 2)}, INVALID, "static_decode_scale = 0x"},

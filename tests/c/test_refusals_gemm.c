@@ -51,6 +51,10 @@ static void refuse_prepare(void) {
         {"cols 0", {W(cols, 0)}, INVALID, "cols = 0"},
         {"cols ragged", {W(cols, 20)}, INVALID, "cols = 20 is not a multiple of 16; pad to 32"},
         {"cols huge", {W(cols, INT64_MAX - 15)}, INVALID, "spans more than 2^63 - 1"},
+        {"rows 2^58", {W(rows, (int64_t)1 << 58)}, INVALID, "spans more than 2^63 - 1"},
+        {"rows 2^62", {W(rows, (int64_t)1 << 62)}, INVALID, "spans more than 2^63 - 1"},
+        {"cols 2^60", {W(cols, (int64_t)1 << 60)}, INVALID, "spans more than 2^63 - 1"},
+        {"all 2^40", {W(rows, (int64_t)1 << 40), W(cols, (int64_t)1 << 40)}, INVALID, "spans more than 2^63 - 1"},
         {"gate_up 2", {W(gate_up, 2)}, INVALID, "gate_up = 2"},
     };
     refuse_all("weights_storage_size", call_weights_storage_size, context, stream, &base, sizeof base, shape, COUNT(shape));
@@ -229,6 +233,9 @@ static void refuse_products(nvfp4_weights *weights, nvfp4_weights *single, nvfp4
         {"weights of two groups", {P(weights, weights)}, INVALID, "weights"},
         {"groups given", {P(groups.grouping, 1), P(groups.count, 1), P(groups.ends, ends)}, INVALID, "groups"},
         {"rows huge", {P(rows, INT64_MAX)}, INVALID, "spans more than 2^63 - 1"},
+        {"rows 2^57", {P(rows, (int64_t)1 << 57)}, INVALID, "spans more than 2^63 - 1"},
+        {"a_row_stride huge", {P(a_row_stride, INT64_MAX)}, INVALID, "a spans more than 2^63 - 1"},
+        {"out_row_stride huge", {P(out_row_stride, INT64_MAX)}, INVALID, "out spans more than 2^63 - 1"},
     };
     refuse_all("gemm", call_gemm, context, stream, &one, sizeof one, grouped, COUNT(grouped));
     refuse_common("gemm", call_gemm, context, stream, &one, sizeof one, true);

@@ -74,6 +74,8 @@ static void refuse_tiling(void) {
         {"blocks 0", {T(blocks, 0)}, INVALID, "blocks = 0"},
         {"blocks negative", {T(blocks, -1)}, INVALID, "blocks = -1"},
         {"blocks huge", {T(blocks, INT64_MAX)}, INVALID, "blocks = 9223372036854775807"},
+        {"blocks 2^59", {T(blocks, (int64_t)1 << 58), T(rows, 1 << 10)}, INVALID, "spans more than 2^63 - 1"},
+        {"rows 2^61", {T(rows, (int64_t)1 << 61)}, INVALID, "spans more than 2^63 - 1"},
         {"tiled over linear", {T(tiled, linear)}, INVALID, "overlap"},
         {"grouping unknown", {T(groups.grouping, 4)}, INVALID, "grouping = 4"},
         {"ends NULL", {T(groups.grouping, 1), T(groups.count, 2)}, INVALID, "ends is NULL"},

@@ -46,6 +46,10 @@ static void refuse_quantize(void) {
         {"cols ragged", {Q(cols, 100)}, INVALID, "cols = 100 is not a multiple of 16; pad to 112"},
         {"cols huge", {Q(cols, INT64_MAX - 15)}, INVALID, "spans more than 2^63 - 1"},
         {"cols largest", {Q(cols, INT64_MAX)}, INVALID, "cols = 9223372036854775807"},
+        {"transposed, rows huge", {Q(transposed, 1), Q(rows, INT64_MAX)}, INVALID, "spans more than 2^63 - 1"},
+        {"transposed, cols huge", {Q(transposed, 1), Q(cols, INT64_MAX - 15)}, INVALID, "spans more than 2^63 - 1"},
+        {"tiled, rows huge", {Q(out.scale_layout, 1), Q(rows, INT64_MAX)}, INVALID, "spans more than 2^63 - 1"},
+        {"per-row scales of 2^61 rows", {Q(out.scope, NVFP4_SCOPE_ROW), Q(rows, (int64_t)1 << 61)}, INVALID, "spans more than 2^63 - 1"},
         {"codes NULL", {Q(out.codes, 0)}, INVALID, "codes is NULL"},
         {"codes misaligned", {Q(out.codes, codes + 1)}, INVALID, "codes = 0x"},
         {"codes_row_stride small", {Q(out.codes_row_stride, COLS / 2 - 1)}, INVALID, "codes_row_stride = 31"},
@@ -113,6 +117,7 @@ static void refuse_quantize(void) {
     const refusal strided[] = {
         {"src_group_stride negative", {Q(src_group_stride, -1)}, INVALID, "src_group_stride = -1"},
         {"src_group_stride huge", {Q(src_group_stride, INT64_MAX)}, INVALID, "spans more than 2^63 - 1"},
+        {"max_tokens huge", {Q(groups.count, 1), Q(groups.max_tokens, INT64_MAX), Q(rows, INT64_MAX)}, INVALID, "spans more than 2^63 - 1"},
         {"ends set", {Q(groups.ends, ends)}, INVALID, "ends"},
         {"counts set", {Q(groups.counts, counts)}, INVALID, "counts"},
         {"rows do not fit", {Q(rows, ROWS + 1)}, INVALID, "rows = 7"},
