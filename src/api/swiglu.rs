@@ -108,7 +108,7 @@ fn plan(args: &nvfp4_swiglu_quantize_args) -> Result<QuantizeProblem> {
         }
         check::multiple("width", width as i64, INTERLEAVE as i64)?;
     }
-    let per_block = (16 * width / cols) as i64;
+    let per_block = if cols > width { 8 } else { 16 };
     check::multiple("width", width as i64, per_block)?;
     let groups = check::groups(&args.groups, args.rows, true, &mut regions)?;
     let (row_stride, group_stride) = (args.src_row_stride, args.src_group_stride);
