@@ -94,6 +94,13 @@ impl Buffer {
         bytes: usize,
         stream: &Stream,
     ) -> Result<()> {
+        if !src.context().same(self.context()) {
+            return Err(Error::Handle {
+                argument: "src",
+                kind: "buffer of the same context",
+                problem: "it belongs to another context than dst",
+            });
+        }
         let to = self.range("dst_offset", dst_offset, bytes, stream)?;
         let from = src.range("src_offset", src_offset, bytes, stream)?;
         // SAFETY: both ranges were checked, and the job keeps both buffers.

@@ -281,6 +281,13 @@ impl Event {
     }
 
     pub fn elapsed_ms(&self, end: &Event) -> Result<f32> {
+        if !self.0.context.same(&end.0.context) {
+            return Err(Error::Handle {
+                argument: "end",
+                kind: "event of the same context",
+                problem: "it belongs to another context",
+            });
+        }
         let (from, to) = (self.instant("start")?, end.instant("end")?);
         let ms = |later: Instant, earlier: Instant| (later - earlier).as_secs_f64() * 1e3;
         Ok(if to >= from { ms(to, from) as f32 } else { -(ms(from, to) as f32) })
