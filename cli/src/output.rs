@@ -32,6 +32,10 @@ pub fn check_target(input: &Path, target: &Path) -> Result<()> {
 
 impl Output {
     pub fn create(target: &Path) -> Result<Output> {
+        Output::open(target, nameless)
+    }
+
+    fn open(target: &Path, nameless: fn(&Path) -> io::Result<File>) -> Result<Output> {
         // An existing link keeps pointing at its file: that file is replaced, not the link.
         let target = fs::canonicalize(target).unwrap_or_else(|_| target.to_path_buf());
         let failed = |e: io::Error| format!("{}: cannot be created: {e}", target.display());
@@ -115,4 +119,33 @@ fn nameless(_folder: &Path) -> io::Result<File> {
 #[cfg(not(target_os = "linux"))]
 fn give_name(_file: &File, _name: &Path) -> io::Result<()> {
     Err(io::ErrorKind::Unsupported.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Where a nameless file cannot be had, a hidden one does the same but for a kill.
+    #[test]
+    fn with_and_without_a_name() {
+        let dir = std::env::temp_dir().join(format!("nvfp4-output-{}", std::process::id()));
+        fs::create_dir_all(&dir).unwrap();
+        let names = || fs::read_dir(&dir).unwrap().map(|e| e.unwrap().file_name()).collect::<Vec<_>>();
+        let target = dir.join("out");
+        for nameless in [nameless, |_: &Path| Err(io::ErrorKind::Unsupported.into())] {
+            let out = Output::open(&target, nameless).unwrap();
+            out.resize(4).unwrap();
+            assert!(!target.exists());
+            drop(out);
+            assert!(names().is_empty(), "an unfinished file goes");
+            let out = Output::open(&target, nameless).unwrap();
+            out.write_at(b"ab", 2).unwrap();
+            out.write_at(b"cd", 0).unwrap();
+            out.finish().unwrap();
+            assert_eq!(names(), ["out"]);
+            assert_eq!(fs::read(&target).unwrap(), b"cdab");
+            fs::remove_file(&target).unwrap();
+        }
+        fs::remove_dir_all(&dir).unwrap();
+    }
 }

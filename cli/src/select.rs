@@ -25,6 +25,9 @@ pub struct Patterns<'a> {
 
 /// `None`: quantize it. Otherwise why not.
 pub fn reason_to_keep(tensor: &Tensor, patterns: &Patterns) -> Option<String> {
+    if tensor.shape.len() > 2 {
+        return Some(format!("{} dimensions", tensor.shape.len()));
+    }
     if !tensor.name.ends_with(".weight") || tensor.shape.len() != 2 {
         return Some("not a weight matrix".into());
     }

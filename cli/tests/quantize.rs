@@ -65,7 +65,8 @@ fn linear_weights_become_nvfp4_and_all_else_stays() {
     }
     let report = text(&out.stdout);
     for line in [
-        "embeddings.word.weight          F32   [16, 32]    default exclude *embeddings*",
+        "embeddings.word.weight         F32   [16, 32]    default exclude *embeddings*",
+        "3 dimensions",
         "K = 24 is not a multiple of 16",
         "F64 values",
         "empty",
