@@ -11,7 +11,7 @@ use crate::report::{self, size};
 use crate::select::{DEFAULT_EXCLUDES, Patterns, reason_to_keep};
 use crate::source::Source;
 use crate::{Result, report::shown};
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressFinish, ProgressStyle};
 use std::path::PathBuf;
 use std::time::Instant;
 
@@ -94,7 +94,7 @@ fn write(args: &Args, source: &Source, plan: &Plan) -> Result<()> {
             }
         }
     }
-    bar.finish_and_clear();
+    drop(bar);
     out.finish()
 }
 
@@ -102,9 +102,10 @@ fn write(args: &Args, source: &Source, plan: &Plan) -> Result<()> {
 fn progress(source: &Source, quiet: bool) -> ProgressBar {
     let total = source.tensors.iter().map(|t| t.bytes() as u64).sum();
     let target = if quiet { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
-    let style = ProgressStyle::with_template("{bar:30} {bytes}/{total_bytes} {eta:>4}  {wide_msg}");
+    let style = ProgressStyle::with_template("{bar:30} {decimal_bytes}/{decimal_total_bytes} {eta:>4}  {wide_msg}");
     ProgressBar::with_draw_target(Some(total), target)
         .with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
+        .with_finish(ProgressFinish::AndClear) // an error's message gets a line of its own
 }
 
 fn summary(args: &Args, source: &Source, reasons: &[Option<String>], plan: &Plan, began: Instant) -> String {

@@ -7,7 +7,8 @@ import numpy as np
 
 
 def erf(x):
-    """Abramowitz and Stegun 7.1.26; error below 1.5e-7."""
+    """Abramowitz and Stegun 7.1.26; error below 1.5e-7. Past 6 it is 1 in float32."""
+    x = np.clip(x, -6, 6)
     t = 1 / (1 + np.float32(0.3275911) * np.abs(x))
     poly = t * (0.254829592 + t * (-0.284496736 + t * (1.421413741 + t * (-1.453152027 + t * np.float32(1.061405429)))))
     return np.sign(x) * (1 - poly * np.exp(-x * x))

@@ -33,12 +33,13 @@ class Mode:
     tiny_bar: float
 
 
-# The bars are regression tests: a little below what the contract's arithmetic gives for these sentences.
+# The bars are regression tests, a little below what exact arithmetic of the contract gives for these sentences:
+# 0.976, 0.980, 0.965, 0.970; on the small model 0.982, 0.989, 0.978, 0.983.
 MODES = [
-    Mode("amax", False, 0.975, 0.98),
+    Mode("amax", False, 0.975, 0.980),
     Mode("min-mse", False, 0.978, 0.985),
-    Mode("amax", True, 0.96, 0.97),
-    Mode("min-mse", True, 0.965, 0.98),
+    Mode("amax", True, 0.960, 0.970),
+    Mode("min-mse", True, 0.965, 0.980),
 ]
 
 
@@ -60,23 +61,25 @@ def main():
     print(f"Products by {products['amax'].backend()}\n")
     print_sizes(bert, linears, original, files["amax"], products["amax"])
 
-    reference, seconds = timed(lambda: bert.embed(tokens, float32(bert.weights)))
+    reference, seconds = timed(bert, tokens, float32(bert.weights))
     exact = compare(reference, reference)
     print(ROW.format("weights", "activations", "mean cosine", "bar", "min", "ranks", "same nearest", "time"))
     print(ROW.format("float32", "float32", "1", "", "1", "1", f"{len(tokens)} of {len(tokens)}", f"{seconds:.2f} s"))
     missed = [mode for mode in MODES if not show(mode, bert, tokens, products, reference, name == "tiny-bert")]
-    print("\n  mean, min cosine  embedding against that of float32, over the sentences; 1 is the same direction")
-    print("  ranks             Spearman correlation of all pairwise similarities with float32's")
-    print("  same nearest      sentences whose most similar other sentence is the one that float32 finds")
+    print(LEGEND)
     if exact.paraphrases == len(tokens):
-        print("                    (float32 finds the paraphrase of every sentence)")
-    print(f"\nThe files: {work}   Look inside: {args.nvfp4} inspect {files['amax']}")
+        print("                    (for every sentence that is its paraphrase)")
+    print(f"\nLook inside: {short(args.nvfp4)} inspect {short(files['amax'])}")
     if missed:
-        print("\nMISSED: " + ", ".join(f"{describe(mode)}" for mode in missed), file=sys.stderr)
+        print("\nMISSED: " + ", ".join(describe(mode) for mode in missed), flush=True)
     return 1 if missed else 0
 
 
 ROW = "  {:<9} {:<12} {:>11} {:>8} {:>7} {:>7} {:>13} {:>8}"
+LEGEND = """
+  mean cosine, min  each embedding against that of float32; 1 is the same direction
+  ranks             Spearman correlation of all pairwise similarities with those of float32
+  same nearest      sentences whose most similar sentence is the one that float32 finds"""
 
 
 def arguments():
@@ -130,17 +133,15 @@ def float32(weights):
     return lambda name, x: x @ weights.floats(f"{name}.weight").T + weights.floats(f"{name}.bias")
 
 
-def timed(forward):
-    """The second of two runs: the first one pages in the weights."""
-    forward()
+def timed(bert, tokens, linear):
+    bert.embed(tokens[:1], linear)  # pages the weights in
     begin = time.perf_counter()
-    return forward(), time.perf_counter() - begin
+    return bert.embed(tokens, linear), time.perf_counter() - begin
 
 
 def show(mode, bert, tokens, products, reference, tiny):
     """Prints a mode's row; whether it meets its bar."""
-    linear = products[mode.weights].linear(mode.quantized_activations)
-    embeddings, seconds = timed(lambda: bert.embed(tokens, linear))
+    embeddings, seconds = timed(bert, tokens, products[mode.weights].linear(mode.quantized_activations))
     found, bar = compare(embeddings, reference), mode.tiny_bar if tiny else mode.bar
     good = found.mean_cosine >= bar  # a NaN is not
     print(ROW.format(
@@ -163,6 +164,12 @@ def print_sizes(bert, linears, original, quantized, products):
           f"{8 * after / values:.2f} bits a weight")
     whole = original.stat().st_size, quantized.stat().st_size
     print(f"  {'file':<15} {megabytes(whole[0]):>9} {megabytes(whole[1]):>9}   embeddings and norms stay as they are\n")
+
+
+def short(path):
+    """As a newcomer would type it."""
+    path, here = pathlib.Path(path).absolute(), pathlib.Path.cwd()
+    return path.relative_to(here) if path.is_relative_to(here) else path
 
 
 def megabytes(count):
