@@ -102,7 +102,8 @@ fn write(args: &Args, source: &Source, plan: &Plan) -> Result<()> {
 fn progress(source: &Source, quiet: bool) -> ProgressBar {
     let total = source.tensors.iter().map(|t| t.bytes() as u64).sum();
     let target = if quiet { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
-    let style = ProgressStyle::with_template("{bar:30} {decimal_bytes}/{decimal_total_bytes} {eta:>4}  {wide_msg}");
+    let style =
+        ProgressStyle::with_template("{bar:30} {decimal_bytes}/{decimal_total_bytes} {eta:>4}  {wide_msg}");
     ProgressBar::with_draw_target(Some(total), target)
         .with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
         .with_finish(ProgressFinish::AndClear) // an error's message gets a line of its own

@@ -120,6 +120,20 @@ fn good_with_byte(at: usize, byte: u8) -> Vec<u8> {
     file
 }
 
+/// Odd but legal: no values, and widths of which the double or the product is no number.
+#[test]
+fn huge_shapes_of_nothing() {
+    let header = r#"{"a.weight":{"dtype":"U8","shape":[0,9223372036854775808],"data_offsets":[0,0]},
+        "a.weight_scale":{"dtype":"F8_E4M3","shape":[0,1152921504606846976],"data_offsets":[0,0]},
+        "a.weight_scale_2":{"dtype":"F32","shape":[],"data_offsets":[0,4]},
+        "b.weight":{"dtype":"F32","shape":[0,18446744073709551600],"data_offsets":[0,0]},
+        "c.weight":{"dtype":"F32","shape":[18446744073709551615,0],"data_offsets":[0,0]}}"#;
+    let dir = Folder::new();
+    let (input, output) = (dir.file("in", &with_header(header, &[0; 4])), dir.path("out"));
+    succeeded(&quantize(&input, &output, &[]));
+    succeeded(&nvfp4(&["inspect", output.to_str().unwrap()]));
+}
+
 #[test]
 fn names_cannot_drive_the_terminal() {
     let header = r#"{"\u001b[31ma\nb":{"dtype":"F32","shape":[2],"data_offsets":[0,4]}}"#;

@@ -5,6 +5,7 @@ use common::*;
 use safetensors::SafeTensors;
 use safetensors::tensor::Dtype;
 use std::fs;
+use std::path::Path;
 use std::process::Command;
 
 const Q: &str = "encoder.layer.0.query.weight";
@@ -260,6 +261,34 @@ fn inspect_shows_weights_as_one_tensor() {
     // (868 + 96 + 12 + 4) bytes of 1536 + 192 values
     assert!(shown.contains("4.54"), "{shown}");
     succeeded(&nvfp4(&["inspect", input.to_str().unwrap()]));
+}
+
+/// The model that the tests ship: three types of values, and every linear layer of an encoder.
+#[test]
+fn the_small_bert() {
+    let dir = Folder::new();
+    let input = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/models/tiny-bert/model.safetensors");
+    let output = dir.path("out.safetensors");
+    let out = quantize(&input, &output, &["--rule", "min-mse"]);
+    succeeded(&out);
+    assert!(text(&out.stdout).contains("12 tensors (0.1 million weights) as NVFP4"), "{}", text(&out.stdout));
+    let written = fs::read(&output).unwrap();
+    let names = SafeTensors::deserialize(&written).unwrap().tensors();
+    let linear = |n: &str| n.contains(".dense.") || n.contains(".self.");
+    for (name, tensor) in names.iter().filter(|(n, _)| n.ends_with(".weight")) {
+        assert_eq!(tensor.dtype() == Dtype::U8, linear(name), "{name}");
+    }
+}
+
+#[test]
+fn threads_are_the_librarys_business() {
+    let dir = Folder::new();
+    let input = dir.file("in.safetensors", &model(0));
+    failed(
+        &quantize(&input, &dir.path("out"), &["--threads", "1000000"]),
+        &["threads = 1000000", "0 to 1024"],
+    );
+    assert_eq!(dir.names(), ["in.safetensors"]);
 }
 
 #[test]
