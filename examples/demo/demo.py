@@ -78,6 +78,7 @@ def main():
 ROW = "  {:<9} {:<12} {:>11} {:>8} {:>7} {:>7} {:>13} {:>8}"
 LEGEND = """
   mean cosine, min  each embedding against that of float32; 1 is the same direction
+  bar               the least mean cosine with which the demo passes
   ranks             Spearman correlation of all pairwise similarities with those of float32
   same nearest      sentences whose most similar sentence is the one that float32 finds"""
 
