@@ -47,7 +47,7 @@ impl PairSum {
     pub fn push(&mut self, mut value: f32) {
         let mut bit = 0;
         while self.count >> bit & 1 == 1 {
-            value = self.level[bit] + value;
+            value += self.level[bit];
             bit += 1;
         }
         self.level[bit] = value;
@@ -82,14 +82,15 @@ pub fn inverse_rms(square_sum: f32, cols: usize, eps: f32) -> f32 {
     super::dtype::canonical(1.0 / (square_sum / cols as f32 + eps).sqrt())
 }
 
-/// exp on [−87, 88], clamped outside, within 1 ulp; NaN stays NaN.
+/// exp on [−87, 88], clamped outside, within 1 ulp; NaN stays NaN. The constants are written as the contract writes them.
 #[inline]
+#[allow(clippy::excessive_precision, clippy::approx_constant)]
 pub fn exp(z: f32) -> f32 {
     let z = min(max(z, -87.0), 88.0);
-    let n = (z * 1.442_695_04_f32).round_ties_even();
-    let r = fma(n, 2.121_944_4e-4, fma(n, -0.693_359_375, z));
-    let mut q = 1.987_569_15e-4_f32;
-    for c in [1.398_199_95e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 5.000_000_1e-1] {
+    let n = (z * 1.44269504).round_ties_even();
+    let r = fma(n, 2.12194440e-4, fma(n, -0.693359375, z));
+    let mut q = 1.9875691500e-4f32;
+    for c in [1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 5.0000001201e-1] {
         q = fma(q, r, c);
     }
     let e = fma(q, r * r, r) + 1.0;
@@ -143,7 +144,8 @@ mod tests {
     #[test]
     fn pair_sum_is_the_padded_tree() {
         for n in 0..70usize {
-            let leaves: Vec<f32> = (0..n).map(|i| (i as f32 + 0.1).sqrt() * 1e3f32.powi(i as i32 % 3)).collect();
+            let leaves: Vec<f32> =
+                (0..n).map(|i| (i as f32 + 0.1).sqrt() * 1e3f32.powi(i as i32 % 3)).collect();
             let mut level = leaves.clone();
             level.resize(n.next_power_of_two().max(1), 0.0);
             while level.len() > 1 {

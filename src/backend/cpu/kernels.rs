@@ -61,6 +61,9 @@ impl Isa {
     }
 }
 
+/// Blocks → codes and scales, see [`Kernels::quantize`].
+pub type QuantizeBlocks = unsafe fn(&[f32], &Encode, ScaleRule, codes: &mut [u8], scales: &mut [u8]) -> u32;
+
 /// The table. All lengths in values; `x` and `out` have the same length unless said otherwise.
 ///
 /// Entries are `unsafe fn`: a table of an instruction set may only be called where [`Isa::available`] holds, which
@@ -76,7 +79,7 @@ pub struct Kernels {
     /// max(amax, largest finite |x|).
     pub finite_amax: unsafe fn(f32, &[f32]) -> f32,
     /// Quantizes whole blocks: `codes` has len / 2 bytes, `scales` len / 16. Returns the or of `block::FLAG_*`.
-    pub quantize: unsafe fn(&[f32], &Encode, ScaleRule, codes: &mut [u8], scales: &mut [u8]) -> u32,
+    pub quantize: QuantizeBlocks,
     /// Values of whole blocks: (e2m1 · e4m3) · decode scale, NaN canonical.
     pub dequantize: unsafe fn(codes: &[u8], scales: &[u8], decode_scale: f32, out: &mut [f32]),
     /// out[j] = Σ x² of block j in index order by fma; out has len / 16 entries.

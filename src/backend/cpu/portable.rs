@@ -45,7 +45,13 @@ pub unsafe fn finite_amax(amax: f32, x: &[f32]) -> f32 {
     x.iter().filter(|v| v.is_finite()).fold(amax, |m, v| m.max(v.abs()))
 }
 
-pub unsafe fn quantize(x: &[f32], encode: &Encode, rule: ScaleRule, codes: &mut [u8], scales: &mut [u8]) -> u32 {
+pub unsafe fn quantize(
+    x: &[f32],
+    encode: &Encode,
+    rule: ScaleRule,
+    codes: &mut [u8],
+    scales: &mut [u8],
+) -> u32 {
     let mut flags = 0;
     let (blocks, _) = x.as_chunks::<BLOCK>();
     for ((x, codes), scale) in blocks.iter().zip(codes.chunks_exact_mut(BLOCK / 2)).zip(scales) {

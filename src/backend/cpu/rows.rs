@@ -32,7 +32,14 @@ pub unsafe fn run(cpu: &Cpu, p: &QuantizeProblem) {
         Producer::Gated { src, interleaved, activation } => drive(
             cpu,
             p,
-            &GatedSource { groups: p.groups, cols: p.cols, src, interleaved, activation, activated: p.activated },
+            &GatedSource {
+                groups: p.groups,
+                cols: p.cols,
+                src,
+                interleaved,
+                activation,
+                activated: p.activated,
+            },
         ),
     }
 }
@@ -202,7 +209,8 @@ impl<S: Source> Pass<'_, S> {
     /// Quantizes a row that `row_amax` left in the cache.
     fn write_cached(&self, out: &QuantOut, span: &Span, r: usize, encode: &Encode, scratch: &Scratch) {
         // SAFETY: the outputs cover the row.
-        let flags = unsafe { write_values(self.kernels(), out, span, r, encode, &scratch.row[..self.p.cols]) };
+        let flags =
+            unsafe { write_values(self.kernels(), out, span, r, encode, &scratch.row[..self.p.cols]) };
         self.cpu.faults.raise(fault_bits(flags));
     }
 }

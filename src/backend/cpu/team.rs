@@ -98,7 +98,9 @@ impl Team {
         }
         // SAFETY: only the lifetime changes; `Finish` keeps this frame until every worker has left the loop.
         let call = unsafe {
-            std::mem::transmute::<*const (dyn Fn(usize) + Sync), *const (dyn Fn(usize) + Sync + 'static)>(body)
+            std::mem::transmute::<*const (dyn Fn(usize) + Sync), *const (dyn Fn(usize) + Sync + 'static)>(
+                body,
+            )
         };
         {
             let mut state = lock(&self.shared.state);
@@ -166,7 +168,8 @@ fn work(shared: &Shared) {
         drop(state);
         // SAFETY: `active` was raised while the body was posted, so its owner waits for this worker.
         let call = unsafe { &*body.call };
-        let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| shared.drain(body.count, call)));
+        let outcome =
+            std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| shared.drain(body.count, call)));
         state = lock(&shared.state);
         state.panicked |= outcome.is_err();
         state.active -= 1;
