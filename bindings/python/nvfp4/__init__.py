@@ -12,7 +12,7 @@ from .context import (
     status_name, version, version_string,
 )
 from .enums import (
-    Activation, Backend, CaptureMode, DType, FaultFlags, Feature, GemmFlags, Grouping, Isa, ScaleLayout, ScaleRule, Scope, Status,
+    Activation, Backend, CaptureMode, DType, FaultFlags, Feature, GemmFlags, Grouping, Isa, LogLevel, ScaleLayout, ScaleRule, Scope, Status,
     WeightsSource,
 )
 from .errors import (

@@ -364,7 +364,7 @@ class nvfp4_weights_export_args(Sized):
     ]
 
 
-class nvfp4_weights_info(Sized):
+class nvfp4_weights_shape(Sized):
     _fields_ = [
         ("struct_size", c_size_t),
         ("groups", c_int64),
@@ -425,8 +425,8 @@ def _query(args: type[ctypes.Structure]) -> tuple[Any, list[Any]]:
 
 #: Function -> (result, arguments), in the header's order.
 PROTOTYPES: dict[str, tuple[Any, list[Any]]] = {
-    "nvfp4_version_string": (c_char_p, []),
     "nvfp4_version": (c_uint32, []),
+    "nvfp4_version_string": (c_char_p, []),
     "nvfp4_abi_version": (c_uint32, []),
     "nvfp4_status_name": (c_char_p, [c_int32]),
     "nvfp4_last_message": (c_char_p, []),
@@ -492,7 +492,7 @@ PROTOTYPES: dict[str, tuple[Any, list[Any]]] = {
         [_ctx, POINTER(nvfp4_weights_prepare_args), nvfp4_stream, POINTER(nvfp4_weights)],
     ),
     "nvfp4_weights_export": _operation(nvfp4_weights_export_args),
-    "nvfp4_weights_info": (_status, [nvfp4_weights, POINTER(nvfp4_weights_info)]),
+    "nvfp4_weights_info": (_status, [nvfp4_weights, POINTER(nvfp4_weights_shape)]),
     "nvfp4_weights_destroy": (_status, [nvfp4_weights]),
     "nvfp4_grouped_gemm": _operation(nvfp4_grouped_gemm_args),
     "nvfp4_grouped_gemm_workspace_size": _query(nvfp4_grouped_gemm_args),
@@ -515,5 +515,5 @@ PROTOTYPES["nvfp4_api"] = (POINTER(nvfp4_api_table), [c_uint32])
 STRUCTS: dict[str, type[ctypes.Structure]] = {
     name: value
     for name, value in list(globals().items())
-    if name.startswith("nvfp4_") and isinstance(value, type) and issubclass(value, ctypes.Structure)
+    if isinstance(value, type) and issubclass(value, ctypes.Structure) and name == value.__name__ != "Sized"
 }

@@ -213,11 +213,11 @@ class Call:
         raw.scale_layout, raw.scope = given.scale_layout, given.scope
         split = _split(groups) if shared else None
         codes = matrix(f"{argument}.codes", self.look(f"{argument}.codes", given.codes, CODES), split)
-        rows, cols = codes.rows, codes.cols * 2
+        rows, cols, stored = codes.rows, codes.cols * 2, groups
         if split is not None and codes.group_stride == 0:
-            rows, groups = split[1], None
+            rows, stored = split[1], None
         raw.codes, raw.codes_row_stride = codes.pointer, codes.row_stride
-        needed = scales_size(rows, cols, scale_layout=given.scale_layout, groups=groups)
+        needed = scales_size(rows, cols, scale_layout=given.scale_layout, groups=stored)
         self.scales(raw, f"{argument}.scales", given.scales, rows, cols, needed)
         if given.decode_scales is not None:
             count = scope_size(given.scope, rows, groups)

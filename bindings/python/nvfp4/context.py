@@ -12,7 +12,7 @@ from typing import Any
 from . import _abi
 from ._library import library
 from .arrays import Array, view
-from .enums import Backend, FaultFlags, Feature, Isa
+from .enums import Backend, FaultFlags, Isa, LogLevel
 from .errors import InvalidArgumentError
 from .handles import Handle, create
 
@@ -102,10 +102,10 @@ def _log(level: int, message: bytes | None, _user_data: Any) -> None:
         function(level, (message or b"").decode("utf-8", "replace"))
 
 
-def set_log_callback(callback: Callable[[int, str], None] | None, level: int = 1) -> None:
-    """Sends the library's messages up to `level` (0 error, 1 warning, 2 info) to callback(level, message); None: off.
+def set_log_callback(callback: Callable[[int, str], None] | None, level: int = LogLevel.WARNING) -> None:
+    """Sends the library's messages up to `level` (a LogLevel) to callback(level, message); None: off.
 
-    It is called from any thread. One callback a process.
+    It is called on the thread that caused the message, and must not call this function. One callback a process.
     """
     global _log_function
     null = ctypes.cast(None, _abi.nvfp4_log_callback)

@@ -132,6 +132,14 @@ class CaptureMode(IntEnum):
     RELAXED = 2
 
 
+class LogLevel(IntEnum):
+    """Severity of a log message."""
+
+    ERROR = 0
+    WARNING = 1
+    INFO = 2
+
+
 #: Prefix of the header's constants -> their class. The zero of a flags class (NONE) is not in the header.
 PREFIXES: dict[str, type[IntEnum] | type[IntFlag]] = {
     "NVFP4_STATUS_": Status,
@@ -148,4 +156,5 @@ PREFIXES: dict[str, type[IntEnum] | type[IntFlag]] = {
     "NVFP4_FEATURE_": Feature,
     "NVFP4_FAULT_": FaultFlags,
     "NVFP4_CAPTURE_MODE_": CaptureMode,
+    "NVFP4_LOG_LEVEL_": LogLevel,
 }

@@ -1,4 +1,4 @@
-"""What all handles share: closing, context management, and destruction at the latest when Python ends."""
+"""What all handles share: closing, context management, and destruction when unused, at the latest when Python ends."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from ._library import library
-from .errors import InvalidHandleError
+from .errors import ForkedError, InvalidHandleError
 
 H = TypeVar("H", bound="Handle")
 
@@ -39,8 +39,16 @@ class Handle:
         return not self._finalizer.alive
 
     def close(self) -> None:
-        """Destroys the handle. Work that was submitted with it still completes."""
-        self._finalizer()
+        """Destroys the handle. Work that was submitted with it still completes. Refused for a stream that captures."""
+        if self._finalizer.detach() is None:
+            return
+        try:
+            library().call(f"nvfp4_{self.kind}_destroy", self._value)
+        except (ForkedError, InvalidHandleError):
+            pass  # not this process's to destroy, or destroyed by someone else
+        except BaseException:
+            self._finalizer = weakref.finalize(self, _destroy, f"nvfp4_{self.kind}_destroy", self._value)
+            raise
 
     def __enter__(self: H) -> H:
         self.handle

@@ -124,7 +124,7 @@ class Weights(Handle):
 
     @property
     def info(self) -> WeightsInfo:
-        raw = _abi.nvfp4_weights_info()
+        raw = _abi.nvfp4_weights_shape()
         library().call("nvfp4_weights_info", self.handle, ctypes.byref(raw))
         return WeightsInfo(raw.groups, raw.rows, raw.cols, bool(raw.gate_up), raw.storage_size)
 
