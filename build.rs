@@ -51,7 +51,8 @@ fn main() {
     }
     let mut header = Vec::new();
     builder.generate().expect("cbindgen reads the C surface").write(&mut header);
-    let header = tidy_comments(&String::from_utf8(header).expect("the header is UTF-8"));
+    let header = String::from_utf8(header).expect("the header is UTF-8");
+    let header = group_constants(&tidy_comments(&header));
 
     let list = fs::read_to_string(source.join("ffi/api_table.txt")).expect("api_table.txt is readable");
     let names: Vec<&str> = list.lines().filter(|l| !l.is_empty() && !l.starts_with('#')).collect();
@@ -91,6 +92,46 @@ fn tidy_comments(header: &str) -> String {
         }
     }
     out
+}
+
+/// Moves the values of an enumeration behind its type: cbindgen lists all constants in one place.
+fn group_constants(header: &str) -> String {
+    let lines: Vec<&str> = header.lines().collect();
+    let is_value = |line: &str| line.starts_with("#define NVFP4_") && line.split(' ').count() == 3;
+    let types: Vec<String> = lines.iter().filter_map(|line| enumeration(line)).collect();
+    let owner = |line: &str| types.iter().position(|prefix| line[8..].starts_with(prefix.as_str()));
+    let mut values = vec![String::new(); types.len()];
+    let mut rest: Vec<&str> = Vec::new();
+    for line in lines {
+        match Some(line).filter(|l| is_value(l)).and_then(owner) {
+            Some(of) => {
+                let start =
+                    rest.iter().rposition(|l| l.starts_with("/**")).expect("constants are documented");
+                for doc in rest.drain(start..) {
+                    values[of].push_str(&format!("{doc}\n"));
+                }
+                values[of].push_str(&format!("{line}\n"));
+            }
+            None if line.is_empty() && rest.last().is_some_and(|l| l.is_empty()) => {}
+            None => rest.push(line),
+        }
+    }
+    let mut out = String::new();
+    for line in rest {
+        out.push_str(&format!("{line}\n"));
+        if let Some(prefix) = enumeration(line) {
+            let of = types.iter().position(|t| *t == prefix).expect("collected above");
+            out.push_str(&values[of]);
+        }
+    }
+    out
+}
+
+/// The prefix of an enumeration's values, from the line of its type.
+fn enumeration(line: &str) -> Option<String> {
+    let name = line.strip_prefix("typedef uint32_t ").or(line.strip_prefix("typedef int32_t "))?;
+    let name = name.strip_suffix(';')?.to_uppercase();
+    Some(format!("{}_", name.strip_suffix("_FLAGS").unwrap_or(&name)))
 }
 
 /// The prototypes of a header: (return type, name, parameters).

@@ -20,7 +20,6 @@
  *  - Faults that only the device can see (bad group ends, NaN, saturation) set the context's sticky fault word.
  */
 
-
 #ifndef NVFP4_H
 #define NVFP4_H
 
@@ -71,9 +70,43 @@ typedef struct nvfp4_weights nvfp4_weights;
 
 /** The result of a call. `NVFP4_STATUS_SUCCESS` is 0; every other value left the outputs untouched. */
 typedef int32_t nvfp4_status;
+/** The call did what it says. */
+#define NVFP4_STATUS_SUCCESS 0
+/** An argument breaks a rule of its documentation; the message names it. */
+#define NVFP4_STATUS_INVALID_ARGUMENT 1
+/** A handle is NULL, destroyed, of another kind, of another context, or was never one. */
+#define NVFP4_STATUS_INVALID_HANDLE 2
+/** The arguments are legal, but this build has no path for them; the message says what is missing. */
+#define NVFP4_STATUS_UNSUPPORTED 3
+/** The library holds no kernel image for this GPU, or the device does not exist. */
+#define NVFP4_STATUS_UNSUPPORTED_DEVICE 4
+/** The GPU driver is missing or too old. */
+#define NVFP4_STATUS_UNSUPPORTED_DRIVER 5
+/** Host or device memory could not be allocated. */
+#define NVFP4_STATUS_OUT_OF_MEMORY 6
+/** The call needs a kernel that `nvfp4_prepare` has not loaded, or a graph that was not instantiated. */
+#define NVFP4_STATUS_NOT_PREPARED 7
+/** The call is not allowed in the stream's capture state. */
+#define NVFP4_STATUS_CAPTURE 8
+/** The driver reported an error. */
+#define NVFP4_STATUS_DEVICE_ERROR 9
+/** An earlier error left the device context unusable; destroy the context. */
+#define NVFP4_STATUS_DEVICE_POISONED 10
+/** The handle was made before a fork; create a context in the child process. */
+#define NVFP4_STATUS_FORKED 11
+/** The workspace is smaller than its query said. */
+#define NVFP4_STATUS_WORKSPACE_TOO_SMALL 12
+/** A fault inside the library; the message holds its text. */
+#define NVFP4_STATUS_INTERNAL 13
 
 /** Severity of a log message: 0 error, 1 warning, 2 information. */
 typedef int32_t nvfp4_log_level;
+/** A call failed; the message is that of nvfp4_last_message. */
+#define NVFP4_LOG_LEVEL_ERROR 0
+/** Something works, but not as well as it could. */
+#define NVFP4_LOG_LEVEL_WARNING 1
+/** What was chosen and why. */
+#define NVFP4_LOG_LEVEL_INFO 2
 
 /**
  * Receives log messages, on the thread that caused them. The message is valid during the call only. It must not call
@@ -83,9 +116,21 @@ typedef void (*nvfp4_log_callback)(nvfp4_log_level level, const char *message, v
 
 /** Where the work of a context is carried out. */
 typedef uint32_t nvfp4_backend;
+/** This processor; pointers are host memory. */
+#define NVFP4_BACKEND_CPU 0
+/** An NVIDIA GPU. */
+#define NVFP4_BACKEND_CUDA 1
 
 /** Instruction set of a CPU context. Results do not depend on it. */
 typedef uint32_t nvfp4_isa;
+/** The best that the processor has. */
+#define NVFP4_ISA_BEST 0
+/** Plain code, the reference. */
+#define NVFP4_ISA_PORTABLE 1
+/** AVX2 with FMA and F16C. */
+#define NVFP4_ISA_AVX2 2
+/** AVX-512 F, BW, DQ, VL and VNNI. */
+#define NVFP4_ISA_AVX512 3
 
 /** What nvfp4_backend_query and nvfp4_context_info tell. */
 typedef struct nvfp4_backend_info {
@@ -123,6 +168,14 @@ typedef struct nvfp4_context_options {
 
 /** Bits of the fault word. They are sticky: set by work on any stream, cleared by nvfp4_context_clear_faults. */
 typedef uint32_t nvfp4_fault_flags;
+/** A group's end or count was out of order or out of bounds, and was clamped. */
+#define NVFP4_FAULT_BAD_GROUP 1
+/** A static decode scale was not finite or not above 0; its values read as NaN. */
+#define NVFP4_FAULT_BAD_DECODE_SCALE 2
+/** A quantizer met a NaN or an infinity; that block reads as NaN. */
+#define NVFP4_FAULT_NON_FINITE 4
+/** A block scale saturated: the static decode scale is too small for the data. */
+#define NVFP4_FAULT_SATURATED 8
 
 /** The fault word of a context. */
 typedef struct nvfp4_faults {
@@ -154,6 +207,14 @@ typedef struct nvfp4_pool_stats {
 
 /** Something a context may be able to do. */
 typedef uint32_t nvfp4_feature;
+/** Graph capture and replay. */
+#define NVFP4_FEATURE_GRAPH 1
+/** Every product gives batch-invariant bits, flag or not. */
+#define NVFP4_FEATURE_ALWAYS_BATCH_INVARIANT 2
+/** Programmatic dependent launch. */
+#define NVFP4_FEATURE_DEPENDENT_LAUNCH 3
+/** Block-scaled FP4 tensor cores used by the products. */
+#define NVFP4_FEATURE_NATIVE_FP4 4
 
 /** Arguments of nvfp4_prepare. */
 typedef struct nvfp4_prepare_args {
@@ -165,12 +226,34 @@ typedef struct nvfp4_prepare_args {
 
 /** What may disturb a capture, as in cudaStreamBeginCapture. The CPU backend treats all three alike. */
 typedef uint32_t nvfp4_capture_mode;
+/** Unsafe calls of any thread are errors. */
+#define NVFP4_CAPTURE_MODE_GLOBAL 0
+/** Unsafe calls of this thread are errors. */
+#define NVFP4_CAPTURE_MODE_THREAD_LOCAL 1
+/** No calls are errors for the capture's sake. */
+#define NVFP4_CAPTURE_MODE_RELAXED 2
 
 /** Type of the values of a tensor. */
 typedef uint32_t nvfp4_dtype;
+/** bfloat16. */
+#define NVFP4_DTYPE_BF16 0
+/** IEEE binary16. */
+#define NVFP4_DTYPE_F16 1
+/** IEEE binary32. */
+#define NVFP4_DTYPE_F32 2
+/** E2M1 codes with E4M3 block scales; only where an argument says so. */
+#define NVFP4_DTYPE_NVFP4 3
 
 /** How rows are split into groups (experts). */
 typedef uint32_t nvfp4_grouping;
+/** One tensor; count, ends, counts and max_tokens must be 0. */
+#define NVFP4_GROUPING_NONE 0
+/** Groups one after another, split by `ends`. */
+#define NVFP4_GROUPING_ENDS 1
+/** [count, max_tokens] rows of which group e uses the first counts[e]. */
+#define NVFP4_GROUPING_MASKED 2
+/** [count, max_tokens] rows, all used; group strides are arguments of their own. */
+#define NVFP4_GROUPING_STRIDED 3
 
 /**
  * The split of rows into groups. Entries of `ends` and `counts` that are out of order or out of bounds are clamped
@@ -192,12 +275,30 @@ typedef struct nvfp4_groups {
 
 /** Order of the E4M3 block scales in memory (docs/numerics.md, "Scale layouts"). */
 typedef uint32_t nvfp4_scale_layout;
+/** [rows, K/16], row-major. */
+#define NVFP4_SCALE_LAYOUT_LINEAR 0
+/** 512-byte tiles of 128 rows by 4 columns (cuBLASLt, CUTLASS, tcgen05). */
+#define NVFP4_SCALE_LAYOUT_TILED_128X4 1
+/** 32-byte tiles of 8 rows by 4 columns. */
+#define NVFP4_SCALE_LAYOUT_TILED_8X4 2
 
 /** How a block scale is chosen. */
 typedef uint32_t nvfp4_scale_rule;
+/** From the block's largest magnitude. */
+#define NVFP4_SCALE_RULE_AMAX 0
+/** AMAX or 1.5 times it, whichever has the smaller squared error. */
+#define NVFP4_SCALE_RULE_FOUR_OVER_SIX 1
+/** AMAX or one of the 14 neighbouring codes, whichever has the smallest squared error. */
+#define NVFP4_SCALE_RULE_MIN_MSE 2
 
 /** Which values share one FP32 decode scale. */
 typedef uint32_t nvfp4_scope;
+/** All rows: decode scale array of 1. */
+#define NVFP4_SCOPE_TENSOR 0
+/** The rows of a group: array of groups.count. */
+#define NVFP4_SCOPE_GROUP 1
+/** Each row: array of one per logical row, used or not. */
+#define NVFP4_SCOPE_ROW 2
 
 /**
  * An NVFP4 output: where codes, block scales and decode scales go, and how they are found.
@@ -426,6 +527,12 @@ typedef struct nvfp4_hc_rmsnorm_quantize_args {
 
 /** An activation function. */
 typedef uint32_t nvfp4_activation;
+/** None. */
+#define NVFP4_ACTIVATION_NONE 0
+/** gate / (1 + exp(-alpha * gate)) * (up + beta), with optional clamps. */
+#define NVFP4_ACTIVATION_SWIGLU 1
+/** max(x, 0) squared. */
+#define NVFP4_ACTIVATION_RELU2 2
 
 /** Arguments of nvfp4_swiglu_quantize. */
 typedef struct nvfp4_swiglu_quantize_args {
@@ -578,6 +685,10 @@ typedef struct nvfp4_group_ends_args {
 
 /** What weights are made from. */
 typedef uint32_t nvfp4_weights_source;
+/** Canonical NVFP4 codes, block scales and decode scales. */
+#define NVFP4_WEIGHTS_SOURCE_CODES 0
+/** BF16, F16 or F32 values, quantized on the way. */
+#define NVFP4_WEIGHTS_SOURCE_VALUES 1
 
 /** Arguments of nvfp4_weights_prepare and nvfp4_weights_storage_size (which reads the shape alone). */
 typedef struct nvfp4_weights_prepare_args {
@@ -666,6 +777,10 @@ typedef struct nvfp4_weights_shape {
 
 /** Flags of a product. */
 typedef uint32_t nvfp4_gemm_flags;
+/** out = round(v + old out); value outputs without an activation. */
+#define NVFP4_GEMM_ACCUMULATE 1
+/** A row's bits depend on its own values and its group's weights alone. */
+#define NVFP4_GEMM_BATCH_INVARIANT 2
 
 /**
  * Arguments of nvfp4_grouped_gemm and nvfp4_gemm: out = epilogue((a * weights^T) * decode scales + bias).
@@ -733,180 +848,6 @@ typedef struct nvfp4_grouped_gemm_args {
 
 /** Arguments of nvfp4_gemm: those of the grouped product with groups all zero and weights of one group. */
 typedef struct nvfp4_grouped_gemm_args nvfp4_gemm_args;
-
-/** The call did what it says. */
-#define NVFP4_STATUS_SUCCESS 0
-
-/** An argument breaks a rule of its documentation; the message names it. */
-#define NVFP4_STATUS_INVALID_ARGUMENT 1
-
-/** A handle is NULL, destroyed, of another kind, of another context, or was never one. */
-#define NVFP4_STATUS_INVALID_HANDLE 2
-
-/** The arguments are legal, but this build has no path for them; the message says what is missing. */
-#define NVFP4_STATUS_UNSUPPORTED 3
-
-/** The library holds no kernel image for this GPU, or the device does not exist. */
-#define NVFP4_STATUS_UNSUPPORTED_DEVICE 4
-
-/** The GPU driver is missing or too old. */
-#define NVFP4_STATUS_UNSUPPORTED_DRIVER 5
-
-/** Host or device memory could not be allocated. */
-#define NVFP4_STATUS_OUT_OF_MEMORY 6
-
-/** The call needs a kernel that `nvfp4_prepare` has not loaded, or a graph that was not instantiated. */
-#define NVFP4_STATUS_NOT_PREPARED 7
-
-/** The call is not allowed in the stream's capture state. */
-#define NVFP4_STATUS_CAPTURE 8
-
-/** The driver reported an error. */
-#define NVFP4_STATUS_DEVICE_ERROR 9
-
-/** An earlier error left the device context unusable; destroy the context. */
-#define NVFP4_STATUS_DEVICE_POISONED 10
-
-/** The handle was made before a fork; create a context in the child process. */
-#define NVFP4_STATUS_FORKED 11
-
-/** The workspace is smaller than its query said. */
-#define NVFP4_STATUS_WORKSPACE_TOO_SMALL 12
-
-/** A fault inside the library; the message holds its text. */
-#define NVFP4_STATUS_INTERNAL 13
-
-/** bfloat16. */
-#define NVFP4_DTYPE_BF16 0
-
-/** IEEE binary16. */
-#define NVFP4_DTYPE_F16 1
-
-/** IEEE binary32. */
-#define NVFP4_DTYPE_F32 2
-
-/** E2M1 codes with E4M3 block scales; only where an argument says so. */
-#define NVFP4_DTYPE_NVFP4 3
-
-/** [rows, K/16], row-major. */
-#define NVFP4_SCALE_LAYOUT_LINEAR 0
-
-/** 512-byte tiles of 128 rows by 4 columns (cuBLASLt, CUTLASS, tcgen05). */
-#define NVFP4_SCALE_LAYOUT_TILED_128X4 1
-
-/** 32-byte tiles of 8 rows by 4 columns. */
-#define NVFP4_SCALE_LAYOUT_TILED_8X4 2
-
-/** From the block's largest magnitude. */
-#define NVFP4_SCALE_RULE_AMAX 0
-
-/** AMAX or 1.5 times it, whichever has the smaller squared error. */
-#define NVFP4_SCALE_RULE_FOUR_OVER_SIX 1
-
-/** AMAX or one of the 14 neighbouring codes, whichever has the smallest squared error. */
-#define NVFP4_SCALE_RULE_MIN_MSE 2
-
-/** All rows: decode scale array of 1. */
-#define NVFP4_SCOPE_TENSOR 0
-
-/** The rows of a group: array of groups.count. */
-#define NVFP4_SCOPE_GROUP 1
-
-/** Each row: array of one per logical row, used or not. */
-#define NVFP4_SCOPE_ROW 2
-
-/** One tensor; count, ends, counts and max_tokens must be 0. */
-#define NVFP4_GROUPING_NONE 0
-
-/** Groups one after another, split by `ends`. */
-#define NVFP4_GROUPING_ENDS 1
-
-/** [count, max_tokens] rows of which group e uses the first counts[e]. */
-#define NVFP4_GROUPING_MASKED 2
-
-/** [count, max_tokens] rows, all used; group strides are arguments of their own. */
-#define NVFP4_GROUPING_STRIDED 3
-
-/** None. */
-#define NVFP4_ACTIVATION_NONE 0
-
-/** gate / (1 + exp(-alpha * gate)) * (up + beta), with optional clamps. */
-#define NVFP4_ACTIVATION_SWIGLU 1
-
-/** max(x, 0) squared. */
-#define NVFP4_ACTIVATION_RELU2 2
-
-/** This processor; pointers are host memory. */
-#define NVFP4_BACKEND_CPU 0
-
-/** An NVIDIA GPU. */
-#define NVFP4_BACKEND_CUDA 1
-
-/** The best that the processor has. */
-#define NVFP4_ISA_BEST 0
-
-/** Plain code, the reference. */
-#define NVFP4_ISA_PORTABLE 1
-
-/** AVX2 with FMA and F16C. */
-#define NVFP4_ISA_AVX2 2
-
-/** AVX-512 F, BW, DQ, VL and VNNI. */
-#define NVFP4_ISA_AVX512 3
-
-/** Graph capture and replay. */
-#define NVFP4_FEATURE_GRAPH 1
-
-/** Every product gives batch-invariant bits, flag or not. */
-#define NVFP4_FEATURE_ALWAYS_BATCH_INVARIANT 2
-
-/** Programmatic dependent launch. */
-#define NVFP4_FEATURE_DEPENDENT_LAUNCH 3
-
-/** Block-scaled FP4 tensor cores used by the products. */
-#define NVFP4_FEATURE_NATIVE_FP4 4
-
-/** A group's end or count was out of order or out of bounds, and was clamped. */
-#define NVFP4_FAULT_BAD_GROUP 1
-
-/** A static decode scale was not finite or not above 0; its values read as NaN. */
-#define NVFP4_FAULT_BAD_DECODE_SCALE 2
-
-/** A quantizer met a NaN or an infinity; that block reads as NaN. */
-#define NVFP4_FAULT_NON_FINITE 4
-
-/** A block scale saturated: the static decode scale is too small for the data. */
-#define NVFP4_FAULT_SATURATED 8
-
-/** Unsafe calls of any thread are errors. */
-#define NVFP4_CAPTURE_MODE_GLOBAL 0
-
-/** Unsafe calls of this thread are errors. */
-#define NVFP4_CAPTURE_MODE_THREAD_LOCAL 1
-
-/** No calls are errors for the capture's sake. */
-#define NVFP4_CAPTURE_MODE_RELAXED 2
-
-/** Canonical NVFP4 codes, block scales and decode scales. */
-#define NVFP4_WEIGHTS_SOURCE_CODES 0
-
-/** BF16, F16 or F32 values, quantized on the way. */
-#define NVFP4_WEIGHTS_SOURCE_VALUES 1
-
-/** out = round(v + old out); value outputs without an activation. */
-#define NVFP4_GEMM_ACCUMULATE 1
-
-/** A row's bits depend on its own values and its group's weights alone. */
-#define NVFP4_GEMM_BATCH_INVARIANT 2
-
-/** A call failed; the message is that of nvfp4_last_message. */
-#define NVFP4_LOG_LEVEL_ERROR 0
-
-/** Something works, but not as well as it could. */
-#define NVFP4_LOG_LEVEL_WARNING 1
-
-/** What was chosen and why. */
-#define NVFP4_LOG_LEVEL_INFO 2
 
 #ifdef __cplusplus
 extern "C" {
