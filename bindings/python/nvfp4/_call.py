@@ -171,11 +171,7 @@ class Call:
     ) -> Quantized:
         """Fills the struct of an NVFP4 output, making what was not given. `lead`: the shape of codes but for the columns."""
         raw.scale_layout, raw.scale_rule, raw.scope = scale_layout, scale_rule, scope
-        stride = 0
-        if scales is not None and scale_layout == ScaleLayout.LINEAR:
-            found = self.look("scales", scales, SCALES, written=True)
-            stride = matrix("scales", found).row_stride
-        needed = scales_size(rows, cols, scale_layout=scale_layout, scales_row_stride=stride, groups=groups)
+        needed = scales_size(rows, cols, scale_layout=scale_layout, groups=groups)
         # Rows of no group are not written: nothing undefined is handed out.
         unused = groups is not None and groups.grouping in (Grouping.ENDS, Grouping.MASKED)
         if codes is None:
