@@ -16,7 +16,8 @@ const BASELINE: &str = "tests/abi/baseline.txt";
 fn facts() -> Vec<String> {
     let header = native::header::parse();
     let mut body = String::new();
-    let mut say = |format: &str, arguments: &str| writeln!(body, "  printf(\"{format}\\n\"{arguments});").unwrap();
+    let mut say =
+        |format: &str, arguments: &str| writeln!(body, "  printf(\"{format}\\n\"{arguments});").unwrap();
     // The release's own numbers change with every release.
     for c in header.constants.iter().filter(|c| !c.name.starts_with("NVFP4_VERSION_")) {
         say(&format!("constant {} = %lld", c.name), &format!(", (long long)({})", c.name));
@@ -27,10 +28,8 @@ fn facts() -> Vec<String> {
     for s in header.structs.iter().filter(|s| !s.fields.is_empty()) {
         say(&format!("struct {}: %zu bytes", s.name), &format!(", sizeof(struct {})", s.name));
         for f in &s.fields {
-            let arguments = format!(
-                ", offsetof(struct {0}, {1}), sizeof(((struct {0} *)0)->{1})",
-                s.name, f.name
-            );
+            let arguments =
+                format!(", offsetof(struct {0}, {1}), sizeof(((struct {0} *)0)->{1})", s.name, f.name);
             say(&format!("field {} + %zu: {}, %zu bytes", s.name, f.declaration), &arguments);
         }
     }
@@ -38,7 +37,8 @@ fn facts() -> Vec<String> {
         say(&format!("function {}", f.prototype), "");
     }
     let file = native::scratch().join("facts.c");
-    let program = format!("#include <nvfp4.h>\n#include <stdio.h>\nint main(void) {{\n{body}  return 0;\n}}\n");
+    let program =
+        format!("#include <nvfp4.h>\n#include <stdio.h>\nint main(void) {{\n{body}  return 0;\n}}\n");
     std::fs::write(&file, program).expect("the scratch folder is writable");
     let output = Command::new(native::build(&file)).output().expect("the program runs");
     assert!(output.status.success());
@@ -108,7 +108,8 @@ fn the_baseline_is_current() {
     let facts = facts();
     if update() {
         let text = "# The binary interface as tests/abi.rs reads it from include/nvfp4.h. Rewritten by `./run header`.\n";
-        std::fs::write(native::root().join(BASELINE), format!("{text}{}\n", facts.join("\n"))).expect("writable");
+        std::fs::write(native::root().join(BASELINE), format!("{text}{}\n", facts.join("\n")))
+            .expect("writable");
         return;
     }
     let (old, wrong) = (baseline(), breaks(&baseline(), &facts));

@@ -2,6 +2,9 @@
 //!
 //! One test, so that nothing else runs in the process meanwhile.
 
+// Structs grow: what is left out is zero, also where nothing is left out today.
+#![allow(clippy::needless_update)]
+
 mod support;
 
 use std::alloc::{GlobalAlloc, Layout, System};
@@ -127,9 +130,11 @@ fn operations(library: &Library) -> Vec<Call> {
         };
     }
     let src = void(ROWS * COLS * 8);
-    for (name, scope) in
-        [("quantize tensor", NVFP4_SCOPE_TENSOR), ("quantize row", NVFP4_SCOPE_ROW), ("quantize group", NVFP4_SCOPE_GROUP)]
-    {
+    for (name, scope) in [
+        ("quantize tensor", NVFP4_SCOPE_TENSOR),
+        ("quantize row", NVFP4_SCOPE_ROW),
+        ("quantize group", NVFP4_SCOPE_GROUP),
+    ] {
         let groups = if scope == NVFP4_SCOPE_GROUP { grouped() } else { Default::default() };
         let args = args!(nvfp4_quantize_args { src, rows, cols, groups, out: quantized(scope) });
         // SAFETY: as above.
@@ -138,10 +143,18 @@ fn operations(library: &Library) -> Vec<Call> {
     let out = quantized(NVFP4_SCOPE_ROW);
     let plain = args!(nvfp4_quantize_args { src, rows, cols, out: out });
     call!("quantize transposed", nvfp4_quantize, nvfp4_quantize_args { transposed: 1, ..plain });
-    call!("quantize by error", nvfp4_quantize, nvfp4_quantize_args {
-        out: nvfp4_quantized { scale_rule: NVFP4_SCALE_RULE_MIN_MSE, scale_layout: NVFP4_SCALE_LAYOUT_TILED_128X4, ..out },
-        ..plain
-    });
+    call!(
+        "quantize by error",
+        nvfp4_quantize,
+        nvfp4_quantize_args {
+            out: nvfp4_quantized {
+                scale_rule: NVFP4_SCALE_RULE_MIN_MSE,
+                scale_layout: NVFP4_SCALE_LAYOUT_TILED_128X4,
+                ..out
+            },
+            ..plain
+        }
+    );
     query!("quantize_workspace_size", nvfp4_quantize_workspace_size, plain);
     let amax = args!(nvfp4_amax_scale_args { src, rows, cols, decode_scales: out.decode_scales });
     call!("amax_scale", nvfp4_amax_scale, amax);
@@ -153,30 +166,54 @@ fn operations(library: &Library) -> Vec<Call> {
         decode_scales: out.decode_scales,
         ..Default::default()
     };
-    call!("dequantize", nvfp4_dequantize, args!(nvfp4_dequantize_args { input, rows, cols, dst: void(ROWS * COLS * 2) }));
+    call!(
+        "dequantize",
+        nvfp4_dequantize,
+        args!(nvfp4_dequantize_args { input, rows, cols, dst: void(ROWS * COLS * 2) })
+    );
     let (weight, residual) = (void(COLS * 2), void(ROWS * COLS * 2));
     let norm = args!(nvfp4_rmsnorm_quantize_args { src, rows, cols, residual, weight, eps: 1e-6, out: out });
     call!("rmsnorm_quantize", nvfp4_rmsnorm_quantize, norm);
     query!("rmsnorm_quantize_workspace_size", nvfp4_rmsnorm_quantize_workspace_size, norm);
     let mix = memory(ROWS * 16).cast::<f32>();
-    let hyper = args!(nvfp4_hc_rmsnorm_quantize_args { streams: src, stream_count: 4, mix, rows, cols, weight, eps: 1e-6, out: out });
+    let hyper = args!(nvfp4_hc_rmsnorm_quantize_args {
+        streams: src,
+        stream_count: 4,
+        mix,
+        rows,
+        cols,
+        weight,
+        eps: 1e-6,
+        out: out
+    });
     call!("hc_rmsnorm_quantize", nvfp4_hc_rmsnorm_quantize, hyper);
     query!("hc_rmsnorm_quantize_workspace_size", nvfp4_hc_rmsnorm_quantize_workspace_size, hyper);
-    let gated = args!(nvfp4_swiglu_quantize_args { src, rows, width: cols, activation: NVFP4_ACTIVATION_SWIGLU, groups: grouped(), out: out });
+    let gated = args!(nvfp4_swiglu_quantize_args {
+        src,
+        rows,
+        width: cols,
+        activation: NVFP4_ACTIVATION_SWIGLU,
+        groups: grouped(),
+        out: out
+    });
     call!("swiglu_quantize", nvfp4_swiglu_quantize, gated);
     query!("swiglu_quantize_workspace_size", nvfp4_swiglu_quantize_workspace_size, gated);
-    call!("stage_moe_inputs", nvfp4_stage_moe_inputs, args!(nvfp4_stage_moe_inputs_args {
-        src,
-        tokens: rows,
-        hidden: cols,
-        codes: out.codes,
-        packed_scales: out.scales.cast(),
-        routes: 2,
-        topk_ids: memory(ROWS * 8).cast(),
-        topk_weights: memory(ROWS * 8).cast(),
-        staged_ids: memory(ROWS * 16).cast(),
-        staged_weights: memory(ROWS * 8).cast(),
-    }));
+    call!(
+        "stage_moe_inputs",
+        nvfp4_stage_moe_inputs,
+        args!(nvfp4_stage_moe_inputs_args {
+            src,
+            tokens: rows,
+            hidden: cols,
+            codes: out.codes,
+            packed_scales: out.scales.cast(),
+            routes: 2,
+            topk_ids: memory(ROWS * 8).cast(),
+            topk_weights: memory(ROWS * 8).cast(),
+            staged_ids: memory(ROWS * 16).cast(),
+            staged_weights: memory(ROWS * 8).cast(),
+        })
+    );
     let tiles = args!(nvfp4_tile_scales_args {
         linear: memory(ROWS * 16),
         tiled: memory(GROUPS * 128 * 16),
@@ -187,7 +224,13 @@ fn operations(library: &Library) -> Vec<Call> {
     });
     call!("tile_scales", nvfp4_tile_scales, tiles);
     call!("untile_scales", nvfp4_untile_scales, tiles);
-    let pairs = args!(nvfp4_interleave_gate_up_args { src, dst: void(ROWS * COLS), count: 1, half_rows: rows / 2, row_bytes: cols });
+    let pairs = args!(nvfp4_interleave_gate_up_args {
+        src,
+        dst: void(ROWS * COLS),
+        count: 1,
+        half_rows: rows / 2,
+        row_bytes: cols
+    });
     call!("interleave_gate_up", nvfp4_interleave_gate_up, pairs);
     call!("deinterleave_gate_up", nvfp4_deinterleave_gate_up, pairs);
     let (counts, ends) = (memory(64).cast(), memory(64).cast());
@@ -224,9 +267,13 @@ fn products(library: &Library, input: nvfp4_quantized_input, calls: &mut Vec<Cal
         decode_scales: memory(64).cast(),
     });
     // SAFETY: as above, here and below.
-    calls.push(("weights_export", Box::new(move || unsafe { nvfp4_weights_export(context, &export, stream) })));
+    calls.push((
+        "weights_export",
+        Box::new(move || unsafe { nvfp4_weights_export(context, &export, stream) }),
+    ));
     let plain = args!(nvfp4_grouped_gemm_args { rows, a: void(ROWS * COLS * 2), out: void(ROWS * N * 4) });
-    let coded = nvfp4_grouped_gemm_args { a: null_mut(), a_dtype: NVFP4_DTYPE_NVFP4, a_quantized: input, ..plain };
+    let coded =
+        nvfp4_grouped_gemm_args { a: null_mut(), a_dtype: NVFP4_DTYPE_NVFP4, a_quantized: input, ..plain };
     let gated = nvfp4_grouped_gemm_args {
         activation: NVFP4_ACTIVATION_SWIGLU,
         out: null_mut(),
@@ -238,7 +285,8 @@ fn products(library: &Library, input: nvfp4_quantized_input, calls: &mut Vec<Cal
         [("values", plain, 0), ("codes", coded, 0), ("codes to gated codes", gated, 1)]
     {
         let mut one = nvfp4_grouped_gemm_args { weights: weights(1, gate_up), ..args };
-        let mut many = nvfp4_grouped_gemm_args { weights: weights(GROUPS, gate_up), groups: grouped(), ..args };
+        let mut many =
+            nvfp4_grouped_gemm_args { weights: weights(GROUPS, gate_up), groups: grouped(), ..args };
         // SAFETY: as above.
         unsafe {
             check(nvfp4_gemm_workspace_size(context, &one, &mut one.workspace_size)).unwrap();
@@ -256,7 +304,12 @@ fn products(library: &Library, input: nvfp4_quantized_input, calls: &mut Vec<Cal
 fn handles(library: &Library) -> Vec<Call> {
     let (context, stream) = (library.context, library.stream);
     let (mut event, mut buffer, mut graph) = (null_mut(), null_mut(), null_mut());
-    let args = args!(nvfp4_quantize_args { src: void(ROWS * COLS * 2), rows: ROWS as i64, cols: COLS as i64, out: quantized(NVFP4_SCOPE_ROW) });
+    let args = args!(nvfp4_quantize_args {
+        src: void(ROWS * COLS * 2),
+        rows: ROWS as i64,
+        cols: COLS as i64,
+        out: quantized(NVFP4_SCOPE_ROW)
+    });
     // SAFETY: valid pointers and handles that stay, here and below.
     unsafe {
         check(nvfp4_event_create(context, &mut event)).unwrap();
@@ -276,11 +329,18 @@ fn handles(library: &Library) -> Vec<Call> {
         ("context_synchronize", Box::new(move || unsafe { nvfp4_context_synchronize(context) })),
         ("graph_launch", Box::new(move || unsafe { nvfp4_graph_launch(graph, stream) })),
         ("buffer_upload", Box::new(move || unsafe { nvfp4_buffer_upload(buffer, 0, host, 4096, stream) })),
-        ("buffer_download", Box::new(move || unsafe { nvfp4_buffer_download(buffer, 0, host, 4096, stream) })),
-        ("buffer_copy", Box::new(move || unsafe { nvfp4_buffer_copy(buffer, 0, buffer, 2048, 2048, stream) })),
-        ("context_faults", Box::new(move || unsafe {
-            nvfp4_context_faults(context, &mut args!(nvfp4_faults {}))
-        })),
+        (
+            "buffer_download",
+            Box::new(move || unsafe { nvfp4_buffer_download(buffer, 0, host, 4096, stream) }),
+        ),
+        (
+            "buffer_copy",
+            Box::new(move || unsafe { nvfp4_buffer_copy(buffer, 0, buffer, 2048, 2048, stream) }),
+        ),
+        (
+            "context_faults",
+            Box::new(move || unsafe { nvfp4_context_faults(context, &mut args!(nvfp4_faults {})) }),
+        ),
         ("context_clear_faults", Box::new(move || unsafe { nvfp4_context_clear_faults(context) })),
     ]
 }

@@ -5,7 +5,8 @@ mod native;
 /// `NVFP4_UPDATE_HEADER=1` (`./run header`) rewrites the committed header.
 #[test]
 fn the_committed_header_is_the_generated_one() {
-    let generated = std::fs::read_to_string(concat!(env!("OUT_DIR"), "/nvfp4.h")).expect("the build writes it");
+    let generated =
+        std::fs::read_to_string(concat!(env!("OUT_DIR"), "/nvfp4.h")).expect("the build writes it");
     let path = native::root().join("include/nvfp4.h");
     if std::env::var_os("NVFP4_UPDATE_HEADER").is_some_and(|v| v == "1") {
         std::fs::write(&path, &generated).expect("the header is writable");

@@ -3,7 +3,8 @@
 
 mod native;
 
-const RANKS: [(&str, u32); 6] = [("error", 0), ("format", 1), ("plan", 2), ("backend", 3), ("api", 4), ("ffi", 5)];
+const RANKS: [(&str, u32); 6] =
+    [("error", 0), ("format", 1), ("plan", 2), ("backend", 3), ("api", 4), ("ffi", 5)];
 
 fn rank(room: &str) -> Option<u32> {
     RANKS.iter().find(|(name, _)| *name == room).map(|(_, rank)| *rank)
@@ -25,7 +26,8 @@ fn sources() -> Vec<(String, String)> {
 fn rooms(line: &str) -> Vec<String> {
     let mut out = Vec::new();
     for part in line.split("crate::").skip(1) {
-        let word = |s: &str| s.trim().chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect::<String>();
+        let word =
+            |s: &str| s.trim().chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect::<String>();
         match part.strip_prefix('{') {
             Some(list) => {
                 let mut depth = 0;
@@ -71,7 +73,9 @@ fn dependencies_point_down() {
             for used in rooms(&statement) {
                 match rank(&used) {
                     Some(rank) if rank <= own => {}
-                    Some(_) => wrong.push(format!("src/{file}:{number}: {room} uses {used}, which lies above it")),
+                    Some(_) => {
+                        wrong.push(format!("src/{file}:{number}: {room} uses {used}, which lies above it"))
+                    }
                     None if used.is_empty() => {}
                     None => wrong.push(format!("src/{file}:{number}: crate::{used} is no room")),
                 }

@@ -132,7 +132,10 @@ fn child_panics_everywhere() {
         inject_panic();
         let status = call();
         let message = message();
-        if status != NVFP4_STATUS_INTERNAL || !message.starts_with(&format!("{name}: ")) || !message.contains("injected") {
+        if status != NVFP4_STATUS_INTERNAL
+            || !message.starts_with(&format!("{name}: "))
+            || !message.contains("injected")
+        {
             wrong.push(format!("{name}: status {status}, {message:?}"));
         }
         // One shot: the next call fails for its own reason, or succeeds.

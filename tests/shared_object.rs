@@ -32,7 +32,8 @@ fn exports_its_functions_and_nothing_else() {
 
 #[test]
 fn needs_the_c_library_only() {
-    const ALLOWED: [&str; 6] = ["libc.so.6", "libm.so.6", "libgcc_s.so.1", "libpthread.so.0", "libdl.so.2", "ld-linux"];
+    const ALLOWED: [&str; 6] =
+        ["libc.so.6", "libm.so.6", "libgcc_s.so.1", "libpthread.so.0", "libdl.so.2", "ld-linux"];
     for needed in dynamic("(NEEDED)") {
         assert!(ALLOWED.iter().any(|name| needed.starts_with(name)), "needs {needed}");
     }
@@ -48,7 +49,8 @@ fn carries_its_name() {
 #[test]
 fn starts_in_ten_milliseconds() {
     let program = native::build(&native::root().join("tests/c/startup.c"));
-    let release = native::shared_object().ancestors().nth(2).map(|target| target.join("../release/libnvfp4.so"));
+    let release =
+        native::shared_object().ancestors().nth(2).map(|target| target.join("../release/libnvfp4.so"));
     let library = release.filter(|path| path.exists()).unwrap_or_else(native::shared_object);
     let best = (0..10)
         .map(|_| {
@@ -64,9 +66,8 @@ fn starts_in_ten_milliseconds() {
 /// Whether `name` stands in `text` as a word of its own.
 fn names(text: &str, name: &str) -> bool {
     let word = |c: char| c.is_alphanumeric() || c == '_';
-    text.match_indices(name).any(|(at, _)| {
-        !text[..at].ends_with(word) && !text[at + name.len()..].starts_with(word)
-    })
+    text.match_indices(name)
+        .any(|(at, _)| !text[..at].ends_with(word) && !text[at + name.len()..].starts_with(word))
 }
 
 #[test]

@@ -90,7 +90,12 @@ fn statements(text: &str) -> Vec<(String, String)> {
 }
 
 fn comment(text: &str) -> String {
-    text.lines().map(|l| l.trim().trim_start_matches('*').trim()).collect::<Vec<_>>().join(" ").trim().to_string()
+    text.lines()
+        .map(|l| l.trim().trim_start_matches('*').trim())
+        .collect::<Vec<_>>()
+        .join(" ")
+        .trim()
+        .to_string()
 }
 
 fn squeeze(text: &str) -> String {
@@ -146,7 +151,11 @@ fn fields(body: &str) -> Vec<Field> {
         let declaration = squeeze(statement.trim_end_matches(';'));
         let name = match declaration.split_once("(*") {
             Some((_, rest)) => rest.split_once(')').expect("a function pointer").0,
-            None => declaration.split('[').next().and_then(|d| d.rsplit([' ', '*']).next()).expect("a field has a name"),
+            None => declaration
+                .split('[')
+                .next()
+                .and_then(|d| d.rsplit([' ', '*']).next())
+                .expect("a field has a name"),
         };
         out.push(Field { name: name.to_string(), declaration: declaration.clone(), doc });
     }
