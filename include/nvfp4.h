@@ -900,7 +900,7 @@ nvfp4_status nvfp4_context_create(const struct nvfp4_context_options *options,
 
 /**
  * Destroys a context. Its children (streams, events, graphs, buffers, weights) keep the device alive until they are
- * destroyed too; every other call with them is refused from now on where it needs the context.
+ * destroyed too, which is all that can be done with them from now on.
  */
 nvfp4_status nvfp4_context_destroy(struct nvfp4_context *context);
 
