@@ -66,8 +66,47 @@ struct Capture {
 
 struct CaptureState {
     nodes: Vec<Node>,
-    /// Streams in the capture, the origin first, and whether each has work that the origin has not waited for.
-    members: Vec<(Stream, bool)>,
+    /// Streams in the capture, the origin first.
+    members: Vec<Member>,
+}
+
+/// How much of each member's work a point in a capture comes after, by the member's index; what is missing is 0.
+type Seen = Vec<usize>;
+
+struct Member {
+    stream: Stream,
+    /// Nodes that were recorded on the stream.
+    work: usize,
+    /// What its next node comes after, its own work aside.
+    seen: Seen,
+}
+
+impl CaptureState {
+    fn index_of(&self, stream: &Stream) -> Option<usize> {
+        self.members.iter().position(|member| member.stream.same(stream))
+    }
+
+    /// The point that a stream of the capture has reached.
+    fn point(&self, stream: &Stream) -> Seen {
+        let Some(index) = self.index_of(stream) else { return Seen::new() };
+        let mut seen = self.members[index].seen.clone();
+        seen.resize(seen.len().max(index + 1), 0);
+        seen[index] = self.members[index].work;
+        seen
+    }
+
+    /// The origin comes after all work of all streams.
+    fn is_joined(&self) -> bool {
+        let seen = &self.members[0].seen;
+        self.members.iter().enumerate().skip(1).all(|(i, m)| seen.get(i).copied().unwrap_or(0) >= m.work)
+    }
+}
+
+impl Member {
+    fn wait_for(&mut self, point: &Seen) {
+        self.seen.resize(self.seen.len().max(point.len()), 0);
+        self.seen.iter_mut().zip(point).for_each(|(own, &other)| *own = (*own).max(other));
+    }
 }
 
 /// A queue of work. Clones are the same stream.
@@ -136,8 +175,8 @@ impl Stream {
     fn record(&self, capture: &Capture, node: Node) {
         let mut state = lock(&capture.state);
         state.nodes.push(node);
-        if let Some((_, unjoined)) = state.members.iter_mut().skip(1).find(|(s, _)| s.same(self)) {
-            *unjoined = true;
+        if let Some(index) = state.index_of(self) {
+            state.members[index].work += 1;
         }
     }
 
@@ -153,7 +192,8 @@ impl Stream {
                 next: "end that capture first",
             });
         }
-        let state = CaptureState { nodes: Vec::new(), members: vec![(self.clone(), false)] };
+        let origin = Member { stream: self.clone(), work: 0, seen: Seen::new() };
+        let state = CaptureState { nodes: Vec::new(), members: vec![origin] };
         *slot = Some(Arc::new(Capture { state: Mutex::new(state) }));
         Ok(())
     }
@@ -165,20 +205,21 @@ impl Stream {
             next: "call nvfp4_graph_begin_capture on it first",
         };
         let capture = self.capture().ok_or(not_begun)?;
-        let (nodes, members) = {
+        let (nodes, members, joined) = {
             let mut state = lock(&capture.state);
-            if !state.members[0].0.same(self) {
+            if !state.members.first().is_some_and(|origin| origin.stream.same(self)) {
                 return Err(Error::Capture {
                     what: "the stream joined the capture of another stream",
                     next: "end the capture on the stream that began it",
                 });
             }
-            (std::mem::take(&mut state.nodes), std::mem::take(&mut state.members))
+            let joined = state.is_joined();
+            (std::mem::take(&mut state.nodes), std::mem::take(&mut state.members), joined)
         };
-        for (member, _) in &members {
-            *lock(&member.0.capture) = None;
+        for member in &members {
+            *lock(&member.stream.0.capture) = None;
         }
-        if members.iter().any(|(_, unjoined)| *unjoined) {
+        if !joined {
             return Err(Error::Capture {
                 what: "a stream of the capture has work that was not joined back; the capture is dropped",
                 next: "record an event on it and wait for that on the first stream before the end",
@@ -204,8 +245,8 @@ struct EventInner {
 enum EventState {
     Never,
     At(Instant),
-    /// Recorded inside a capture, on this stream.
-    Captured(Arc<Capture>, Stream),
+    /// Recorded inside a capture, at this point.
+    Captured(Arc<Capture>, Seen),
 }
 
 const CAPTURED: Error = Error::Capture {
@@ -225,7 +266,10 @@ impl Event {
     pub fn record(&self, stream: &Stream) -> Result<()> {
         stream.check(&self.0.context)?;
         *lock(&self.0.state) = match stream.capture() {
-            Some(capture) => EventState::Captured(capture, stream.clone()),
+            Some(capture) => {
+                let point = lock(&capture.state).point(stream);
+                EventState::Captured(capture, point)
+            }
             None => EventState::At(Instant::now()),
         };
         Ok(())
@@ -237,7 +281,7 @@ impl Event {
         let state = lock(&self.0.state);
         let own = stream.capture();
         match (&*state, own) {
-            (EventState::Captured(capture, source), own) => {
+            (EventState::Captured(capture, point), own) => {
                 let mut inside = lock(&capture.state);
                 if inside.members.is_empty() {
                     return Err(Error::Capture {
@@ -247,8 +291,8 @@ impl Event {
                 }
                 match own {
                     Some(own) if Arc::ptr_eq(&own, capture) => {
-                        if let Some(member) = inside.members.iter_mut().find(|(s, _)| s.same(source)) {
-                            member.1 = false;
+                        if let Some(index) = inside.index_of(stream) {
+                            inside.members[index].wait_for(point);
                         }
                     }
                     Some(_) => {
@@ -258,7 +302,7 @@ impl Event {
                         });
                     }
                     None => {
-                        inside.members.push((stream.clone(), false));
+                        inside.members.push(Member { stream: stream.clone(), work: 0, seen: point.clone() });
                         *lock(&stream.0.capture) = Some(Arc::clone(capture));
                     }
                 }

@@ -189,6 +189,18 @@ static void several_streams(void) {
         REFUSED(nvfp4_event_wait(fork_event, stream), NVFP4_STATUS_CAPTURE, "ended");
         REFUSED(nvfp4_event_query(fork_event, &(int32_t){0}), NVFP4_STATUS_CAPTURE, "capture");
     }
+    CASE("joined to a stream that is not joined itself") {
+        nvfp4_graph *graph = NULL;
+        OK(nvfp4_graph_begin_capture(stream, NVFP4_CAPTURE_MODE_GLOBAL));
+        OK(nvfp4_event_record(fork_event, stream));
+        OK(nvfp4_event_wait(fork_event, side));
+        OK(nvfp4_event_wait(fork_event, third));
+        submit(side, side);
+        OK(nvfp4_event_record(join_event, side));
+        OK(nvfp4_event_wait(join_event, third));
+        if (!REFUSED(nvfp4_graph_end_capture(stream, &graph), NVFP4_STATUS_CAPTURE, "not joined back") && graph) OK(nvfp4_graph_destroy(graph));
+        OK(nvfp4_stream_synchronize(third));
+    }
     CASE("work behind the event is not joined by it") {
         nvfp4_graph *graph = NULL;
         OK(nvfp4_graph_begin_capture(stream, NVFP4_CAPTURE_MODE_GLOBAL));
