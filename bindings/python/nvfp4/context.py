@@ -135,9 +135,12 @@ class Capture:
             self.streams.append(stream)
         stream.capture = self
 
-    def end(self) -> None:
+    def end(self) -> list[Any]:
+        """Takes the streams out; gives what the graph has to keep."""
         for stream in self.streams:
             stream.capture = None
+        keep, self.keep = self.keep, []  # events may hold on to this object
+        return keep
 
 
 class Context(Handle):
