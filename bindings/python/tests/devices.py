@@ -68,9 +68,14 @@ class TorchDevice(Device):
         return raw.data_ptr()
 
     def carve(self, raw: object, start: int, size: int, shape: tuple, strides: tuple, dtype: np.dtype) -> object:
-        return raw[start : start + size].view(getattr(self.torch, dtype.name)).as_strided(shape, strides)
+        kind = getattr(self.torch, dtype.name)
+        if size == 0:
+            return self.torch.empty(shape, dtype=kind, device=self.where)
+        return raw[start : start + size].view(kind).as_strided(shape, strides)
 
     def assign(self, target: object, array: np.ndarray) -> None:
+        if array.size == 0:
+            return
         array = np.ascontiguousarray(array)
         bits = self.torch.from_numpy(array.reshape(-1).view(np.uint8).copy())
         target.copy_(bits.view(target.dtype).reshape(array.shape))
@@ -78,6 +83,8 @@ class TorchDevice(Device):
     def get(self, array: object) -> np.ndarray:
         self.context.synchronize()
         name = str(array.dtype).removeprefix("torch.")
+        if array.numel() == 0:
+            return np.zeros(tuple(array.shape), BF16 if name == "bfloat16" else name)
         dense = array.detach().cpu().contiguous().reshape(-1).view(self.torch.uint8).numpy()
         return dense.view(BF16 if name == "bfloat16" else np.dtype(name)).reshape(tuple(array.shape)).copy()
 
