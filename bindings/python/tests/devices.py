@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import math
+import os
 
 import ml_dtypes
 import numpy as np
@@ -14,6 +15,7 @@ import pytest
 import nvfp4
 
 BF16 = np.dtype(ml_dtypes.bfloat16)
+ISA = nvfp4.Isa[os.environ.get("NVFP4_TEST_ISA", "BEST")]
 DTYPES = {"bf16": BF16, "f16": np.dtype(np.float16), "f32": np.dtype(np.float32)}
 GUARD = 256
 
@@ -22,7 +24,7 @@ class Device:
     """numpy arrays on the CPU."""
 
     def __init__(self) -> None:
-        self.context = nvfp4.Context(threads=2)
+        self.context = nvfp4.Context(threads=2, isa=ISA)
 
     def put(self, array: np.ndarray, stride: int | None = None, fill: int = 0xA5) -> object:
         """A copy on the device, 16-byte aligned; with `stride`, rows that many elements apart."""
@@ -59,7 +61,7 @@ class TorchDevice(Device):
         self.context = self._context()
 
     def _context(self) -> nvfp4.Context:
-        return nvfp4.Context(threads=2)
+        return nvfp4.Context(threads=2, isa=ISA)
 
     def bytes(self, size: int, fill: int) -> object:
         return self.torch.full((size,), fill, dtype=self.torch.uint8, device=self.where)
