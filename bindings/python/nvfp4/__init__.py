@@ -20,13 +20,11 @@ from .errors import (
     LibraryError, NotPreparedError, NvFp4Error, OutOfMemoryError, UnsupportedDeviceError, UnsupportedDriverError,
     UnsupportedError, WorkspaceTooSmallError,
 )
+from .fused import ActivationQuantized, NormQuantized, hc_rmsnorm_quantize, rmsnorm_quantize, swiglu_quantize
 from .graph import Graph, Recording
 from .layouts import deinterleave_gate_up, group_ends, interleave_gate_up, tile_scales, untile_scales
 from .products import Weights, WeightsInfo, gemm, grouped_gemm
-from .quantizers import (
-    ActivationQuantized, NormQuantized, StagedInputs, amax_scale, dequantize, hc_rmsnorm_quantize, quantize, rmsnorm_quantize,
-    stage_moe_inputs, swiglu_quantize,
-)
+from .quantizers import StagedInputs, amax_scale, dequantize, quantize, stage_moe_inputs
 
 __version__ = "0.1.0"
 
