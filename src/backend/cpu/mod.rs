@@ -13,6 +13,8 @@ pub mod kernels;
 pub mod layouts;
 #[cfg(test)]
 mod parity;
+#[cfg(test)]
+mod parity_rows;
 mod portable;
 pub mod rows;
 mod sources;
