@@ -66,7 +66,7 @@ impl PairSum {
     fn carry(&mut self, mut value: f32, bit: usize) {
         let mut at = bit;
         while self.count >> at & 1 == 1 {
-            value = self.level[at] + value;
+            value += self.level[at];
             at += 1;
         }
         self.level[at] = value;
@@ -101,14 +101,20 @@ pub fn inverse_rms(square_sum: f32, cols: usize, eps: f32) -> f32 {
     super::dtype::canonical(1.0 / (square_sum / cols as f32 + eps).sqrt())
 }
 
+/// −ln 2 in two parts, of which the first times a small integer is exact.
+pub const EXP_LN_2: [f32; 2] = [-0.693_359_4, 2.121_944_4e-4];
+/// The coefficients of exp on [−ln 2 / 2, ln 2 / 2], the highest power first.
+pub const EXP_POLYNOMIAL: [f32; 6] =
+    [1.987_569_1e-4, 1.398_199_9e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 5e-1];
+
 /// exp on [−87, 88], clamped outside, within 1 ulp; NaN stays NaN.
 #[inline]
 pub fn exp(z: f32) -> f32 {
     let z = min(max(z, -87.0), 88.0);
-    let n = (z * 1.442_695_04_f32).round_ties_even();
-    let r = fma(n, 2.121_944_4e-4, fma(n, -0.693_359_375, z));
-    let mut q = 1.987_569_15e-4_f32;
-    for c in [1.398_199_95e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 5.000_000_1e-1] {
+    let n = (z * std::f32::consts::LOG2_E).round_ties_even();
+    let r = fma(n, EXP_LN_2[1], fma(n, EXP_LN_2[0], z));
+    let mut q = EXP_POLYNOMIAL[0];
+    for &c in &EXP_POLYNOMIAL[1..] {
         q = fma(q, r, c);
     }
     let e = fma(q, r * r, r) + 1.0;

@@ -71,6 +71,10 @@ impl Isa {
     }
 }
 
+type Quantize = unsafe fn(&[f32], &Encode, ScaleRule, codes: &mut [u8], scales: &mut [u8]) -> u32;
+type QuantizeFrom =
+    unsafe fn(Dtype, *const u8, &Encode, ScaleRule, codes: &mut [u8], scales: &mut [u8]) -> u32;
+
 /// The table. All lengths in values; `x` and `out` have the same length unless said otherwise.
 ///
 /// Entries are `unsafe fn`: a table of an instruction set may only be called where [`Isa::available`] holds, which
@@ -88,10 +92,9 @@ pub struct Kernels {
     /// max(amax, largest finite |x|).
     pub finite_amax: unsafe fn(f32, &[f32]) -> f32,
     /// Quantizes whole blocks: `codes` has len / 2 bytes, `scales` len / 16. Returns the or of `block::FLAG_*`.
-    pub quantize: unsafe fn(&[f32], &Encode, ScaleRule, codes: &mut [u8], scales: &mut [u8]) -> u32,
+    pub quantize: Quantize,
     /// `quantize` of what `widen` makes of the `scales.len()` blocks at a byte address.
-    pub quantize_from:
-        unsafe fn(Dtype, *const u8, &Encode, ScaleRule, codes: &mut [u8], scales: &mut [u8]) -> u32,
+    pub quantize_from: QuantizeFrom,
     /// Values of whole blocks: (e2m1 · e4m3) · decode scale, NaN canonical.
     pub dequantize: unsafe fn(codes: &[u8], scales: &[u8], decode_scale: f32, out: &mut [f32]),
     /// out[j] = Σ x² of block j in index order by fma; out has len / 16 entries.

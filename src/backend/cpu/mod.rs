@@ -11,6 +11,7 @@ pub mod fpmode;
 pub mod gemm;
 pub mod kernels;
 pub mod layouts;
+mod output;
 #[cfg(test)]
 mod parity;
 #[cfg(test)]

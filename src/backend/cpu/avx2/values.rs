@@ -4,7 +4,7 @@ use core::arch::x86_64::*;
 
 use crate::backend::cpu::portable;
 use crate::format::dtype::Dtype;
-use crate::format::math::SwiGlu;
+use crate::format::math::{EXP_LN_2, EXP_POLYNOMIAL, SwiGlu};
 
 const LANES: usize = 8;
 const MAGNITUDE: i32 = 0x7FFF_FFFF;
@@ -206,12 +206,12 @@ pub unsafe fn mix_more(mix: f32, x: &[f32], acc: &mut [f32]) {
 #[target_feature(enable = "avx2,fma,f16c")]
 fn exp(z: __m256) -> __m256 {
     let z = _mm256_min_ps(_mm256_set1_ps(88.0), _mm256_max_ps(_mm256_set1_ps(-87.0), z));
-    let n = _mm256_mul_ps(z, _mm256_set1_ps(1.442_695_04_f32));
+    let n = _mm256_mul_ps(z, _mm256_set1_ps(std::f32::consts::LOG2_E));
     let n = _mm256_round_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(n);
-    let r = _mm256_fmadd_ps(n, _mm256_set1_ps(-0.693_359_375), z);
-    let r = _mm256_fmadd_ps(n, _mm256_set1_ps(2.121_944_4e-4), r);
-    let mut q = _mm256_set1_ps(1.987_569_15e-4);
-    for c in [1.398_199_95e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 5.000_000_1e-1] {
+    let r = _mm256_fmadd_ps(n, _mm256_set1_ps(EXP_LN_2[0]), z);
+    let r = _mm256_fmadd_ps(n, _mm256_set1_ps(EXP_LN_2[1]), r);
+    let mut q = _mm256_set1_ps(EXP_POLYNOMIAL[0]);
+    for &c in &EXP_POLYNOMIAL[1..] {
         q = _mm256_fmadd_ps(q, r, _mm256_set1_ps(c));
     }
     let e = _mm256_add_ps(_mm256_fmadd_ps(q, _mm256_mul_ps(r, r), r), _mm256_set1_ps(1.0));
