@@ -64,30 +64,103 @@ pub type Result<T> = std::result::Result<T, Error>;
 #[derive(Debug, Clone, PartialEq)]
 pub enum Error {
     /// A required pointer is NULL.
-    Null { argument: &'static str },
+    Null {
+        argument: &'static str,
+    },
     /// A required pointer is NULL, or a forbidden one is set, given what the other arguments ask for.
-    Conflict { argument: &'static str, problem: String },
-    Misaligned { argument: &'static str, address: usize, alignment: usize },
-    NotMultiple { argument: &'static str, value: i64, multiple: i64 },
-    OutOfRange { argument: &'static str, value: String, range: String },
-    UnknownValue { argument: &'static str, value: u32, known: &'static str },
-    StrideTooSmall { argument: &'static str, value: i64, least: i64 },
-    TooLarge { argument: &'static str },
-    Overlap { first: &'static str, second: &'static str },
-    Mismatch { argument: &'static str, value: String, expected: String },
-    StructSize { name: &'static str, size: usize, least: usize },
-    StructTail { name: &'static str, size: usize, known: usize, at: usize },
-    Reserved { argument: &'static str, value: u64 },
-    Handle { argument: &'static str, kind: &'static str, problem: &'static str },
-    Workspace { given: usize, needed: usize },
-    Unsupported { what: String, next: &'static str },
-    Device { what: String },
-    Driver { what: String },
-    OutOfMemory { bytes: usize },
-    NotPrepared { what: &'static str, next: &'static str },
-    Capture { what: &'static str, next: &'static str },
-    Forked { created: u32, now: u32 },
-    Internal { message: String },
+    Conflict {
+        argument: &'static str,
+        problem: String,
+    },
+    Misaligned {
+        argument: &'static str,
+        address: usize,
+        alignment: usize,
+    },
+    NotMultiple {
+        argument: &'static str,
+        value: i64,
+        multiple: i64,
+    },
+    OutOfRange {
+        argument: &'static str,
+        value: String,
+        range: String,
+    },
+    UnknownValue {
+        argument: &'static str,
+        value: u32,
+        known: &'static str,
+    },
+    StrideTooSmall {
+        argument: &'static str,
+        value: i64,
+        least: i64,
+    },
+    TooLarge {
+        argument: &'static str,
+    },
+    Overlap {
+        first: &'static str,
+        second: &'static str,
+    },
+    Mismatch {
+        argument: &'static str,
+        value: String,
+        expected: String,
+    },
+    StructSize {
+        name: &'static str,
+        size: usize,
+        least: usize,
+    },
+    StructTail {
+        name: &'static str,
+        size: usize,
+        known: usize,
+        at: usize,
+    },
+    Reserved {
+        argument: &'static str,
+        value: u64,
+    },
+    Handle {
+        argument: &'static str,
+        kind: &'static str,
+        problem: &'static str,
+    },
+    Workspace {
+        given: usize,
+        needed: usize,
+    },
+    Unsupported {
+        what: String,
+        next: &'static str,
+    },
+    Device {
+        what: String,
+    },
+    Driver {
+        what: String,
+    },
+    OutOfMemory {
+        bytes: usize,
+    },
+    NotPrepared {
+        what: &'static str,
+        next: &'static str,
+    },
+    Capture {
+        what: &'static str,
+        next: &'static str,
+    },
+    Forked {
+        created: u32,
+        now: u32,
+    },
+    Internal {
+        message: String,
+    },
 }
 
 impl Error {
@@ -114,7 +187,10 @@ impl fmt::Display for Error {
             Error::Null { argument } => write!(f, "{argument} is NULL; pass a valid pointer"),
             Error::Conflict { argument, problem } => write!(f, "{argument}: {problem}"),
             Error::Misaligned { argument, address, alignment } => {
-                write!(f, "{argument} = {address:#x} is not aligned to {alignment} bytes; align its allocation")
+                write!(
+                    f,
+                    "{argument} = {address:#x} is not aligned to {alignment} bytes; align its allocation"
+                )
             }
             Error::NotMultiple { argument, value, multiple } => {
                 let up = (*value as i128 + *multiple as i128 - 1) / *multiple as i128 * *multiple as i128;
@@ -150,7 +226,10 @@ impl fmt::Display for Error {
                 write!(f, "{argument} = {value} is reserved; set it to 0")
             }
             Error::Handle { argument, kind, problem } => {
-                write!(f, "{argument} is not a live {kind}: {problem}; pass a {kind} that this process created and has not destroyed")
+                write!(
+                    f,
+                    "{argument} is not a live {kind}: {problem}; pass a {kind} that this process created and has not destroyed"
+                )
             }
             Error::Workspace { given, needed } => write!(
                 f,

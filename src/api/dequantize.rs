@@ -1,7 +1,15 @@
 //! `nvfp4_dequantize`: NVFP4 → values.
 #![allow(non_camel_case_types)]
 
+use super::check::{self, MATRIX, Regions};
+use super::context::Context;
+use super::operand;
+use super::stream::Stream;
 use super::types::*;
+use crate::error::Result;
+use crate::plan::Job;
+use crate::plan::dequantize::DequantizeProblem;
+use crate::plan::memory::Matrix;
 
 /// Arguments of nvfp4_dequantize.
 #[repr(C)]
@@ -30,3 +38,31 @@ pub struct nvfp4_dequantize_args {
 }
 
 zeroed_default!(nvfp4_dequantize_args);
+
+/// Writes the values of NVFP4 rows.
+///
+/// # Safety
+/// The pointers of `args` are valid for what their documentation says.
+pub unsafe fn dequantize(context: &Context, args: &nvfp4_dequantize_args, stream: &Stream) -> Result<()> {
+    stream.check(context)?;
+    let problem = plan(args)?;
+    // SAFETY: the caller's promise.
+    unsafe { stream.submit(Job::Dequantize(problem), None, None) };
+    Ok(())
+}
+
+fn plan(args: &nvfp4_dequantize_args) -> Result<DequantizeProblem> {
+    let mut regions = Regions::default();
+    check::reserved("reserved", args.reserved)?;
+    let dtype = check::float_dtype("dst_dtype", args.dst_dtype)?;
+    let cols = check::cols("cols", args.cols)?;
+    let groups = check::groups(&args.groups, args.rows, true, &mut regions)?;
+    let input = operand::quantized_input(&args.input, &groups, cols, &mut regions)?;
+    let row_stride = check::stride("dst_row_stride", args.dst_row_stride, cols)?;
+    let group_stride =
+        check::write_group_stride("dst_group_stride", args.dst_group_stride, &groups, row_stride, cols)?;
+    let bytes = check::grouped_extent("dst", &groups, row_stride, group_stride, cols, dtype.bytes())?;
+    let base = regions.write("dst", args.dst.cast::<u8>(), bytes, MATRIX)?;
+    regions.check_overlap()?;
+    Ok(DequantizeProblem { groups, cols, input, dst: Matrix { base, dtype, row_stride, group_stride } })
+}

@@ -1,7 +1,17 @@
 //! `nvfp4_stage_moe_inputs`: tokens quantized, scales packed, routes copied, in one pass.
 #![allow(non_camel_case_types)]
 
+use super::check::{self, MATRIX, Regions};
+use super::context::Context;
+use super::operand;
+use super::stream::Stream;
 use super::types::*;
+use crate::error::{Error, Result};
+use crate::format::layout::ScaleLayout;
+use crate::plan::Job;
+use crate::plan::groups::Groups;
+use crate::plan::memory::Ptr;
+use crate::plan::quantize::{DecodeScales, Producer, QuantOut, QuantizeProblem, Scales, Scope, StageProblem};
 
 /// Arguments of nvfp4_stage_moe_inputs.
 #[repr(C)]
@@ -42,3 +52,63 @@ pub struct nvfp4_stage_moe_inputs_args {
 }
 
 zeroed_default!(nvfp4_stage_moe_inputs_args);
+
+/// Four scales make an int32.
+const HIDDEN_MULTIPLE: i64 = 64;
+const MAX_ROUTES: i64 = 64;
+/// The decode scale of calls that give none.
+static ONE: f32 = 1.0;
+
+/// Quantizes tokens for expert kernels and copies their routes.
+///
+/// # Safety
+/// The pointers of `args` are valid for what their documentation says.
+pub unsafe fn stage_moe_inputs(
+    context: &Context,
+    args: &nvfp4_stage_moe_inputs_args,
+    stream: &Stream,
+) -> Result<()> {
+    stream.check(context)?;
+    let problem = plan(args)?;
+    // SAFETY: the caller's promise.
+    unsafe { stream.submit(Job::Stage(problem), None, None) };
+    Ok(())
+}
+
+fn plan(args: &nvfp4_stage_moe_inputs_args) -> Result<StageProblem> {
+    let mut regions = Regions::default();
+    check::reserved("reserved", args.reserved)?;
+    let dtype = check::float_dtype("src_dtype", args.src_dtype)?;
+    let rule = check::scale_rule("scale_rule", args.scale_rule)?;
+    let cols = check::multiple("hidden", args.hidden, HIDDEN_MULTIPLE)?;
+    let rows = check::count("tokens", args.tokens, 0, i64::MAX)?;
+    let per_token = check::count("routes", args.routes as i64, 0, MAX_ROUTES)?;
+    let names = ("src", "src_row_stride");
+    let src = operand::read_rows(names, args.src, dtype, args.src_row_stride, rows, cols, &mut regions)?;
+    let bytes = check::extent("codes", rows, cols / 2, cols / 2, 1)?;
+    let codes = regions.write("codes", args.codes, bytes, MATRIX)?;
+    let bytes = check::extent("packed_scales", rows, cols / 16, cols / 16, 1)?;
+    let scales = regions.write("packed_scales", args.packed_scales.cast::<u8>(), bytes, MATRIX)?;
+    let decode = match args.static_decode_scale.is_null() {
+        true => Ptr::new(&raw const ONE),
+        false => regions.read_array("static_decode_scale", args.static_decode_scale, 1)?,
+    };
+    let routes = rows.checked_mul(per_token).ok_or(Error::TooLarge { argument: "topk_ids" })?;
+    let ids_in = regions.read_array("topk_ids", args.topk_ids, routes)?;
+    let weights_in = regions.read_array("topk_weights", args.topk_weights, routes)?;
+    let ids_out = regions.write_array("staged_ids", args.staged_ids, routes)?;
+    let weights_out = regions.write_array("staged_weights", args.staged_weights, routes)?;
+    regions.check_overlap()?;
+    let out = QuantOut {
+        codes,
+        codes_row_stride: cols / 2,
+        scales: Scales { base: scales, layout: ScaleLayout::Linear, row_stride: cols / 16 },
+        rule,
+        scope: Scope::Tensor,
+        decode: DecodeScales::Static(decode),
+    };
+    let groups = Groups::None { rows };
+    let producer = Producer::Plain { src };
+    let quantize = QuantizeProblem { groups, cols, producer, activated: None, out: Some(out), amax: None };
+    Ok(StageProblem { quantize, routes, ids_in, ids_out, weights_in, weights_out })
+}

@@ -1,7 +1,15 @@
 //! `nvfp4_swiglu_quantize`: activation (or only the de-interleaving) and quantize in one pass.
 #![allow(non_camel_case_types)]
 
+use super::check::{self, Regions};
+use super::context::Context;
+use super::operand;
+use super::quantize::source;
+use super::stream::Stream;
 use super::types::*;
+use crate::error::{Error, Result};
+use crate::plan::Job;
+use crate::plan::quantize::{GatedActivation, Producer, QuantizeProblem};
 
 /// Arguments of nvfp4_swiglu_quantize.
 #[repr(C)]
@@ -46,3 +54,77 @@ pub struct nvfp4_swiglu_quantize_args {
 }
 
 zeroed_default!(nvfp4_swiglu_quantize_args);
+
+/// Columns of gate, then of up, in the interleaved form.
+const INTERLEAVE: u32 = 8;
+
+/// Applies the activation and quantizes.
+///
+/// # Safety
+/// The pointers of `args` are valid for what their documentation says.
+pub unsafe fn swiglu_quantize(
+    context: &Context,
+    args: &nvfp4_swiglu_quantize_args,
+    stream: &Stream,
+) -> Result<()> {
+    stream.check(context)?;
+    let problem = plan(args)?;
+    // SAFETY: the caller's promise.
+    unsafe { stream.submit(Job::Quantize(problem), None, None) };
+    Ok(())
+}
+
+/// Bytes of workspace that [`swiglu_quantize`] needs: none on the CPU.
+pub fn swiglu_quantize_workspace_size(context: &Context, args: &nvfp4_swiglu_quantize_args) -> Result<usize> {
+    context.check_process()?;
+    plan(args).map(|_| 0)
+}
+
+fn plan(args: &nvfp4_swiglu_quantize_args) -> Result<QuantizeProblem> {
+    let mut regions = Regions::default();
+    let dtype = check::float_dtype("src_dtype", args.src_dtype)?;
+    let width = check::count("width", args.width, 1, i64::MAX / 4)?;
+    let interleaved = match args.interleave {
+        0 => false,
+        INTERLEAVE => true,
+        value => return Err(Error::UnknownValue { argument: "interleave", value, known: "0, 8" }),
+    };
+    let swiglu = check::swiglu(args.limit, args.alpha, args.beta)?;
+    let (activation, src_cols, cols) = match args.activation {
+        NVFP4_ACTIVATION_SWIGLU => (GatedActivation::SwiGlu(swiglu), 2 * width, width),
+        NVFP4_ACTIVATION_RELU2 => (GatedActivation::Relu2, width, width),
+        NVFP4_ACTIVATION_NONE => (GatedActivation::Identity, 2 * width, 2 * width),
+        value => {
+            let known = "NVFP4_ACTIVATION_NONE (0), _SWIGLU (1), _RELU2 (2)";
+            return Err(Error::UnknownValue { argument: "activation", value, known });
+        }
+    };
+    if interleaved {
+        if activation == GatedActivation::Relu2 {
+            return Err(Error::Conflict {
+                argument: "interleave",
+                problem: "8, but NVFP4_ACTIVATION_RELU2 has no gate to interleave; pass 0".into(),
+            });
+        }
+        check::multiple("width", width as i64, INTERLEAVE as i64)?;
+    }
+    let per_block = (16 * width / cols) as i64;
+    check::multiple("width", width as i64, per_block)?;
+    let groups = check::groups(&args.groups, args.rows, true, &mut regions)?;
+    let (row_stride, group_stride) = (args.src_row_stride, args.src_group_stride);
+    let src = source(args.src, dtype, row_stride, group_stride, &groups, src_cols, &mut regions)?;
+    let activated = operand::write_rows(
+        ("activated", "activated_row_stride"),
+        args.activated,
+        dtype,
+        args.activated_row_stride,
+        groups.total_rows(),
+        cols,
+        &mut regions,
+    )?;
+    let out = operand::quantized(&args.out, &operand::OUT, &groups, cols, &mut regions)?;
+    check::workspace(&mut regions, args.workspace, args.workspace_size, 0)?;
+    regions.check_overlap()?;
+    let producer = Producer::Gated { src, interleaved, activation };
+    Ok(QuantizeProblem { groups, cols, producer, activated, out: Some(out), amax: None })
+}

@@ -1,7 +1,21 @@
 //! Prepared weights: the operand B of a product in the layout that the backend's kernels read.
 #![allow(non_camel_case_types)]
 
+use std::sync::Arc;
+
+use super::check::{self, CACHE_LINE, MATRIX, Regions};
+use super::context::Context;
+use super::stream::Stream;
 use super::types::*;
+use crate::backend::cpu;
+use crate::error::{Error, Result};
+use crate::format::BLOCK;
+use crate::format::layout::ScaleLayout;
+use crate::plan::Job;
+use crate::plan::groups::Groups;
+use crate::plan::memory::{Matrix, Ptr};
+use crate::plan::quantize::Scales;
+use crate::plan::weights::{ExportProblem, PrepareProblem, WeightsShape, WeightsSource};
 
 /// What weights are made from.
 pub type nvfp4_weights_source = u32;
@@ -78,8 +92,8 @@ pub struct nvfp4_weights_export_args {
 /// What nvfp4_weights_info tells.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
-pub struct nvfp4_weights_info {
-    /// sizeof(nvfp4_weights_info), set by the caller.
+pub struct nvfp4_weights_shape {
+    /// sizeof(nvfp4_weights_shape), set by the caller.
     pub struct_size: usize,
     /// E.
     pub groups: i64,
@@ -95,4 +109,203 @@ pub struct nvfp4_weights_info {
     pub storage_size: usize,
 }
 
-zeroed_default!(nvfp4_weights_prepare_args, nvfp4_weights_export_args, nvfp4_weights_info);
+zeroed_default!(nvfp4_weights_prepare_args, nvfp4_weights_export_args, nvfp4_weights_shape);
+
+/// Prepared weights in the caller's storage. Clones are the same weights.
+#[derive(Clone)]
+pub struct Weights(Arc<Inner>);
+
+struct Inner {
+    context: Context,
+    weights: crate::plan::weights::Weights,
+    storage_size: usize,
+}
+
+impl Weights {
+    /// Brings E matrices into the layout of the backend's kernels.
+    ///
+    /// # Safety
+    /// The pointers of `args` are valid for what their documentation says; `storage` outlives the weights.
+    pub unsafe fn prepare(
+        context: &Context,
+        args: &nvfp4_weights_prepare_args,
+        stream: &Stream,
+    ) -> Result<Weights> {
+        stream.check(context)?;
+        stream.check_not_capturing("nvfp4_weights_prepare cannot be captured")?;
+        let shape = shape(args)?;
+        let storage_size = storage_size(&shape)?;
+        let mut regions = Regions::default();
+        let source = source(args, &shape, &mut regions)?;
+        if args.storage_size < storage_size {
+            return Err(Error::Mismatch {
+                argument: "storage_size",
+                value: args.storage_size.to_string(),
+                expected: format!("at least {storage_size}, as nvfp4_weights_storage_size says"),
+            });
+        }
+        let storage = regions.write("storage", args.storage.cast::<u8>(), storage_size, CACHE_LINE)?;
+        regions.check_overlap()?;
+        let weights = crate::plan::weights::Weights { shape, storage };
+        // SAFETY: the caller's promise.
+        unsafe { context.cpu().prepare_weights(&PrepareProblem { source, weights })? };
+        Ok(Weights(Arc::new(Inner { context: context.clone(), weights, storage_size })))
+    }
+
+    /// Bytes of storage for weights of this shape.
+    pub fn storage_size(context: &Context, args: &nvfp4_weights_prepare_args) -> Result<usize> {
+        context.check_process()?;
+        storage_size(&shape(args)?)
+    }
+
+    /// Writes the canonical codes, scales and decode scales.
+    ///
+    /// # Safety
+    /// The pointers of `args` are valid for what their documentation says.
+    pub unsafe fn export(
+        &self,
+        context: &Context,
+        args: &nvfp4_weights_export_args,
+        stream: &Stream,
+    ) -> Result<()> {
+        stream.check(context)?;
+        self.check(context, "weights")?;
+        let mut regions = Regions::default();
+        check::reserved("reserved", args.reserved)?;
+        let layout = check::scale_layout("scale_layout", args.scale_layout)?;
+        let shape = &self.0.weights.shape;
+        let (codes_bytes, scales_bytes) = canonical_bytes(shape, layout)?;
+        let codes = regions.write("codes", args.codes, codes_bytes, MATRIX)?;
+        let base = regions.write("scales", args.scales, scales_bytes, MATRIX)?;
+        let decode = regions.write_array("decode_scales", args.decode_scales, shape.groups)?;
+        regions.read("weights", self.0.weights.storage.get(), self.0.storage_size, CACHE_LINE)?;
+        regions.check_overlap()?;
+        let scales = Scales { base, layout, row_stride: shape.cols / BLOCK };
+        let problem = ExportProblem { weights: self.0.weights, codes, scales, decode };
+        // SAFETY: the caller's promise.
+        unsafe { stream.submit(Job::Export(problem), Some(Arc::clone(&self.0) as _), None) };
+        Ok(())
+    }
+
+    pub fn info(&self) -> nvfp4_weights_shape {
+        let shape = &self.0.weights.shape;
+        nvfp4_weights_shape {
+            groups: shape.groups as i64,
+            rows: shape.rows as i64,
+            cols: shape.cols as i64,
+            gate_up: shape.gate_up as u32,
+            storage_size: self.0.storage_size,
+            ..Default::default()
+        }
+    }
+
+    pub(super) fn check(&self, context: &Context, argument: &'static str) -> Result<()> {
+        if !self.0.context.same(context) {
+            return Err(Error::Handle {
+                argument,
+                kind: "weights of this context",
+                problem: "they belong to another context",
+            });
+        }
+        Ok(())
+    }
+
+    pub(super) fn plan(&self) -> crate::plan::weights::Weights {
+        self.0.weights
+    }
+
+    pub(super) fn storage_bytes(&self) -> usize {
+        self.0.storage_size
+    }
+
+    pub(super) fn keep(&self) -> super::stream::Keep {
+        Some(Arc::clone(&self.0) as _)
+    }
+}
+
+fn shape(args: &nvfp4_weights_prepare_args) -> Result<WeightsShape> {
+    let groups = check::count("groups", args.groups, 0, check::MAX_GROUPS as i64)?;
+    let rows = check::count("rows", args.rows, 1, i64::MAX)?;
+    let cols = check::cols("cols", args.cols)?;
+    let gate_up = check::flag("gate_up", args.gate_up)?;
+    if gate_up && rows % 2 != 0 {
+        return Err(Error::NotMultiple { argument: "rows", value: args.rows, multiple: 2 });
+    }
+    Ok(WeightsShape { groups, rows, cols, gate_up })
+}
+
+fn storage_size(shape: &WeightsShape) -> Result<usize> {
+    match cpu::weights::storage_size(shape) {
+        Some(bytes) if bytes <= i64::MAX as usize => Ok(bytes),
+        _ => Err(Error::TooLarge { argument: "storage" }),
+    }
+}
+
+/// Bytes of the codes and of the scales of all matrices in the canonical form.
+fn canonical_bytes(shape: &WeightsShape, layout: ScaleLayout) -> Result<(usize, usize)> {
+    let rows = |rows: usize| rows.checked_mul(shape.groups);
+    let code_rows = rows(shape.rows).ok_or(Error::TooLarge { argument: "codes" })?;
+    let codes = check::extent("codes", code_rows, shape.cols / 2, shape.cols / 2, 1)?;
+    let blocks = shape.cols / BLOCK;
+    let width = if layout.is_tiled() { blocks.next_multiple_of(4) } else { blocks };
+    let scale_rows = shape.rows.checked_next_multiple_of(layout.tile_rows()).and_then(rows);
+    let scale_rows = scale_rows.ok_or(Error::TooLarge { argument: "scales" })?;
+    Ok((codes, check::extent("scales", scale_rows, width, width, 1)?))
+}
+
+fn source(
+    args: &nvfp4_weights_prepare_args,
+    shape: &WeightsShape,
+    regions: &mut Regions,
+) -> Result<WeightsSource> {
+    let unused = |argument: &'static str, present: bool| match present {
+        true => Err(Error::Conflict { argument, problem: "not used by this source; leave it 0".into() }),
+        false => Ok(()),
+    };
+    match args.source {
+        NVFP4_WEIGHTS_SOURCE_CODES => {
+            unused("src", !args.src.is_null())?;
+            unused("src_row_stride", args.src_row_stride != 0)?;
+            unused("src_group_stride", args.src_group_stride != 0)?;
+            unused("transposed", args.transposed != 0)?;
+            unused("scale_rule", args.scale_rule != 0)?;
+            let layout = check::scale_layout("scale_layout", args.scale_layout)?;
+            let (codes_bytes, scales_bytes) = canonical_bytes(shape, layout)?;
+            let codes = regions.read("codes", args.codes, codes_bytes, MATRIX)?;
+            let base = regions.read("scales", args.scales, scales_bytes, MATRIX)?;
+            let decode = regions.read_array("decode_scales", args.decode_scales, shape.groups)?;
+            let scales = Scales { base, layout, row_stride: shape.cols / BLOCK };
+            Ok(WeightsSource::Codes { codes, scales, decode })
+        }
+        NVFP4_WEIGHTS_SOURCE_VALUES => {
+            unused("codes", !args.codes.is_null())?;
+            unused("scales", !args.scales.is_null())?;
+            unused("scale_layout", args.scale_layout != 0)?;
+            let dtype = check::float_dtype("src_dtype", args.src_dtype)?;
+            let rule = check::scale_rule("scale_rule", args.scale_rule)?;
+            let transposed = check::flag("transposed", args.transposed)?;
+            let (rows, cols) = if transposed { (shape.cols, shape.rows) } else { (shape.rows, shape.cols) };
+            let row_stride = check::stride("src_row_stride", args.src_row_stride, cols)?;
+            let one = check::extent("src", rows, row_stride, cols, 1)?;
+            let dense = rows.checked_mul(row_stride).ok_or(Error::TooLarge { argument: "src" })?;
+            let group_stride = match args.src_group_stride {
+                0 => dense,
+                value => check::stride("src_group_stride", value, one)?,
+            };
+            let stored = Groups::Strided { count: shape.groups, rows };
+            let bytes = check::grouped_extent("src", &stored, row_stride, group_stride, cols, dtype.bytes())?;
+            let base = regions.read("src", args.src.cast::<u8>(), bytes, MATRIX)?;
+            let given = match args.decode_scales.is_null() {
+                true => Ptr::NULL,
+                false => regions.read_array("decode_scales", args.decode_scales, shape.groups)?,
+            };
+            let src = Matrix { base, dtype, row_stride, group_stride };
+            Ok(WeightsSource::Values { src, transposed, rule, given })
+        }
+        value => Err(Error::UnknownValue {
+            argument: "source",
+            value,
+            known: "NVFP4_WEIGHTS_SOURCE_CODES (0), _VALUES (1)",
+        }),
+    }
+}

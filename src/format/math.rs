@@ -101,22 +101,32 @@ pub fn inverse_rms(square_sum: f32, cols: usize, eps: f32) -> f32 {
     super::dtype::canonical(1.0 / (square_sum / cols as f32 + eps).sqrt())
 }
 
-/// −ln 2 in two parts, of which the first times a small integer is exact.
-pub const EXP_LN_2: [f32; 2] = [-0.693_359_4, 2.121_944_4e-4];
-/// The coefficients of exp on [−ln 2 / 2, ln 2 / 2], the highest power first.
-pub const EXP_POLYNOMIAL: [f32; 6] =
-    [1.987_569_1e-4, 1.398_199_9e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 5e-1];
+/// The constants of [`exp`], as the contract writes them.
+#[allow(clippy::excessive_precision, clippy::approx_constant)]
+pub mod exp_constants {
+    pub const LOG2_E: f32 = 1.44269504;
+    /// −ln 2 in two parts, the first short enough for an exact product.
+    pub const MINUS_LN2_HIGH: f32 = -0.693359375;
+    pub const MINUS_LN2_LOW: f32 = 2.12194440e-4;
+    /// Highest power first.
+    pub const POLYNOMIAL: [f32; 6] = [
+        1.9875691500e-4,
+        1.3981999507e-3,
+        8.3334519073e-3,
+        4.1665795894e-2,
+        1.6666665459e-1,
+        5.0000001201e-1,
+    ];
+}
 
 /// exp on [−87, 88], clamped outside, within 1 ulp; NaN stays NaN.
 #[inline]
 pub fn exp(z: f32) -> f32 {
+    use exp_constants::*;
     let z = min(max(z, -87.0), 88.0);
-    let n = (z * std::f32::consts::LOG2_E).round_ties_even();
-    let r = fma(n, EXP_LN_2[1], fma(n, EXP_LN_2[0], z));
-    let mut q = EXP_POLYNOMIAL[0];
-    for &c in &EXP_POLYNOMIAL[1..] {
-        q = fma(q, r, c);
-    }
+    let n = (z * LOG2_E).round_ties_even();
+    let r = fma(n, MINUS_LN2_LOW, fma(n, MINUS_LN2_HIGH, z));
+    let q = POLYNOMIAL[1..].iter().fold(POLYNOMIAL[0], |q, &c| fma(q, r, c));
     let e = fma(q, r * r, r) + 1.0;
     if n.is_nan() {
         return f32::NAN;

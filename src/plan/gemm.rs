@@ -10,7 +10,11 @@ use crate::format::math::SwiGlu;
 #[derive(Clone, Copy, Debug)]
 pub enum Activations {
     /// bf16 or f16 rows as they are; `decode` scales them where it is not NULL.
-    Values { a: Matrix, scope: Scope, decode: Ptr<f32> },
+    Values {
+        a: Matrix,
+        scope: Scope,
+        decode: Ptr<f32>,
+    },
     Codes(QuantIn),
 }
 

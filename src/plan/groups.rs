@@ -32,7 +32,9 @@ impl Groups {
     pub fn count(&self) -> usize {
         match *self {
             Groups::None { .. } => 1,
-            Groups::Ends { count, .. } | Groups::Masked { count, .. } | Groups::Strided { count, .. } => count,
+            Groups::Ends { count, .. } | Groups::Masked { count, .. } | Groups::Strided { count, .. } => {
+                count
+            }
         }
     }
 
@@ -51,7 +53,9 @@ impl Groups {
         match *self {
             Groups::None { rows } => up(rows),
             Groups::Ends { count, rows, .. } => up(rows + (tile_rows - 1) * count.min(rows)),
-            Groups::Masked { count, max_rows: rows, .. } | Groups::Strided { count, rows } => count * up(rows),
+            Groups::Masked { count, max_rows: rows, .. } | Groups::Strided { count, rows } => {
+                count * up(rows)
+            }
         }
     }
 

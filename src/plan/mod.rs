@@ -8,3 +8,19 @@ pub mod layouts;
 pub mod memory;
 pub mod quantize;
 pub mod weights;
+
+use memory::Ptr;
+
+/// One call's work, ready for a backend: what a stream carries out or a graph records.
+#[derive(Clone, Copy, Debug)]
+pub enum Job {
+    Quantize(quantize::QuantizeProblem),
+    Stage(quantize::StageProblem),
+    Dequantize(dequantize::DequantizeProblem),
+    MoveScales(layouts::ScaleLayoutProblem),
+    Interleave(layouts::InterleaveProblem),
+    GroupEnds(layouts::GroupEndsProblem),
+    Export(weights::ExportProblem),
+    Gemm(gemm::GemmProblem),
+    Copy { dst: Ptr<u8>, src: Ptr<u8>, bytes: usize },
+}

@@ -71,8 +71,11 @@ impl Isa {
     }
 }
 
-type Quantize = unsafe fn(&[f32], &Encode, ScaleRule, codes: &mut [u8], scales: &mut [u8]) -> u32;
-type QuantizeFrom =
+/// Blocks → codes and scales, see [`Kernels::quantize`].
+pub type QuantizeBlocks = unsafe fn(&[f32], &Encode, ScaleRule, codes: &mut [u8], scales: &mut [u8]) -> u32;
+
+/// Stored values → codes and scales, see [`Kernels::quantize_from`].
+pub type QuantizeStored =
     unsafe fn(Dtype, *const u8, &Encode, ScaleRule, codes: &mut [u8], scales: &mut [u8]) -> u32;
 
 /// The table. All lengths in values; `x` and `out` have the same length unless said otherwise.
@@ -92,9 +95,9 @@ pub struct Kernels {
     /// max(amax, largest finite |x|).
     pub finite_amax: unsafe fn(f32, &[f32]) -> f32,
     /// Quantizes whole blocks: `codes` has len / 2 bytes, `scales` len / 16. Returns the or of `block::FLAG_*`.
-    pub quantize: Quantize,
+    pub quantize: QuantizeBlocks,
     /// `quantize` of what `widen` makes of the `scales.len()` blocks at a byte address.
-    pub quantize_from: QuantizeFrom,
+    pub quantize_from: QuantizeStored,
     /// Values of whole blocks: (e2m1 · e4m3) · decode scale, NaN canonical.
     pub dequantize: unsafe fn(codes: &[u8], scales: &[u8], decode_scale: f32, out: &mut [f32]),
     /// out[j] = Σ x² of block j in index order by fma; out has len / 16 entries.

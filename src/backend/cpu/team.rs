@@ -16,6 +16,8 @@ pub struct Team {
     /// Held by the caller whose loop runs.
     turn: Mutex<()>,
     workers: Vec<JoinHandle<()>>,
+    /// The process that has the workers: a forked child only has their handles.
+    process: u32,
 }
 
 struct Shared {
@@ -69,7 +71,8 @@ impl Team {
             finished: Condvar::new(),
             next: AtomicUsize::new(0),
         });
-        let mut team = Team { shared, turn: Mutex::new(()), workers: Vec::new() };
+        let mut team =
+            Team { shared, turn: Mutex::new(()), workers: Vec::new(), process: std::process::id() };
         for i in 1..threads {
             let shared = Arc::clone(&team.shared);
             let worker = std::thread::Builder::new().name(format!("nvfp4-{i}")).spawn(move || work(&shared));
@@ -98,7 +101,9 @@ impl Team {
         }
         // SAFETY: only the lifetime changes; `Finish` keeps this frame until every worker has left the loop.
         let call = unsafe {
-            std::mem::transmute::<*const (dyn Fn(usize) + Sync), *const (dyn Fn(usize) + Sync + 'static)>(body)
+            std::mem::transmute::<*const (dyn Fn(usize) + Sync), *const (dyn Fn(usize) + Sync + 'static)>(
+                body,
+            )
         };
         {
             let mut state = lock(&self.shared.state);
@@ -166,7 +171,8 @@ fn work(shared: &Shared) {
         drop(state);
         // SAFETY: `active` was raised while the body was posted, so its owner waits for this worker.
         let call = unsafe { &*body.call };
-        let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| shared.drain(body.count, call)));
+        let outcome =
+            std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| shared.drain(body.count, call)));
         state = lock(&shared.state);
         state.panicked |= outcome.is_err();
         state.active -= 1;
@@ -178,6 +184,11 @@ fn work(shared: &Shared) {
 
 impl Drop for Team {
     fn drop(&mut self) {
+        if self.process != std::process::id() {
+            // There is nobody to join, and a worker may have held the lock when the process forked.
+            self.workers.drain(..).for_each(std::mem::forget);
+            return;
+        }
         lock(&self.shared.state).closing = true;
         self.shared.posted.notify_all();
         for worker in self.workers.drain(..) {

@@ -4,7 +4,7 @@ use core::arch::x86_64::*;
 
 use crate::backend::cpu::portable;
 use crate::format::dtype::Dtype;
-use crate::format::math::{EXP_LN_2, EXP_POLYNOMIAL, SwiGlu};
+use crate::format::math::{SwiGlu, exp_constants};
 
 const LANES: usize = 16;
 const MAGNITUDE: i32 = 0x7FFF_FFFF;
@@ -197,12 +197,13 @@ pub unsafe fn mix_more(mix: f32, x: &[f32], acc: &mut [f32]) {
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
 fn exp(z: __m512) -> __m512 {
     let z = _mm512_min_ps(_mm512_set1_ps(88.0), _mm512_max_ps(_mm512_set1_ps(-87.0), z));
-    let n = _mm512_mul_ps(z, _mm512_set1_ps(std::f32::consts::LOG2_E));
+    let n = _mm512_mul_ps(z, _mm512_set1_ps(exp_constants::LOG2_E));
     let n = _mm512_roundscale_ps::<_MM_FROUND_TO_NEAREST_INT>(n);
-    let r = _mm512_fmadd_ps(n, _mm512_set1_ps(EXP_LN_2[0]), z);
-    let r = _mm512_fmadd_ps(n, _mm512_set1_ps(EXP_LN_2[1]), r);
-    let mut q = _mm512_set1_ps(EXP_POLYNOMIAL[0]);
-    for &c in &EXP_POLYNOMIAL[1..] {
+    let r = _mm512_fmadd_ps(n, _mm512_set1_ps(exp_constants::MINUS_LN2_HIGH), z);
+    let r = _mm512_fmadd_ps(n, _mm512_set1_ps(exp_constants::MINUS_LN2_LOW), r);
+    let [first, rest @ ..] = exp_constants::POLYNOMIAL;
+    let mut q = _mm512_set1_ps(first);
+    for c in rest {
         q = _mm512_fmadd_ps(q, r, _mm512_set1_ps(c));
     }
     let e = _mm512_add_ps(_mm512_fmadd_ps(q, _mm512_mul_ps(r, r), r), _mm512_set1_ps(1.0));

@@ -1,0 +1,418 @@
+//! The rules that arguments of all operations share: dimensions, strides, alignment, overlap, enumerations.
+
+use super::types::*;
+use crate::error::{Error, Result};
+use crate::format::BLOCK;
+use crate::format::block::ScaleRule;
+use crate::format::dtype::Dtype;
+use crate::format::layout::ScaleLayout;
+use crate::format::math::SwiGlu;
+use crate::plan::groups::Groups;
+use crate::plan::memory::Ptr;
+use crate::plan::quantize::Scope;
+
+/// Alignment of matrices: values, codes, block scales, norm weights, biases, workspaces of row operations.
+pub const MATRIX: usize = 16;
+/// Alignment of prepared weights and of a product's workspace.
+pub const CACHE_LINE: usize = 64;
+/// Groups a call may have.
+pub const MAX_GROUPS: u32 = 65535;
+
+/// The memory a call touches: checked one by one for NULL and alignment, all together for overlap.
+#[derive(Default)]
+pub struct Regions {
+    list: [Region; 24],
+    count: usize,
+}
+
+#[derive(Clone, Copy, Default)]
+struct Region {
+    argument: &'static str,
+    start: usize,
+    bytes: usize,
+    written: bool,
+}
+
+impl Regions {
+    /// Memory that is read. Without bytes any pointer goes, NULL too.
+    pub fn read<T>(
+        &mut self,
+        argument: &'static str,
+        p: *const T,
+        bytes: usize,
+        align: usize,
+    ) -> Result<Ptr<T>> {
+        self.add(argument, p.addr(), bytes, align, false)?;
+        Ok(Ptr::new(p))
+    }
+
+    /// Memory that is written.
+    pub fn write<T>(
+        &mut self,
+        argument: &'static str,
+        p: *mut T,
+        bytes: usize,
+        align: usize,
+    ) -> Result<Ptr<T>> {
+        self.add(argument, p.addr(), bytes, align, true)?;
+        Ok(Ptr::from_mut(p))
+    }
+
+    /// An array of `count` elements at its natural alignment.
+    pub fn read_array<T>(&mut self, argument: &'static str, p: *const T, count: usize) -> Result<Ptr<T>> {
+        let bytes = count.checked_mul(size_of::<T>()).ok_or(Error::TooLarge { argument })?;
+        self.read(argument, p, bytes, align_of::<T>())
+    }
+
+    pub fn write_array<T>(&mut self, argument: &'static str, p: *mut T, count: usize) -> Result<Ptr<T>> {
+        let bytes = count.checked_mul(size_of::<T>()).ok_or(Error::TooLarge { argument })?;
+        self.write(argument, p, bytes, align_of::<T>())
+    }
+
+    fn add(
+        &mut self,
+        argument: &'static str,
+        start: usize,
+        bytes: usize,
+        align: usize,
+        written: bool,
+    ) -> Result<()> {
+        if bytes == 0 {
+            return Ok(());
+        }
+        if start == 0 {
+            return Err(Error::Null { argument });
+        }
+        if !start.is_multiple_of(align) {
+            return Err(Error::Misaligned { argument, address: start, alignment: align });
+        }
+        if start.checked_add(bytes).is_none() {
+            return Err(Error::TooLarge { argument });
+        }
+        self.list[self.count] = Region { argument, start, bytes, written };
+        self.count += 1;
+        Ok(())
+    }
+
+    /// Refuses a written region that shares a byte with any other.
+    pub fn check_overlap(&self) -> Result<()> {
+        let list = &self.list[..self.count];
+        for (i, a) in list.iter().enumerate() {
+            for b in &list[i + 1..] {
+                if (a.written || b.written) && a.start < b.start + b.bytes && b.start < a.start + a.bytes {
+                    return Err(Error::Overlap { first: a.argument, second: b.argument });
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A count that must lie in `least..=most`.
+pub fn count(argument: &'static str, value: i64, least: i64, most: i64) -> Result<usize> {
+    if value < least || value > most {
+        let range = if most == i64::MAX { format!("{least} or more") } else { format!("{least} to {most}") };
+        return Err(Error::OutOfRange { argument, value: value.to_string(), range });
+    }
+    Ok(value as usize)
+}
+
+/// A positive multiple.
+pub fn multiple(argument: &'static str, value: i64, of: i64) -> Result<usize> {
+    count(argument, value, 1, i64::MAX)?;
+    if value % of != 0 {
+        return Err(Error::NotMultiple { argument, value, multiple: of });
+    }
+    Ok(value as usize)
+}
+
+/// K of an operand.
+pub fn cols(argument: &'static str, value: i64) -> Result<usize> {
+    multiple(argument, value, BLOCK as i64)
+}
+
+/// A row stride: 0 for dense.
+pub fn stride(argument: &'static str, value: i64, dense: usize) -> Result<usize> {
+    if value == 0 {
+        return Ok(dense);
+    }
+    if value < dense as i64 {
+        return Err(Error::StrideTooSmall { argument, value, least: dense as i64 });
+    }
+    Ok(value as usize)
+}
+
+/// Bytes from the first to past the last element of `rows` rows; refused past 2^63 − 1.
+pub fn extent(
+    argument: &'static str,
+    rows: usize,
+    stride: usize,
+    cols: usize,
+    bytes: usize,
+) -> Result<usize> {
+    if rows == 0 || cols == 0 {
+        return Ok(0);
+    }
+    let elements = (rows as u128 - 1) * stride as u128 + cols as u128;
+    match elements.checked_mul(bytes as u128) {
+        Some(total) if total <= i64::MAX as u128 => Ok(total as usize),
+        _ => Err(Error::TooLarge { argument }),
+    }
+}
+
+/// Bytes of rows that may lie in strided groups; `group_stride` counts for those only.
+pub fn grouped_extent(
+    argument: &'static str,
+    groups: &Groups,
+    row_stride: usize,
+    group_stride: usize,
+    cols: usize,
+    bytes: usize,
+) -> Result<usize> {
+    match *groups {
+        Groups::Strided { count, rows } => {
+            let one = extent(argument, rows, row_stride, cols, bytes)?;
+            if one == 0 || count == 0 {
+                return Ok(0);
+            }
+            let steps = (count as u128 - 1) * group_stride as u128;
+            match steps.checked_mul(bytes as u128).and_then(|s| s.checked_add(one as u128)) {
+                Some(total) if total <= i64::MAX as u128 => Ok(total as usize),
+                _ => Err(Error::TooLarge { argument }),
+            }
+        }
+        _ => extent(argument, groups.total_rows(), row_stride, cols, bytes),
+    }
+}
+
+/// A group stride of a matrix that is read: counts for strided groups, where 0 shares one matrix.
+pub fn read_group_stride(argument: &'static str, value: i64, groups: &Groups) -> Result<usize> {
+    match groups {
+        Groups::Strided { .. } => count(argument, value, 0, i64::MAX),
+        _ if value != 0 => Err(Error::Conflict {
+            argument,
+            problem: format!(
+                "{value} has no meaning here; pass 0 unless the grouping is NVFP4_GROUPING_STRIDED"
+            ),
+        }),
+        _ => Ok(0),
+    }
+}
+
+/// A group stride of a matrix that is written: groups must not meet. Rows may interleave ([rows, groups, cols]).
+pub fn write_group_stride(
+    argument: &'static str,
+    value: i64,
+    groups: &Groups,
+    row_stride: usize,
+    cols: usize,
+) -> Result<usize> {
+    let stride = read_group_stride(argument, value, groups)?;
+    if let Groups::Strided { count, rows } = *groups {
+        let blocks_apart =
+            rows == 0 || stride as u128 >= (rows as u128 - 1) * row_stride as u128 + cols as u128;
+        let interleaved = stride >= cols
+            && (count.max(1) as u128 - 1) * stride as u128 + cols as u128 <= row_stride as u128;
+        if count > 1 && rows > 0 && !blocks_apart && !interleaved {
+            return Err(Error::Conflict {
+                argument,
+                problem: format!(
+                    "with {value} the rows of two groups overlap; space the groups or the rows apart"
+                ),
+            });
+        }
+    }
+    Ok(stride)
+}
+
+pub fn float_dtype(argument: &'static str, value: nvfp4_dtype) -> Result<Dtype> {
+    match value {
+        NVFP4_DTYPE_BF16 => Ok(Dtype::Bf16),
+        NVFP4_DTYPE_F16 => Ok(Dtype::F16),
+        NVFP4_DTYPE_F32 => Ok(Dtype::F32),
+        _ => Err(Error::UnknownValue {
+            argument,
+            value,
+            known: "NVFP4_DTYPE_BF16 (0), NVFP4_DTYPE_F16 (1), NVFP4_DTYPE_F32 (2)",
+        }),
+    }
+}
+
+pub fn scale_layout(argument: &'static str, value: nvfp4_scale_layout) -> Result<ScaleLayout> {
+    match value {
+        NVFP4_SCALE_LAYOUT_LINEAR => Ok(ScaleLayout::Linear),
+        NVFP4_SCALE_LAYOUT_TILED_128X4 => Ok(ScaleLayout::Tiled128x4),
+        NVFP4_SCALE_LAYOUT_TILED_8X4 => Ok(ScaleLayout::Tiled8x4),
+        _ => Err(Error::UnknownValue {
+            argument,
+            value,
+            known: "NVFP4_SCALE_LAYOUT_LINEAR (0), _TILED_128X4 (1), _TILED_8X4 (2)",
+        }),
+    }
+}
+
+pub fn tiled_layout(argument: &'static str, value: nvfp4_scale_layout) -> Result<ScaleLayout> {
+    match scale_layout(argument, value)? {
+        ScaleLayout::Linear => Err(Error::UnknownValue {
+            argument,
+            value,
+            known: "NVFP4_SCALE_LAYOUT_TILED_128X4 (1), _TILED_8X4 (2)",
+        }),
+        layout => Ok(layout),
+    }
+}
+
+pub fn scale_rule(argument: &'static str, value: nvfp4_scale_rule) -> Result<ScaleRule> {
+    match value {
+        NVFP4_SCALE_RULE_AMAX => Ok(ScaleRule::Amax),
+        NVFP4_SCALE_RULE_FOUR_OVER_SIX => Ok(ScaleRule::FourOverSix),
+        NVFP4_SCALE_RULE_MIN_MSE => Ok(ScaleRule::MinMse),
+        _ => Err(Error::UnknownValue {
+            argument,
+            value,
+            known: "NVFP4_SCALE_RULE_AMAX (0), _FOUR_OVER_SIX (1), _MIN_MSE (2)",
+        }),
+    }
+}
+
+/// A scope; GROUP only where there are groups.
+pub fn scope(argument: &'static str, value: nvfp4_scope, groups: &Groups) -> Result<Scope> {
+    match value {
+        NVFP4_SCOPE_TENSOR => Ok(Scope::Tensor),
+        NVFP4_SCOPE_GROUP if matches!(groups, Groups::None { .. }) => Err(Error::Conflict {
+            argument,
+            problem: "NVFP4_SCOPE_GROUP needs groups; use NVFP4_SCOPE_TENSOR or describe the groups".into(),
+        }),
+        NVFP4_SCOPE_GROUP => Ok(Scope::Group),
+        NVFP4_SCOPE_ROW => Ok(Scope::Row),
+        _ => Err(Error::UnknownValue {
+            argument,
+            value,
+            known: "NVFP4_SCOPE_TENSOR (0), _GROUP (1), _ROW (2)",
+        }),
+    }
+}
+
+/// Entries of an array indexed by scope.
+pub fn scope_entries(scope: Scope, groups: &Groups) -> usize {
+    match scope {
+        Scope::Tensor => 1,
+        Scope::Group => groups.count(),
+        Scope::Row => groups.total_rows(),
+    }
+}
+
+pub fn flag(argument: &'static str, value: u32) -> Result<bool> {
+    match value {
+        0 | 1 => Ok(value == 1),
+        _ => Err(Error::UnknownValue { argument, value, known: "0, 1" }),
+    }
+}
+
+pub fn reserved(argument: &'static str, value: u32) -> Result<()> {
+    if value != 0 {
+        return Err(Error::Reserved { argument, value: value as u64 });
+    }
+    Ok(())
+}
+
+/// A float parameter that must be finite.
+pub fn finite(argument: &'static str, value: f32) -> Result<f32> {
+    if !value.is_finite() {
+        return Err(Error::OutOfRange { argument, value: value.to_string(), range: "finite".into() });
+    }
+    Ok(value)
+}
+
+pub fn eps(value: f32) -> Result<f32> {
+    if !(value.is_finite() && value > 0.0) {
+        let range = "finite and above 0 (1e-6 and 1e-5 are common)".into();
+        return Err(Error::OutOfRange { argument: "eps", value: value.to_string(), range });
+    }
+    Ok(value)
+}
+
+/// The parameters of SwiGLU, defaults resolved.
+pub fn swiglu(limit: f32, alpha: f32, beta: f32) -> Result<SwiGlu> {
+    if !(limit.is_finite() && limit >= 0.0) {
+        let range = "finite and 0 or more (0: no limit)".into();
+        return Err(Error::OutOfRange { argument: "limit", value: limit.to_string(), range });
+    }
+    let alpha = finite("alpha", alpha)?;
+    Ok(SwiGlu { limit, alpha: if alpha == 0.0 { 1.0 } else { alpha }, beta: finite("beta", beta)? })
+}
+
+/// Workspace that a call needs; `needed` 0 takes anything.
+pub fn workspace(
+    regions: &mut Regions,
+    p: *mut core::ffi::c_void,
+    given: usize,
+    needed: usize,
+) -> Result<Ptr<u8>> {
+    if given < needed {
+        return Err(Error::Workspace { given, needed });
+    }
+    regions.write("workspace", p.cast::<u8>(), needed, CACHE_LINE)
+}
+
+/// How the rows of a call are split; `need_arrays` false lets a size query leave the index arrays out.
+pub fn groups(g: &nvfp4_groups, rows: i64, need_arrays: bool, regions: &mut Regions) -> Result<Groups> {
+    let rows = count("rows", rows, 0, i64::MAX)?;
+    if g.count > MAX_GROUPS {
+        let range = format!("0 to {MAX_GROUPS}");
+        return Err(Error::OutOfRange { argument: "groups.count", value: g.count.to_string(), range });
+    }
+    let e = g.count as usize;
+    let unused = |argument, present: bool| match present {
+        true => Err(Error::Conflict {
+            argument,
+            problem: format!("not used by grouping {}; leave it 0", g.grouping),
+        }),
+        false => Ok(()),
+    };
+    let dense = || {
+        let max = count("groups.max_tokens", g.max_tokens, 0, i64::MAX)?;
+        match e.checked_mul(max) {
+            Some(total) if total == rows => Ok(max),
+            _ => Err(Error::Mismatch {
+                argument: "rows",
+                value: rows.to_string(),
+                expected: format!("groups.count * groups.max_tokens = {e} * {max}"),
+            }),
+        }
+    };
+    let entries = if need_arrays { e } else { 0 };
+    if g.grouping != NVFP4_GROUPING_ENDS {
+        unused("groups.ends", !g.ends.is_null())?;
+    }
+    if g.grouping != NVFP4_GROUPING_MASKED {
+        unused("groups.counts", !g.counts.is_null())?;
+    }
+    match g.grouping {
+        NVFP4_GROUPING_NONE => {
+            unused("groups.count", g.count != 0)?;
+            unused("groups.max_tokens", g.max_tokens != 0)?;
+            Ok(Groups::None { rows })
+        }
+        NVFP4_GROUPING_ENDS => {
+            unused("groups.max_tokens", g.max_tokens != 0)?;
+            count("rows", rows as i64, 0, i32::MAX as i64)?;
+            Ok(Groups::Ends { ends: regions.read_array("groups.ends", g.ends, entries)?, count: e, rows })
+        }
+        NVFP4_GROUPING_MASKED => {
+            let max_rows = dense()?;
+            count("groups.max_tokens", max_rows as i64, 0, i32::MAX as i64)?;
+            Ok(Groups::Masked {
+                counts: regions.read_array("groups.counts", g.counts, entries)?,
+                count: e,
+                max_rows,
+            })
+        }
+        NVFP4_GROUPING_STRIDED => Ok(Groups::Strided { count: e, rows: dense()? }),
+        value => Err(Error::UnknownValue {
+            argument: "groups.grouping",
+            value,
+            known: "NVFP4_GROUPING_NONE (0), _ENDS (1), _MASKED (2), _STRIDED (3)",
+        }),
+    }
+}

@@ -1,0 +1,301 @@
+//! Contexts: one device with its threads, memory pool and fault word; and what backends and features there are.
+#![allow(non_camel_case_types)]
+
+use std::sync::Arc;
+
+use super::types::zeroed_default;
+use crate::backend::cpu::Cpu;
+use crate::backend::cpu::kernels::Isa;
+use crate::error::{Error, Result};
+
+/// Where the work of a context is carried out.
+pub type nvfp4_backend = u32;
+/// This processor; pointers are host memory.
+pub const NVFP4_BACKEND_CPU: nvfp4_backend = 0;
+/// An NVIDIA GPU.
+pub const NVFP4_BACKEND_CUDA: nvfp4_backend = 1;
+
+/// Instruction set of a CPU context. Results do not depend on it.
+pub type nvfp4_isa = u32;
+/// The best that the processor has.
+pub const NVFP4_ISA_BEST: nvfp4_isa = 0;
+/// Plain code, the reference.
+pub const NVFP4_ISA_PORTABLE: nvfp4_isa = 1;
+/// AVX2 with FMA and F16C.
+pub const NVFP4_ISA_AVX2: nvfp4_isa = 2;
+/// AVX-512 F, BW, DQ, VL and VNNI.
+pub const NVFP4_ISA_AVX512: nvfp4_isa = 3;
+
+/// Something a context may be able to do.
+pub type nvfp4_feature = u32;
+/// Graph capture and replay.
+pub const NVFP4_FEATURE_GRAPH: nvfp4_feature = 1;
+/// Every product gives batch-invariant bits, flag or not.
+pub const NVFP4_FEATURE_ALWAYS_BATCH_INVARIANT: nvfp4_feature = 2;
+/// Programmatic dependent launch.
+pub const NVFP4_FEATURE_DEPENDENT_LAUNCH: nvfp4_feature = 3;
+/// Block-scaled FP4 tensor cores used by the products.
+pub const NVFP4_FEATURE_NATIVE_FP4: nvfp4_feature = 4;
+
+/// Options of nvfp4_context_create; zero means the default.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct nvfp4_context_options {
+    /// sizeof(nvfp4_context_options).
+    pub struct_size: usize,
+    /// One of NVFP4_BACKEND_*.
+    pub backend: nvfp4_backend,
+    /// Device ordinal; 0 for the CPU.
+    pub device: u32,
+    /// CPU: threads that share the work of a call, the caller counted, up to 1024; 0: one per available core.
+    pub threads: u32,
+    /// CPU: one of NVFP4_ISA_*; refused where the processor lacks it.
+    pub isa: nvfp4_isa,
+}
+
+/// What nvfp4_backend_query and nvfp4_context_info tell.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct nvfp4_backend_info {
+    /// sizeof(nvfp4_backend_info), set by the caller.
+    pub struct_size: usize,
+    /// One of NVFP4_BACKEND_*.
+    pub backend: nvfp4_backend,
+    /// 1 if a context can be created, else 0 (name says why).
+    pub available: u32,
+    /// Devices of this backend.
+    pub device_count: u32,
+    /// CPU: threads of the context, or available cores.
+    pub threads: u32,
+    /// CPU: one of NVFP4_ISA_*, never BEST.
+    pub isa: nvfp4_isa,
+    /// 0.
+    pub reserved: u32,
+    /// Zero-terminated description.
+    pub name: [core::ffi::c_char; 64],
+}
+
+/// Bits of the fault word. They are sticky: set by work on any stream, cleared by nvfp4_context_clear_faults.
+pub type nvfp4_fault_flags = u32;
+/// A group's end or count was out of order or out of bounds, and was clamped.
+pub const NVFP4_FAULT_BAD_GROUP: nvfp4_fault_flags = 1;
+/// A static decode scale was not finite or not above 0; its values read as NaN.
+pub const NVFP4_FAULT_BAD_DECODE_SCALE: nvfp4_fault_flags = 2;
+/// A quantizer met a NaN or an infinity; that block reads as NaN.
+pub const NVFP4_FAULT_NON_FINITE: nvfp4_fault_flags = 4;
+/// A block scale saturated: the static decode scale is too small for the data.
+pub const NVFP4_FAULT_SATURATED: nvfp4_fault_flags = 8;
+
+/// The fault word of a context.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct nvfp4_faults {
+    /// sizeof(nvfp4_faults), set by the caller.
+    pub struct_size: usize,
+    /// NVFP4_FAULT_* or'ed.
+    pub flags: nvfp4_fault_flags,
+    /// 0.
+    pub reserved: u32,
+    /// The first group that was clamped since the last clear, or -1.
+    pub bad_group: i64,
+}
+
+/// What a context's memory pool holds and has done.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct nvfp4_pool_stats {
+    /// sizeof(nvfp4_pool_stats), set by the caller.
+    pub struct_size: usize,
+    /// Bytes of live buffers, as rounded up by the pool.
+    pub bytes_in_use: usize,
+    /// Bytes taken from the system: in use and kept for reuse.
+    pub bytes_reserved: usize,
+    /// Largest bytes_in_use so far.
+    pub peak_bytes_in_use: usize,
+    /// Buffers created.
+    pub allocations: u64,
+    /// Of these, how many took a kept block.
+    pub reuses: u64,
+}
+
+/// Arguments of nvfp4_prepare.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct nvfp4_prepare_args {
+    /// sizeof(nvfp4_prepare_args).
+    pub struct_size: usize,
+    /// Must be 0: everything is prepared.
+    pub reserved: u64,
+}
+
+zeroed_default!(
+    nvfp4_context_options,
+    nvfp4_backend_info,
+    nvfp4_faults,
+    nvfp4_pool_stats,
+    nvfp4_prepare_args
+);
+
+/// A device in use. Clones are the same context.
+#[derive(Clone)]
+pub struct Context(Arc<Inner>);
+
+struct Inner {
+    cpu: Cpu,
+    /// The process that made it: threads and devices do not survive a fork.
+    process: u32,
+}
+
+const MAX_THREADS: u32 = 1024;
+const BACKENDS: &str = "NVFP4_BACKEND_CPU (0), NVFP4_BACKEND_CUDA (1)";
+
+impl Context {
+    pub fn create(options: &nvfp4_context_options) -> Result<Context> {
+        match options.backend {
+            NVFP4_BACKEND_CPU => {}
+            NVFP4_BACKEND_CUDA => return Err(cuda_missing()),
+            value => return Err(Error::UnknownValue { argument: "options.backend", value, known: BACKENDS }),
+        }
+        if options.device != 0 {
+            return Err(Error::OutOfRange {
+                argument: "options.device",
+                value: options.device.to_string(),
+                range: "0 for the CPU".into(),
+            });
+        }
+        if options.threads > MAX_THREADS {
+            return Err(Error::OutOfRange {
+                argument: "options.threads",
+                value: options.threads.to_string(),
+                range: format!("0 to {MAX_THREADS}"),
+            });
+        }
+        let isa = match options.isa {
+            NVFP4_ISA_BEST => None,
+            NVFP4_ISA_PORTABLE => Some(Isa::Portable),
+            NVFP4_ISA_AVX2 => Some(Isa::Avx2),
+            NVFP4_ISA_AVX512 => Some(Isa::Avx512),
+            value => {
+                let known = "NVFP4_ISA_BEST (0), _PORTABLE (1), _AVX2 (2), _AVX512 (3)";
+                return Err(Error::UnknownValue { argument: "options.isa", value, known });
+            }
+        };
+        let cpu = Cpu::new(options.threads as usize, isa)?;
+        Ok(Context(Arc::new(Inner { cpu, process: std::process::id() })))
+    }
+
+    pub(super) fn cpu(&self) -> &Cpu {
+        &self.0.cpu
+    }
+
+    /// Refuses to go on in another process than the one that made the context.
+    pub fn check_process(&self) -> Result<()> {
+        let now = std::process::id();
+        if now != self.0.process {
+            return Err(Error::Forked { created: self.0.process, now });
+        }
+        Ok(())
+    }
+
+    pub fn same(&self, other: &Context) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
+    pub fn info(&self) -> nvfp4_backend_info {
+        let cpu = self.cpu();
+        cpu_info(cpu.kernels.isa, cpu.team.threads())
+    }
+
+    pub fn faults(&self) -> nvfp4_faults {
+        let (flags, group) = self.cpu().faults.read();
+        nvfp4_faults { flags, bad_group: group.map_or(-1, |g| g as i64), ..Default::default() }
+    }
+
+    pub fn clear_faults(&self) {
+        self.cpu().faults.clear();
+    }
+
+    pub fn pool_stats(&self) -> nvfp4_pool_stats {
+        let s = self.cpu().pool.stats();
+        nvfp4_pool_stats {
+            bytes_in_use: s.bytes_in_use,
+            bytes_reserved: s.bytes_reserved,
+            peak_bytes_in_use: s.peak_bytes_in_use,
+            allocations: s.allocations,
+            reuses: s.reuses,
+            ..Default::default()
+        }
+    }
+
+    pub fn pool_trim(&self, keep_bytes: usize) {
+        self.cpu().pool.trim(keep_bytes);
+    }
+
+    pub fn supports(&self, feature: nvfp4_feature) -> Result<bool> {
+        match feature {
+            NVFP4_FEATURE_GRAPH | NVFP4_FEATURE_ALWAYS_BATCH_INVARIANT => Ok(true),
+            NVFP4_FEATURE_DEPENDENT_LAUNCH | NVFP4_FEATURE_NATIVE_FP4 => Ok(false),
+            value => Err(Error::UnknownValue {
+                argument: "feature",
+                value,
+                known: "NVFP4_FEATURE_GRAPH (1), _ALWAYS_BATCH_INVARIANT (2), _DEPENDENT_LAUNCH (3), _NATIVE_FP4 (4)",
+            }),
+        }
+    }
+
+    /// Loads what run calls need. The CPU needs nothing: its kernels are code.
+    pub fn prepare(&self, args: &nvfp4_prepare_args) -> Result<()> {
+        match args.reserved {
+            0 => Ok(()),
+            value => Err(Error::Reserved { argument: "args.reserved", value }),
+        }
+    }
+}
+
+/// What is known of a backend's device without creating a context.
+pub fn backend_info(backend: nvfp4_backend, device: u32) -> Result<nvfp4_backend_info> {
+    match backend {
+        NVFP4_BACKEND_CPU if device == 0 => {
+            Ok(cpu_info(Isa::detect(), std::thread::available_parallelism().map_or(1, |n| n.get())))
+        }
+        NVFP4_BACKEND_CPU => Err(Error::OutOfRange {
+            argument: "device",
+            value: device.to_string(),
+            range: "0 for the CPU".into(),
+        }),
+        NVFP4_BACKEND_CUDA => {
+            let mut info = nvfp4_backend_info { backend, ..Default::default() };
+            set_name(&mut info, "no CUDA backend in this build");
+            Ok(info)
+        }
+        value => Err(Error::UnknownValue { argument: "backend", value, known: BACKENDS }),
+    }
+}
+
+fn cuda_missing() -> Error {
+    Error::Unsupported { what: "the CUDA backend in this build".into(), next: "use NVFP4_BACKEND_CPU" }
+}
+
+fn cpu_info(isa: Isa, threads: usize) -> nvfp4_backend_info {
+    let mut info = nvfp4_backend_info {
+        backend: NVFP4_BACKEND_CPU,
+        available: 1,
+        device_count: 1,
+        threads: threads as u32,
+        isa: match isa {
+            Isa::Portable => NVFP4_ISA_PORTABLE,
+            Isa::Avx2 => NVFP4_ISA_AVX2,
+            Isa::Avx512 => NVFP4_ISA_AVX512,
+        },
+        ..Default::default()
+    };
+    set_name(&mut info, &format!("CPU, {}, {threads} threads", isa.name()));
+    info
+}
+
+fn set_name(info: &mut nvfp4_backend_info, name: &str) {
+    let last = info.name.len() - 1;
+    for (to, &from) in info.name[..last].iter_mut().zip(name.as_bytes()) {
+        *to = from as core::ffi::c_char;
+    }
+}

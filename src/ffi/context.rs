@@ -1,0 +1,134 @@
+//! Contexts and what can be asked about backends.
+
+use super::args::{self, Out};
+use super::guard::guard;
+use super::handle;
+use crate::api::context::*;
+use crate::api::handles::nvfp4_context;
+use crate::error::{Result, nvfp4_status};
+
+/// Tells what is known of device `device` of a backend, without creating a context.
+/// `available` 0 is a success: `name` then says what is missing.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn nvfp4_backend_query(
+    backend: nvfp4_backend,
+    device: u32,
+    info: *mut nvfp4_backend_info,
+) -> nvfp4_status {
+    // SAFETY: the host's promise about `info`.
+    guard("nvfp4_backend_query", || unsafe { args::write("info", info, &backend_info(backend, device)?) })
+}
+
+/// Creates a context: takes the device, starts the threads. `options` NULL: all defaults (the CPU, all cores).
+/// Destroy it with nvfp4_context_destroy. UNSUPPORTED where the backend or instruction set is missing.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn nvfp4_context_create(
+    options: *const nvfp4_context_options,
+    context: *mut *mut nvfp4_context,
+) -> nvfp4_status {
+    // SAFETY: the host's promise about both pointers.
+    guard("nvfp4_context_create", || unsafe {
+        let out = Out::check("context", context)?;
+        let options = args::read_optional("options", options)?;
+        out.set(handle::create(Context::create(&options)?));
+        Ok(())
+    })
+}
+
+/// Destroys a context. Its children (streams, events, graphs, buffers, weights) keep the device alive until they are
+/// destroyed too; every other call with them is refused from now on where it needs the context.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn nvfp4_context_destroy(context: *mut nvfp4_context) -> nvfp4_status {
+    guard("nvfp4_context_destroy", || handle::destroy::<Context>("context", context, |_| Ok(())))
+}
+
+/// Tells what a context runs on.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn nvfp4_context_info(
+    context: *mut nvfp4_context,
+    info: *mut nvfp4_backend_info,
+) -> nvfp4_status {
+    // SAFETY: the host's promise about `info`.
+    guard("nvfp4_context_info", || unsafe { args::write("info", info, &get(context)?.info()) })
+}
+
+/// Reads the fault word: what work on this context has met since the last clear. Does not wait for anything: work that
+/// still runs may add to it.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn nvfp4_context_faults(
+    context: *mut nvfp4_context,
+    faults: *mut nvfp4_faults,
+) -> nvfp4_status {
+    // SAFETY: the host's promise about `faults`.
+    guard("nvfp4_context_faults", || unsafe { args::write("faults", faults, &get(context)?.faults()) })
+}
+
+/// Clears the fault word.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn nvfp4_context_clear_faults(context: *mut nvfp4_context) -> nvfp4_status {
+    guard("nvfp4_context_clear_faults", || {
+        get(context)?.clear_faults();
+        Ok(())
+    })
+}
+
+/// Waits until all work of the context is done. On the CPU it always is.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn nvfp4_context_synchronize(context: *mut nvfp4_context) -> nvfp4_status {
+    guard("nvfp4_context_synchronize", || get(context).map(|_| ()))
+}
+
+/// Tells what the context's memory pool holds and has done.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn nvfp4_context_pool_stats(
+    context: *mut nvfp4_context,
+    stats: *mut nvfp4_pool_stats,
+) -> nvfp4_status {
+    // SAFETY: the host's promise about `stats`.
+    guard("nvfp4_context_pool_stats", || unsafe { args::write("stats", stats, &get(context)?.pool_stats()) })
+}
+
+/// Gives kept memory back to the system until at most `keep_bytes` are kept for reuse.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn nvfp4_context_pool_trim(
+    context: *mut nvfp4_context,
+    keep_bytes: usize,
+) -> nvfp4_status {
+    guard("nvfp4_context_pool_trim", || {
+        get(context)?.pool_trim(keep_bytes);
+        Ok(())
+    })
+}
+
+/// Tells whether a context has a feature (NVFP4_FEATURE_*): 1 or 0.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn nvfp4_feature_supported(
+    context: *mut nvfp4_context,
+    feature: nvfp4_feature,
+    supported: *mut i32,
+) -> nvfp4_status {
+    // SAFETY: the host's promise about `supported`.
+    guard("nvfp4_feature_supported", || unsafe {
+        let out = Out::check("supported", supported)?;
+        out.set(get(context)?.supports(feature)? as i32);
+        Ok(())
+    })
+}
+
+/// Loads everything that run calls need, so that they allocate, load and synchronise nothing. `args` NULL: everything.
+/// On the CPU there is nothing to load. On a GPU call it once before the first capture.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn nvfp4_prepare(
+    context: *mut nvfp4_context,
+    args: *const nvfp4_prepare_args,
+) -> nvfp4_status {
+    // SAFETY: the host's promise about `args`.
+    guard("nvfp4_prepare", || unsafe { get(context)?.prepare(&args::read_optional("args", args)?) })
+}
+
+/// A live context of this process.
+pub(super) fn get(context: *const nvfp4_context) -> Result<Context> {
+    let context: Context = handle::get("context", context)?;
+    context.check_process()?;
+    Ok(context)
+}

@@ -1,0 +1,83 @@
+//! Streams.
+
+use super::args::Out;
+use super::context;
+use super::guard::guard;
+use super::handle;
+use crate::api::handles::{nvfp4_context, nvfp4_stream};
+use crate::api::stream::Stream;
+use crate::error::{Error, Result, nvfp4_status};
+
+/// Creates a stream. Destroy it with nvfp4_stream_destroy.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn nvfp4_stream_create(
+    context: *mut nvfp4_context,
+    stream: *mut *mut nvfp4_stream,
+) -> nvfp4_status {
+    // SAFETY: the host's promise about `stream`.
+    guard("nvfp4_stream_create", || unsafe {
+        let out = Out::check("stream", stream)?;
+        out.set(handle::create(Stream::create(&context::get(context)?)));
+        Ok(())
+    })
+}
+
+/// Wraps a stream of the host's: a CUstream or cudaStream_t of the context's device, which stays the host's and must
+/// outlive the handle. On the CPU `native` must be NULL, and the call is nvfp4_stream_create.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn nvfp4_stream_borrow(
+    context: *mut nvfp4_context,
+    native: *mut core::ffi::c_void,
+    stream: *mut *mut nvfp4_stream,
+) -> nvfp4_status {
+    // SAFETY: the host's promise about `stream`.
+    guard("nvfp4_stream_borrow", || unsafe {
+        let out = Out::check("stream", stream)?;
+        let context = context::get(context)?;
+        if !native.is_null() {
+            return Err(Error::Conflict {
+                argument: "native",
+                problem: "the CPU has no native streams; pass NULL".into(),
+            });
+        }
+        out.set(handle::create(Stream::create(&context)));
+        Ok(())
+    })
+}
+
+/// Destroys a stream; its work goes on. Refused while it captures.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn nvfp4_stream_destroy(stream: *mut nvfp4_stream) -> nvfp4_status {
+    guard("nvfp4_stream_destroy", || {
+        handle::destroy::<Stream>("stream", stream, |s| {
+            s.check_not_capturing("a capturing stream cannot be destroyed")
+        })
+    })
+}
+
+/// Waits until the stream's work is done. Refused while it captures.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn nvfp4_stream_synchronize(stream: *mut nvfp4_stream) -> nvfp4_status {
+    guard("nvfp4_stream_synchronize", || {
+        get(stream)?.check_not_capturing("a capturing stream cannot be waited for")
+    })
+}
+
+/// Sets `done` to 1 if the stream's work is done, else to 0. Refused while it captures.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn nvfp4_stream_query(stream: *mut nvfp4_stream, done: *mut i32) -> nvfp4_status {
+    // SAFETY: the host's promise about `done`.
+    guard("nvfp4_stream_query", || unsafe {
+        let out = Out::check("done", done)?;
+        get(stream)?.check_not_capturing("a capturing stream cannot be queried")?;
+        out.set(1);
+        Ok(())
+    })
+}
+
+/// A live stream of this process.
+pub(super) fn get(stream: *const nvfp4_stream) -> Result<Stream> {
+    let stream: Stream = handle::get("stream", stream)?;
+    stream.context().check_process()?;
+    Ok(stream)
+}

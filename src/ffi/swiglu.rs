@@ -1,0 +1,37 @@
+//! Activations fused with quantization.
+
+use super::args::{self, Out};
+use super::guard::guard;
+use super::{context, stream};
+use crate::api::handles::{nvfp4_context, nvfp4_stream};
+use crate::api::swiglu::{self, nvfp4_swiglu_quantize_args};
+use crate::error::nvfp4_status;
+
+/// SwiGLU or relu2 of a product's output, or only its de-interleaving, and quantization in one pass.
+/// Sets the same faults as nvfp4_quantize.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn nvfp4_swiglu_quantize(
+    context: *mut nvfp4_context,
+    args: *const nvfp4_swiglu_quantize_args,
+    stream: *mut nvfp4_stream,
+) -> nvfp4_status {
+    // SAFETY: the host's promise about `args` and what it points to.
+    guard("nvfp4_swiglu_quantize", || unsafe {
+        swiglu::swiglu_quantize(&context::get(context)?, &args::read("args", args)?, &stream::get(stream)?)
+    })
+}
+
+/// Bytes of workspace that nvfp4_swiglu_quantize needs with these arguments; 0 means none. Reads no device memory.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn nvfp4_swiglu_quantize_workspace_size(
+    context: *mut nvfp4_context,
+    args: *const nvfp4_swiglu_quantize_args,
+    bytes: *mut usize,
+) -> nvfp4_status {
+    // SAFETY: the host's promise about `args` and `bytes`.
+    guard("nvfp4_swiglu_quantize_workspace_size", || unsafe {
+        let out = Out::check("bytes", bytes)?;
+        out.set(swiglu::swiglu_quantize_workspace_size(&context::get(context)?, &args::read("args", args)?)?);
+        Ok(())
+    })
+}

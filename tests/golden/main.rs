@@ -1,0 +1,79 @@
+//! Runs golden cases through the C ABI, on every instruction set and with both poisons, and compares every byte.
+//!
+//!     cargo test --test golden                      the cases in tests/vectors/golden
+//!     NVFP4_GOLDEN=DIR cargo test --test golden     the cases of another directory (`./run golden DIR`)
+
+mod case;
+mod gemm;
+mod quantizers;
+#[path = "../support/mod.rs"]
+mod support;
+mod units;
+
+use case::Case;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use support::Library;
+
+/// What outputs are filled with before a call.
+const POISONS: [u8; 2] = [0xA5, 0x5A];
+
+type Check = fn(&Library, &Case, u8) -> Result<(), String>;
+
+/// The operations of the case format, and whether they go through the C ABI (the others through the crate).
+const CHECKS: [(&str, Check); 13] = [
+    ("quantize_dynamic", quantizers::dynamic),
+    ("quantize_static", quantizers::fixed),
+    ("rmsnorm_quantize", quantizers::rmsnorm),
+    ("hc_rmsnorm_quantize", quantizers::hyper),
+    ("swiglu_quantize", quantizers::swiglu),
+    ("relu2", quantizers::relu2),
+    ("grouped_gemm", gemm::grouped),
+    ("swizzle", units::swizzle),
+    ("interleave_gate_up", units::interleave),
+    ("valid_ends", units::valid_ends),
+    ("fma", units::fma),
+    ("exp", units::exp),
+    ("moe_route", units::route),
+];
+
+fn main() -> ExitCode {
+    let dir = std::env::var_os("NVFP4_GOLDEN").map_or_else(
+        || PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/vectors/golden"),
+        PathBuf::from,
+    );
+    let cases = match case::read(&dir) {
+        Ok(cases) => cases,
+        Err(problem) => {
+            eprintln!("{problem}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let libraries = Library::all(2);
+    let names: Vec<&str> = libraries.iter().map(|l| l.name).collect();
+    println!("{} cases of {} on {}", cases.len(), dir.display(), names.join(", "));
+    let (mut passed, mut failed, mut skipped) = (0, 0, 0);
+    for case in &cases {
+        let Some((_, check)) = CHECKS.iter().find(|(op, _)| *op == case.op) else {
+            println!("skipped {}: operation {} is not known", case.name, case.op);
+            skipped += 1;
+            continue;
+        };
+        let mut problems = Vec::new();
+        for library in &libraries {
+            for poison in POISONS {
+                if let Err(problem) = check(library, case, poison) {
+                    problems.push(format!("{} poison {poison:#x}: {problem}", library.name));
+                }
+            }
+        }
+        if problems.is_empty() {
+            passed += 1;
+        } else {
+            failed += 1;
+            println!("FAILED {}\n    {}", case.name, problems.join("\n    "));
+        }
+    }
+    println!("{passed} passed, {failed} failed, {skipped} skipped");
+    if failed == 0 && passed > 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
