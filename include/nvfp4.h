@@ -359,7 +359,7 @@ typedef struct nvfp4_quantize_args {
   struct nvfp4_groups groups;
   /** Where the result goes. */
   struct nvfp4_quantized out;
-  /** Scratch in device memory, 16-byte aligned; NULL where nvfp4_quantize_workspace_size says 0. */
+  /** Scratch in device memory, 64-byte aligned; NULL where nvfp4_quantize_workspace_size says 0. */
   void *workspace;
   /** Its bytes. */
   size_t workspace_size;
@@ -387,7 +387,7 @@ typedef struct nvfp4_amax_scale_args {
   struct nvfp4_groups groups;
   /** Float array by scope in device memory, written: amax / 2688. */
   float *decode_scales;
-  /** Scratch in device memory, 16-byte aligned; NULL where nvfp4_amax_scale_workspace_size says 0. */
+  /** Scratch in device memory, 64-byte aligned; NULL where nvfp4_amax_scale_workspace_size says 0. */
   void *workspace;
   /** Its bytes. */
   size_t workspace_size;
@@ -469,7 +469,7 @@ typedef struct nvfp4_rmsnorm_quantize_args {
   float *inv_rms;
   /** Where the result goes; scope TENSOR or ROW. */
   struct nvfp4_quantized out;
-  /** Scratch in device memory, 16-byte aligned; NULL where nvfp4_rmsnorm_quantize_workspace_size says 0. */
+  /** Scratch in device memory, 64-byte aligned; NULL where nvfp4_rmsnorm_quantize_workspace_size says 0. */
   void *workspace;
   /** Its bytes. */
   size_t workspace_size;
@@ -519,7 +519,7 @@ typedef struct nvfp4_hc_rmsnorm_quantize_args {
   float *inv_rms;
   /** Where the result goes; scope TENSOR or ROW. */
   struct nvfp4_quantized out;
-  /** Scratch in device memory, 16-byte aligned; NULL where nvfp4_hc_rmsnorm_quantize_workspace_size says 0. */
+  /** Scratch in device memory, 64-byte aligned; NULL where nvfp4_hc_rmsnorm_quantize_workspace_size says 0. */
   void *workspace;
   /** Its bytes. */
   size_t workspace_size;
@@ -568,7 +568,7 @@ typedef struct nvfp4_swiglu_quantize_args {
   int64_t activated_row_stride;
   /** Where the result goes. */
   struct nvfp4_quantized out;
-  /** Scratch in device memory, 16-byte aligned; NULL where nvfp4_swiglu_quantize_workspace_size says 0. */
+  /** Scratch in device memory, 64-byte aligned; NULL where nvfp4_swiglu_quantize_workspace_size says 0. */
   void *workspace;
   /** Its bytes. */
   size_t workspace_size;

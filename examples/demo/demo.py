@@ -38,7 +38,7 @@ class Mode:
 MODES = [
     Mode("amax", False, 0.975, 0.980),
     Mode("min-mse", False, 0.978, 0.985),
-    Mode("amax", True, 0.960, 0.970),
+    Mode("amax", True, 0.965, 0.970),
     Mode("min-mse", True, 0.965, 0.980),
 ]
 

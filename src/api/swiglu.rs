@@ -47,7 +47,7 @@ pub struct nvfp4_swiglu_quantize_args {
     pub activated_row_stride: i64,
     /// Where the result goes.
     pub out: nvfp4_quantized,
-    /// Scratch in device memory, 16-byte aligned; NULL where nvfp4_swiglu_quantize_workspace_size says 0.
+    /// Scratch in device memory, 64-byte aligned; NULL where nvfp4_swiglu_quantize_workspace_size says 0.
     pub workspace: *mut core::ffi::c_void,
     /// Its bytes.
     pub workspace_size: usize,

@@ -129,7 +129,7 @@ class Call:
         self, argument: str, found: View, rows: int, cols: int, groups: Groups | None = None
     ) -> Matrix:
         """A [rows, cols] array, or the groups of one."""
-        result = matrix(argument, found, _split(groups))
+        result = matrix(argument, found, split_of(groups))
         if (result.rows, result.cols) != (rows, cols):
             raise InvalidArgumentError(f"{argument} has shape {found.shape}; it needs {rows} rows of {cols}")
         return result
@@ -207,7 +207,7 @@ class Call:
         if not isinstance(given, Quantized):
             raise TypeError(f"{argument} is a {type(given).__name__}; pass an nvfp4.Quantized")
         raw.scale_layout, raw.scope = given.scale_layout, given.scope
-        split = _split(groups) if shared else None
+        split = split_of(groups) if shared else None
         codes = matrix(f"{argument}.codes", self.look(f"{argument}.codes", given.codes, CODES), split)
         rows, cols, stored = codes.rows, codes.cols * 2, groups
         if split is not None and codes.group_stride == 0:
@@ -253,7 +253,7 @@ def device_bytes(context: Context, stream: Stream, size: int) -> tuple[int, Any]
     return buffer.data, buffer
 
 
-def _split(groups: Groups | None) -> tuple[int, int] | None:
+def split_of(groups: Groups | None) -> tuple[int, int] | None:
     """(count, rows a group) where group strides exist."""
     if groups is None or groups.grouping != Grouping.STRIDED:
         return None

@@ -162,7 +162,7 @@ def _memory(argument: str, array: Any, exported: memoryview) -> View:
     if not exported.c_contiguous:
         raise InvalidArgumentError(f"{argument} is a memoryview that is not contiguous; copy it")
     name = _FORMAT.get(exported.format.lstrip("<@="), exported.format)
-    shape = tuple(exported.shape)
+    shape = tuple(exported.shape or ())
     pointer, owner = _EMPTY_POINTER, None
     if exported.nbytes:
         owner = ctypes.c_char.from_buffer(exported)
@@ -208,10 +208,11 @@ def _numpy_dtype(dtype: str) -> Any:
     return numpy.dtype(ml_dtypes.bfloat16)
 
 
-def _host(bytes_: int, shape: tuple[int, ...], dtype: str) -> memoryview:
+def _host(bytes_: int, shape: tuple[int, ...], dtype: str) -> Array:
     """Without numpy: zeroed host memory as a memoryview; 16-bit floats as uint16."""
     formats = {"float32": "f", "uint8": "B", "int32": "i", "int64": "q", "bfloat16": "H", "float16": "H"}
-    return memoryview(host_bytes(bytes_)[1]).cast("B").cast(formats[dtype], shape)
+    flat: Any = memoryview(host_bytes(bytes_)[1]).cast("B")
+    return flat.cast(formats[dtype], shape)
 
 
 def host_bytes(bytes_: int, alignment: int = 256) -> tuple[int, Any]:

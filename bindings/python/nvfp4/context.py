@@ -95,11 +95,14 @@ def backend_query(backend: int = Backend.CPU, device: int = 0) -> BackendInfo:
 _log_function: Callable[[int, str], None] | None = None
 
 
-@_abi.nvfp4_log_callback
 def _log(level: int, message: bytes | None, _user_data: Any) -> None:
     function = _log_function
     if function is not None:
         function(level, (message or b"").decode("utf-8", "replace"))
+
+
+#: Both live as long as the process: the library may call the first at any time.
+_LOG, _NO_LOG = _abi.nvfp4_log_callback(_log), _abi.nvfp4_log_callback()
 
 
 def set_log_callback(callback: Callable[[int, str], None] | None, level: int = LogLevel.WARNING) -> None:
@@ -108,8 +111,7 @@ def set_log_callback(callback: Callable[[int, str], None] | None, level: int = L
     It is called on the thread that caused the message, and must not call this function. One callback a process.
     """
     global _log_function
-    null = ctypes.cast(None, _abi.nvfp4_log_callback)
-    library().call("nvfp4_set_log_callback", null if callback is None else _log, None, level)
+    library().call("nvfp4_set_log_callback", _NO_LOG if callback is None else _LOG, None, level)
     _log_function = callback
     if callback is not None:
         # The library must not call into an interpreter that has ended.
@@ -118,7 +120,7 @@ def set_log_callback(callback: Callable[[int, str], None] | None, level: int = L
 
 
 def _log_off() -> None:
-    library().functions["nvfp4_set_log_callback"](ctypes.cast(None, _abi.nvfp4_log_callback), None, 0)
+    library().functions["nvfp4_set_log_callback"](_NO_LOG, None, 0)
 
 
 class Capture:
@@ -133,9 +135,12 @@ class Capture:
             self.streams.append(stream)
         stream.capture = self
 
-    def end(self) -> None:
+    def end(self) -> list[Any]:
+        """Takes the streams out; gives what the graph has to keep."""
         for stream in self.streams:
             stream.capture = None
+        keep, self.keep = self.keep, []  # events may hold on to this object
+        return keep
 
 
 class Context(Handle):

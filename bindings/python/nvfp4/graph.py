@@ -50,8 +50,8 @@ class Graph(Handle):
             except NvFp4Error:
                 pass  # the stream was closed, or a stream was not joined back: there is no graph to drop
             raise
-        capture.end()
-        graph = Graph(create("nvfp4_graph_end_capture", _abi.nvfp4_graph, stream.handle), capture.keep)
+        keep = capture.end()
+        graph = Graph(create("nvfp4_graph_end_capture", _abi.nvfp4_graph, stream.handle), keep)
         if instantiate:
             graph.instantiate()
         recording._graph = graph

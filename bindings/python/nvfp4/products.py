@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from . import _abi
-from ._call import Call, Groups, Quantized, _split, device_bytes, scales_size, scope_size
+from ._call import Call, Groups, Quantized, split_of, device_bytes, scales_size, scope_size
 from ._library import library
 from .arrays import CODES, NAMES, SCALES, Array, dtype_of, matrix
 from .context import Context, Stream
@@ -294,7 +294,7 @@ def _activations(
     call: Call, args: Any, a: Array | Quantized, k: int, groups: Groups | None, a_dtype: Any, a_scope: int, a_decode_scales: Array
 ) -> tuple[int, tuple[int, ...], int | None]:
     """Fills operand A: (rows, shape of the output but for its columns, dtype of values or None)."""
-    split = _split(groups)
+    split = split_of(groups)
     dtype: int | None = None
     if isinstance(a, Quantized):
         if a_decode_scales is not None:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import math
+import os
 
 import ml_dtypes
 import numpy as np
@@ -14,6 +15,7 @@ import pytest
 import nvfp4
 
 BF16 = np.dtype(ml_dtypes.bfloat16)
+ISA = nvfp4.Isa[os.environ.get("NVFP4_TEST_ISA", "BEST")]
 DTYPES = {"bf16": BF16, "f16": np.dtype(np.float16), "f32": np.dtype(np.float32)}
 GUARD = 256
 
@@ -22,7 +24,7 @@ class Device:
     """numpy arrays on the CPU."""
 
     def __init__(self) -> None:
-        self.context = nvfp4.Context(threads=2)
+        self.context = nvfp4.Context(threads=2, isa=ISA)
 
     def put(self, array: np.ndarray, stride: int | None = None, fill: int = 0xA5) -> object:
         """A copy on the device, 16-byte aligned; with `stride`, rows that many elements apart."""
@@ -59,7 +61,7 @@ class TorchDevice(Device):
         self.context = self._context()
 
     def _context(self) -> nvfp4.Context:
-        return nvfp4.Context(threads=2)
+        return nvfp4.Context(threads=2, isa=ISA)
 
     def bytes(self, size: int, fill: int) -> object:
         return self.torch.full((size,), fill, dtype=self.torch.uint8, device=self.where)
@@ -68,9 +70,14 @@ class TorchDevice(Device):
         return raw.data_ptr()
 
     def carve(self, raw: object, start: int, size: int, shape: tuple, strides: tuple, dtype: np.dtype) -> object:
-        return raw[start : start + size].view(getattr(self.torch, dtype.name)).as_strided(shape, strides)
+        kind = getattr(self.torch, dtype.name)
+        if size == 0:
+            return self.torch.empty(shape, dtype=kind, device=self.where)
+        return raw[start : start + size].view(kind).as_strided(shape, strides)
 
     def assign(self, target: object, array: np.ndarray) -> None:
+        if array.size == 0:
+            return
         array = np.ascontiguousarray(array)
         bits = self.torch.from_numpy(array.reshape(-1).view(np.uint8).copy())
         target.copy_(bits.view(target.dtype).reshape(array.shape))
@@ -78,6 +85,8 @@ class TorchDevice(Device):
     def get(self, array: object) -> np.ndarray:
         self.context.synchronize()
         name = str(array.dtype).removeprefix("torch.")
+        if array.numel() == 0:
+            return np.zeros(tuple(array.shape), BF16 if name == "bfloat16" else name)
         dense = array.detach().cpu().contiguous().reshape(-1).view(self.torch.uint8).numpy()
         return dense.view(BF16 if name == "bfloat16" else np.dtype(name)).reshape(tuple(array.shape)).copy()
 

@@ -91,9 +91,19 @@ def test_torch_tensors_are_understood_by_shape(cpu, rng) -> None:
     ref.same(q.codes, ref.quantize(ref.wide(x), 2)[0], "codes")
 
 
-def test_real_torch_tensors() -> None:
+def test_real_torch_tensors(cpu, rng) -> None:
     if not HAS_TORCH:
         pytest.skip("torch is not installed: torch tensors are tested by a stand-in only")
+    import torch
+
+    x = rng.standard_normal((4, 64)).astype(np.float32)
+    q = nvfp4.quantize(cpu, torch.from_numpy(x))
+    assert isinstance(q.codes, torch.Tensor)
+    ref.same(q.codes.numpy(), ref.quantize(x)[0], "codes")
+    if hasattr(torch, "float4_e2m1fn_x2"):
+        codes, scales = q.codes.view(torch.float4_e2m1fn_x2), q.scales.view(torch.float8_e4m3fn)
+        y = nvfp4.dequantize(cpu, nvfp4.Quantized(codes, scales, q.decode_scales))
+        ref.same(y.numpy(), nvfp4.dequantize(cpu, q).numpy(), "values")
 
 
 def test_memory_of_another_device_is_refused(cpu) -> None:

@@ -71,16 +71,24 @@ def test_a_graph_keeps_the_arrays_of_its_calls(cpu, rng) -> None:
 
 
 def test_products_work_after_their_weights_were_closed(cpu, rng) -> None:
-    weights = Weights.prepare(cpu, (rng.standard_normal((32, 64)) * 0.1).astype(np.float32))
+    size = Weights.storage_size(cpu, 1, 32, 64)
+    storage = np.zeros(size + 64, np.uint8)
+    storage = storage[-storage.ctypes.data % 64 :][:size]
+    watch = weakref.ref(storage)
+    weights = Weights.prepare(cpu, (rng.standard_normal((32, 64)) * 0.1).astype(np.float32), storage=storage)
     a = rng.standard_normal((4, 64)).astype(BF16)
     want = nvfp4.gemm(cpu, a, weights)
     with Graph.capture(cpu.stream) as recording:
         got = nvfp4.gemm(cpu, a, weights)
     weights.close()
-    del weights
+    del weights, storage
     gc.collect()
+    assert watch() is not None
     recording.graph.launch(cpu.stream)
     ref.same(got, want, "values")
+    del recording
+    gc.collect()
+    assert watch() is None
 
 
 def test_an_exception_inside_ends_the_capture(cpu) -> None:
@@ -135,10 +143,12 @@ def test_streams_join_by_events_and_graphs_nest(cpu, rng) -> None:
     x, y = (ref.values(rng, (4, 64), np.dtype(np.float32)) for _ in range(2))
     first, second = Stream(cpu), Stream(cpu)
     fork, join = Event(cpu), Event(cpu)
+    source = x.copy()
+    watch = weakref.ref(source)
     with Graph.capture(first) as recording:
         fork.record(first)
         fork.wait(second)
-        a = nvfp4.quantize(cpu, x.copy(), stream=first)
+        a = nvfp4.quantize(cpu, source, stream=first)
         b = nvfp4.quantize(cpu, y.copy(), stream=second)
         join.record(second)
         join.wait(first)
@@ -146,9 +156,9 @@ def test_streams_join_by_events_and_graphs_nest(cpu, rng) -> None:
         recording.graph.launch(first)
         recording.graph.launch(first)
     recording.graph.close()
-    del recording
+    del recording, source
     gc.collect()
-    assert outer.graph.node_count == 2
+    assert outer.graph.node_count == 2 and watch() is not None
     outer.graph.launch(second)
     ref.same(a.codes, ref.quantize(x)[0], "first stream")
     ref.same(b.codes, ref.quantize(y)[0], "second stream")

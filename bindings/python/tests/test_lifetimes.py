@@ -179,7 +179,8 @@ def test_weights_keep_their_storage(cpu, rng) -> None:
 
 def run_python(code: str) -> subprocess.CompletedProcess:
     path = os.pathsep.join(str(p) for p in (HERE, HERE.parent, ROOT / "tests" / "vectors"))
-    return subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, env={**os.environ, "PYTHONPATH": path})
+    environment = {**os.environ, "PYTHONPATH": path}
+    return subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, env=environment)
 
 
 def test_the_end_of_python_is_quiet() -> None:

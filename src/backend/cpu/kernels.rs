@@ -136,15 +136,19 @@ impl Kernels {
     }
 }
 
-/// Asks the processor for bytes that will be read soon. Any address will do: nothing is accessed.
+/// Asks the processor for the cache lines of bytes that will be read soon. Any address will do: nothing is accessed.
+#[inline]
 pub fn prefetch(from: *const u8, bytes: usize) {
-    const LINE: usize = 64;
     #[cfg(target_arch = "x86_64")]
-    for at in (0..bytes).step_by(LINE) {
+    {
         use core::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-        // SAFETY: a prefetch of an address that is not there does nothing.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(from.wrapping_add(at).cast()) };
+        const LINE: usize = 64;
+        let before = from.addr() % LINE;
+        for at in (0..before + bytes).step_by(LINE) {
+            // SAFETY: a prefetch of an address that is not there does nothing.
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(from.wrapping_sub(before).wrapping_add(at).cast()) };
+        }
     }
     #[cfg(not(target_arch = "x86_64"))]
-    let _ = (from, bytes, LINE);
+    let _ = (from, bytes);
 }

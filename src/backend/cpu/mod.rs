@@ -11,8 +11,11 @@ pub mod fpmode;
 pub mod gemm;
 pub mod kernels;
 pub mod layouts;
+mod output;
 #[cfg(test)]
 mod parity;
+#[cfg(test)]
+mod parity_rows;
 pub mod pool;
 mod portable;
 pub mod rows;
