@@ -218,7 +218,31 @@ static void codes_out(const problem *p, nvfp4_activation activation, bool fixed)
 }
 
 static void deterministic(void) {
-    CASE("the same bits on every stream, in graphs and with other thread counts") {
+    CASE("the same bits with every thread count and instruction set") {
+        nvfp4_context *kept_context = context;
+        nvfp4_stream *kept_stream = stream;
+        unsigned char *first = NULL;
+        uint64_t seed = random_state;
+        for (uint32_t threads = 1; threads <= 5; threads += 2)
+            for (nvfp4_isa isa = NVFP4_ISA_PORTABLE; isa <= NVFP4_ISA_AVX512; isa++) {
+                nvfp4_context_options options = {.struct_size = sizeof options, .threads = threads, .isa = isa};
+                if (nvfp4_context_create(&options, &context) != NVFP4_STATUS_SUCCESS) continue; /* not on this processor */
+                MUST(nvfp4_stream_create(context, &stream) == 0);
+                random_state = seed;
+                fixture f = open_fixture(&problems[3], true, true, true, 0);
+                size_t bytes = f.p->rows * f.p->n * 4;
+                unsigned char *out = mem_out(bytes);
+                f.args.out = out, f.args.out_dtype = NVFP4_DTYPE_F32;
+                OK(run(&f));
+                if (!first) first = memcpy(malloc(bytes), out, bytes);
+                CHECK_THAT(memcmp(first, out, bytes) == 0, "%u threads, instruction set %u", threads, isa);
+                close_fixture(&f);
+                MUST(nvfp4_stream_destroy(stream) == 0 && nvfp4_context_destroy(context) == 0);
+            }
+        free(first);
+        context = kept_context, stream = kept_stream;
+    }
+    CASE("the same bits on every stream and in graphs") {
         fixture f = open_fixture(&problems[3], true, true, true, 0);
         size_t bytes = f.p->rows * f.p->n * 2;
         unsigned char *out = mem_out(bytes), *first = malloc(bytes);
