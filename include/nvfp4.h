@@ -109,8 +109,8 @@ typedef int32_t nvfp4_log_level;
 #define NVFP4_LOG_LEVEL_INFO 2
 
 /**
- * Receives log messages, on the thread that caused them. The message is valid during the call only. It must not call
- * nvfp4_set_log_callback.
+ * Receives log messages, on the thread that caused them. The message is valid during the call only. It may call
+ * the library, whose messages are not logged meanwhile, but not nvfp4_set_log_callback.
  */
 typedef void (*nvfp4_log_callback)(nvfp4_log_level level, const char *message, void *user_data);
 
