@@ -8,12 +8,19 @@ mod native;
 
 use std::fmt::Write;
 use std::process::Command;
+use std::sync::OnceLock;
 
 const BASELINE: &str = "tests/abi/baseline.txt";
 
 /// One line a fact: `constant NAME = N`, `type NAME: T, N bytes`, `function PROTOTYPE`, `struct NAME: N bytes`,
 /// `field STRUCT + OFFSET: DECLARATION, N bytes`.
-fn facts() -> Vec<String> {
+fn facts() -> &'static [String] {
+    // The tests run at the same time: one of them builds the program.
+    static FACTS: OnceLock<Vec<String>> = OnceLock::new();
+    FACTS.get_or_init(read_facts)
+}
+
+fn read_facts() -> Vec<String> {
     let header = native::header::parse();
     let mut body = String::new();
     let mut say =
@@ -93,7 +100,7 @@ fn nothing_that_callers_rely_on_has_changed() {
     if update() {
         return;
     }
-    let wrong = breaks(&baseline(), &facts());
+    let wrong = breaks(&baseline(), facts());
     assert!(
         wrong.is_empty(),
         "the binary interface has changed:\n  {}\nAppend functions to src/ffi/api_table.txt and fields to the end of \
@@ -112,7 +119,7 @@ fn the_baseline_is_current() {
             .expect("writable");
         return;
     }
-    let (old, wrong) = (baseline(), breaks(&baseline(), &facts));
+    let (old, wrong) = (baseline(), breaks(&baseline(), facts));
     let added: Vec<_> = facts.iter().filter(|f| !old.contains(f)).collect();
     // A break has a test of its own.
     assert!(added.is_empty() || !wrong.is_empty(), "record what was added with `./run header`: {added:#?}");
