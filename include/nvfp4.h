@@ -949,7 +949,10 @@ nvfp4_status nvfp4_stream_borrow(struct nvfp4_context *context,
                                  void *native,
                                  struct nvfp4_stream **stream);
 
-/** Destroys a stream; its work goes on. Refused while it captures. */
+/**
+ * Destroys a stream; its work goes on. Refused while it captures, unless its context was destroyed: the capture is
+ * dropped then.
+ */
 nvfp4_status nvfp4_stream_destroy(struct nvfp4_stream *stream);
 
 /** Waits until the stream's work is done. Refused while it captures. */
@@ -1007,7 +1010,7 @@ nvfp4_status nvfp4_graph_update(struct nvfp4_graph *graph, const struct nvfp4_gr
 
 /**
  * Carries out the recorded calls in the order of the stream. Launches of one graph never overlap. On a capturing
- * stream the graph becomes a part of the new one.
+ * stream the graph becomes a part of the new one, up to 64 inside one another.
  */
 nvfp4_status nvfp4_graph_launch(struct nvfp4_graph *graph,
                                 struct nvfp4_stream *stream);
