@@ -76,7 +76,7 @@ pub struct nvfp4_grouped_gemm_args {
     pub reserved: u32,
     /// Elements between rows of out; 0: dense.
     pub out_row_stride: i64,
-    /// NVFP4_GROUPING_STRIDED: elements between groups of out.
+    /// NVFP4_GROUPING_STRIDED: elements between groups of out; no default: the rows of two groups may not meet.
     pub out_group_stride: i64,
     /// NVFP4 output: output columns a multiple of 16; static scales of any scope, or dynamic per ROW. All zero otherwise.
     pub out_quantized: nvfp4_quantized,
