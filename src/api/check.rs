@@ -11,9 +11,9 @@ use crate::plan::groups::Groups;
 use crate::plan::memory::Ptr;
 use crate::plan::quantize::Scope;
 
-/// Alignment of matrices: values, codes, block scales, norm weights, biases, workspaces of row operations.
+/// Alignment of matrices: values, codes, block scales, norm weights, biases.
 pub const MATRIX: usize = 16;
-/// Alignment of prepared weights and of a product's workspace.
+/// Alignment of prepared weights and of workspaces.
 pub const CACHE_LINE: usize = 64;
 /// Groups a call may have.
 pub const MAX_GROUPS: u32 = 65535;
