@@ -6,11 +6,16 @@ use nvfp4::ffi::*;
 
 use crate::support::{Memory, check};
 
-pub struct Rng(u64);
+pub struct Rng(u64, bool);
 
 impl Rng {
     pub fn new(seed: u64) -> Rng {
-        Rng(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1)
+        Rng(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1, false)
+    }
+
+    /// Few rows, each longer than the chunks that kernels work in.
+    pub fn wide(self, wide: bool) -> Rng {
+        Rng(self.0, wide)
     }
     pub fn next(&mut self) -> u64 {
         self.0 ^= self.0 << 13;
@@ -43,7 +48,7 @@ pub struct Arena {
 
 impl Arena {
     pub fn new(poison: u8) -> Arena {
-        const BYTES: usize = 1 << 21;
+        const BYTES: usize = 1 << 23;
         Arena { memory: Memory::poisoned(BYTES, poison), role: vec![GAP; BYTES], next: 0 }
     }
 
@@ -121,10 +126,16 @@ pub fn float(rng: &mut Rng) -> nvfp4_dtype {
 }
 
 pub fn row_count(rng: &mut Rng) -> usize {
+    if rng.1 {
+        return rng.pick(&[0, 1, 2, 3, 9]);
+    }
     rng.pick(&[0, 1, 2, 3, 5, 7, 8, 9, 15, 16, 17, 31, 33, 40, 65, 127, 129, 130])
 }
 
 pub fn blocks(rng: &mut Rng) -> usize {
+    if rng.1 {
+        return rng.pick(&[63, 64, 65, 70, 129, 256, 257, 511, 513, 521]);
+    }
     rng.pick(&[1, 1, 2, 3, 4, 5, 6, 7, 8, 9, 12, 15, 16, 17, 31, 33])
 }
 
@@ -166,7 +177,7 @@ pub fn groups(rng: &mut Rng, arena: &mut Arena, kinds: &[u32]) -> (nvfp4_groups,
         g.ends = arena.i32s(rng, &ends);
         return (g, rows);
     }
-    let max = rng.pick(&[0usize, 1, 2, 7, 9, 17, 33]);
+    let max = if rng.1 { rng.below(4) as usize } else { rng.pick(&[0usize, 1, 2, 7, 9, 17, 33]) };
     g.max_tokens = max as i64;
     if kind == NVFP4_GROUPING_MASKED {
         let mut counts: Vec<i32> = (0..count).map(|_| rng.below(max as u64 + 1) as i32).collect();
