@@ -15,7 +15,9 @@
  *  - Handles are tickets, checked on every use: NULL, stale and foreign ones are refused.
  *  - Memory is the caller's. Pointers in args structs are device memory of the context's backend (host memory on the
  *    CPU) and must stay valid until the stream's work is done; matrices are 16-byte aligned, index and decode-scale
- *    arrays naturally. Outputs may not overlap inputs. Where there are no elements a pointer may be NULL.
+ *    arrays naturally. Where there are no elements a pointer may be NULL. Outputs may not overlap
+ *    inputs or each other; a strided matrix counts from its first byte to its last, the gaps between rows included.
+ *  - A workspace query takes the arguments of the call, pointers too: it checks them all, but follows none.
  *  - Run calls (those with args and a stream) allocate nothing and wait for nothing; they can be captured in graphs.
  *  - Faults that only the device can see (bad group ends, NaN, saturation) set the context's sticky fault word.
  */
@@ -377,7 +379,7 @@ typedef struct nvfp4_amax_scale_args {
   nvfp4_scope scope;
   /** Elements between rows of src; 0: dense. */
   int64_t src_row_stride;
-  /** Elements between groups of src; NVFP4_GROUPING_STRIDED only. */
+  /** Elements between groups of src; NVFP4_GROUPING_STRIDED only, where 0 means that all groups share one matrix. */
   int64_t src_group_stride;
   /** Rows over all groups, 0 or more. */
   int64_t rows;
@@ -431,7 +433,7 @@ typedef struct nvfp4_dequantize_args {
   uint32_t reserved;
   /** Elements between rows of dst; 0: dense. */
   int64_t dst_row_stride;
-  /** Elements between groups of dst; NVFP4_GROUPING_STRIDED only. */
+  /** Elements between groups of dst; NVFP4_GROUPING_STRIDED only, no default: the rows of two groups may not meet. */
   int64_t dst_group_stride;
 } nvfp4_dequantize_args;
 
@@ -546,7 +548,7 @@ typedef struct nvfp4_swiglu_quantize_args {
   uint32_t interleave;
   /** Elements between rows of src; 0: dense. */
   int64_t src_row_stride;
-  /** Elements between groups of src; NVFP4_GROUPING_STRIDED only. */
+  /** Elements between groups of src; NVFP4_GROUPING_STRIDED only, where 0 means that all groups share one matrix. */
   int64_t src_group_stride;
   /** Rows over all groups, 0 or more. */
   int64_t rows;
@@ -836,7 +838,7 @@ typedef struct nvfp4_grouped_gemm_args {
   uint32_t reserved;
   /** Elements between rows of out; 0: dense. */
   int64_t out_row_stride;
-  /** NVFP4_GROUPING_STRIDED: elements between groups of out. */
+  /** NVFP4_GROUPING_STRIDED: elements between groups of out; no default: the rows of two groups may not meet. */
   int64_t out_group_stride;
   /** NVFP4 output: output columns a multiple of 16; static scales of any scope, or dynamic per ROW. All zero otherwise. */
   struct nvfp4_quantized out_quantized;
@@ -949,7 +951,10 @@ nvfp4_status nvfp4_stream_borrow(struct nvfp4_context *context,
                                  void *native,
                                  struct nvfp4_stream **stream);
 
-/** Destroys a stream; its work goes on. Refused while it captures. */
+/**
+ * Destroys a stream; its work goes on. Refused while it captures, unless its context was destroyed: the capture is
+ * dropped then.
+ */
 nvfp4_status nvfp4_stream_destroy(struct nvfp4_stream *stream);
 
 /** Waits until the stream's work is done. Refused while it captures. */
@@ -1007,7 +1012,7 @@ nvfp4_status nvfp4_graph_update(struct nvfp4_graph *graph, const struct nvfp4_gr
 
 /**
  * Carries out the recorded calls in the order of the stream. Launches of one graph never overlap. On a capturing
- * stream the graph becomes a part of the new one.
+ * stream the graph becomes a part of the new one, up to 64 inside one another.
  */
 nvfp4_status nvfp4_graph_launch(struct nvfp4_graph *graph,
                                 struct nvfp4_stream *stream);
@@ -1186,7 +1191,7 @@ nvfp4_status nvfp4_weights_storage_size(struct nvfp4_context *context,
 /**
  * Brings E matrices [N, K] into the layout of the backend's kernels, in the caller's storage. Destroy the handle with
  * nvfp4_weights_destroy; the storage must outlive it and every graph that uses it. Not a run call: it may allocate and
- * wait. Refused while the stream captures.
+ * wait. Refused while the stream captures. From VALUES it sets NVFP4_FAULT_BAD_DECODE_SCALE, _NON_FINITE and _SATURATED.
  */
 nvfp4_status nvfp4_weights_prepare(struct nvfp4_context *context,
                                    const struct nvfp4_weights_prepare_args *args,

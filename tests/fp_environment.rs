@@ -191,6 +191,59 @@ fn results_and_the_hosts_mode_do_not_meet() {
     }
 }
 
+/// What the host takes for zero is not the zero that stands for a default, or that is refused.
+#[test]
+fn subnormal_arguments_are_not_zero() {
+    let library = Library::new(NVFP4_ISA_BEST, 1).expect("a CPU context");
+    let (src, weight) = (Memory::from(&values(32)), Memory::from(&values(16)));
+    let mut outputs: Vec<Memory> = (0..4).map(|_| Memory::poisoned(64, 0)).collect();
+    let [codes, scales, decode, activated] = &mut outputs[..] else { unreachable!() };
+    let out = nvfp4_quantized {
+        codes: codes.ptr_mut(),
+        scales: scales.ptr_mut(),
+        decode_scales: decode.ptr_mut(),
+        ..Default::default()
+    };
+    let src_dtype = NVFP4_DTYPE_F32;
+    let s = args!(nvfp4_swiglu_quantize_args {
+        src: src.ptr(),
+        src_dtype,
+        rows: 1,
+        width: 16,
+        activation: NVFP4_ACTIVATION_SWIGLU,
+        alpha: f32::from_bits(1000),
+        activated: activated.ptr_mut(),
+        out,
+    });
+    let n = args!(nvfp4_rmsnorm_quantize_args {
+        src: src.ptr(),
+        src_dtype,
+        weight_dtype: src_dtype,
+        rows: 1,
+        cols: 16,
+        weight: weight.ptr(),
+        eps: f32::from_bits(1000),
+        out,
+    });
+    let mut results = Vec::new();
+    let before = mode();
+    for (_, word) in MODES {
+        set_mode(word);
+        // SAFETY: valid arguments.
+        let status = unsafe {
+            (
+                nvfp4_swiglu_quantize(library.context, &s, library.stream),
+                nvfp4_rmsnorm_quantize(library.context, &n, library.stream),
+            )
+        };
+        set_mode(before);
+        results.push((status, activated.bytes().to_vec()));
+    }
+    for ((name, _), (status, bytes)) in MODES.iter().zip(&results) {
+        assert_eq!((status, bytes), (&(0, 0), &results[0].1), "{name}");
+    }
+}
+
 /// One call alone, so that not even a flag of the test's own arithmetic is between the two readings.
 #[test]
 fn flags_are_kept() {

@@ -11,9 +11,9 @@ use crate::plan::groups::Groups;
 use crate::plan::memory::Ptr;
 use crate::plan::quantize::Scope;
 
-/// Alignment of matrices: values, codes, block scales, norm weights, biases, workspaces of row operations.
+/// Alignment of matrices: values, codes, block scales, norm weights, biases.
 pub const MATRIX: usize = 16;
-/// Alignment of prepared weights and of a product's workspace.
+/// Alignment of prepared weights and of workspaces.
 pub const CACHE_LINE: usize = 64;
 /// Groups a call may have.
 pub const MAX_GROUPS: u32 = 65535;
@@ -324,8 +324,14 @@ pub fn finite(argument: &'static str, value: f32) -> Result<f32> {
     Ok(value)
 }
 
+/// Told by the bits: where the host takes subnormals for zero, a comparison would too, and the compiler knows that one
+/// from the bits unless they are hidden from it.
+fn is_zero(value: f32) -> bool {
+    std::hint::black_box(value.to_bits()) << 1 == 0
+}
+
 pub fn eps(value: f32) -> Result<f32> {
-    if !(value.is_finite() && value > 0.0) {
+    if !value.is_finite() || value.is_sign_negative() || is_zero(value) {
         let range = "finite and above 0 (1e-6 and 1e-5 are common)".into();
         return Err(Error::OutOfRange { argument: "eps", value: value.to_string(), range });
     }
@@ -339,7 +345,7 @@ pub fn swiglu(limit: f32, alpha: f32, beta: f32) -> Result<SwiGlu> {
         return Err(Error::OutOfRange { argument: "limit", value: limit.to_string(), range });
     }
     let alpha = finite("alpha", alpha)?;
-    Ok(SwiGlu { limit, alpha: if alpha == 0.0 { 1.0 } else { alpha }, beta: finite("beta", beta)? })
+    Ok(SwiGlu { limit, alpha: if is_zero(alpha) { 1.0 } else { alpha }, beta: finite("beta", beta)? })
 }
 
 /// Workspace that a call needs; `needed` 0 takes anything.

@@ -33,7 +33,7 @@ pub struct nvfp4_dequantize_args {
     pub reserved: u32,
     /// Elements between rows of dst; 0: dense.
     pub dst_row_stride: i64,
-    /// Elements between groups of dst; NVFP4_GROUPING_STRIDED only.
+    /// Elements between groups of dst; NVFP4_GROUPING_STRIDED only, no default: the rows of two groups may not meet.
     pub dst_group_stride: i64,
 }
 

@@ -76,7 +76,7 @@ pub struct nvfp4_grouped_gemm_args {
     pub reserved: u32,
     /// Elements between rows of out; 0: dense.
     pub out_row_stride: i64,
-    /// NVFP4_GROUPING_STRIDED: elements between groups of out.
+    /// NVFP4_GROUPING_STRIDED: elements between groups of out; no default: the rows of two groups may not meet.
     pub out_group_stride: i64,
     /// NVFP4 output: output columns a multiple of 16; static scales of any scope, or dynamic per ROW. All zero otherwise.
     pub out_quantized: nvfp4_quantized,
@@ -106,7 +106,7 @@ pub unsafe fn grouped_gemm(
     stream.check(context)?;
     weights.check(context, "weights")?;
     let (mut problem, mut regions) = plan(args, weights)?;
-    let needed = cpu::gemm::workspace_size(context.cpu(), &problem);
+    let needed = workspace_size(context, &problem)?;
     problem.workspace = check::workspace(&mut regions, args.workspace, args.workspace_size, needed)?;
     regions.check_overlap()?;
     // SAFETY: the caller's promise.
@@ -123,7 +123,11 @@ pub fn grouped_gemm_workspace_size(
     context.check_process()?;
     weights.check(context, "weights")?;
     let (problem, _) = plan(args, weights)?;
-    Ok(cpu::gemm::workspace_size(context.cpu(), &problem))
+    workspace_size(context, &problem)
+}
+
+fn workspace_size(context: &Context, problem: &GemmProblem) -> Result<usize> {
+    cpu::gemm::workspace_size(context.cpu(), problem).ok_or(Error::TooLarge { argument: "workspace" })
 }
 
 /// Refuses what the one-group form does not have.

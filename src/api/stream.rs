@@ -31,8 +31,18 @@ pub type Keep = Option<Arc<dyn Send + Sync>>;
 /// One recorded piece of work.
 enum Node {
     Job { job: Box<Job>, _keep: Keep, _second: Keep },
-    Graph(Arc<Vec<Node>>),
+    Graph(Arc<Recorded>),
 }
+
+/// The nodes of a graph.
+struct Recorded {
+    nodes: Vec<Node>,
+    /// Graphs inside one another, this one counted.
+    depth: usize,
+}
+
+/// Graphs that may stand inside one another: each takes a part of the stack when it is launched or dropped.
+const MAX_DEPTH: usize = 64;
 
 impl Node {
     /// Whether a graph update may put `other` in this node's place.
@@ -41,8 +51,15 @@ impl Node {
             (Node::Job { job: a, .. }, Node::Job { job: b, .. }) => {
                 std::mem::discriminant(&**a) == std::mem::discriminant(&**b)
             }
-            (Node::Graph(a), Node::Graph(b)) => same_topology(a, b),
+            (Node::Graph(a), Node::Graph(b)) => Arc::ptr_eq(a, b) || same_topology(&a.nodes, &b.nodes),
             _ => false,
+        }
+    }
+
+    fn depth(&self) -> usize {
+        match self {
+            Node::Job { .. } => 0,
+            Node::Graph(graph) => graph.depth,
         }
     }
 
@@ -50,8 +67,15 @@ impl Node {
         match self {
             // SAFETY: whoever captured the call vouched for its addresses until the graph is destroyed.
             Node::Job { job, .. } => unsafe { context.cpu().execute(job) },
-            Node::Graph(nodes) => nodes.iter().for_each(|node| node.execute(context)),
+            Node::Graph(graph) => graph.nodes.iter().for_each(|node| node.execute(context)),
         }
+    }
+}
+
+impl Recorded {
+    fn new(nodes: Vec<Node>) -> Recorded {
+        let depth = 1 + nodes.iter().map(Node::depth).max().unwrap_or(0);
+        Recorded { nodes, depth }
     }
 }
 
@@ -82,6 +106,16 @@ struct Member {
 }
 
 impl CaptureState {
+    /// Lets the streams out of the capture and hands out what they recorded.
+    fn end(mut state: MutexGuard<CaptureState>) -> Vec<Node> {
+        let (nodes, members) = (std::mem::take(&mut state.nodes), std::mem::take(&mut state.members));
+        drop(state);
+        for member in &members {
+            *lock(&member.stream.0.capture) = None;
+        }
+        nodes
+    }
+
     fn index_of(&self, stream: &Stream) -> Option<usize> {
         self.members.iter().position(|member| member.stream.same(stream))
     }
@@ -156,6 +190,16 @@ impl Stream {
         }
     }
 
+    /// Refuses a stream that captures. After its context nobody can end the capture any more: it is dropped.
+    pub fn check_destroy(&self) -> Result<()> {
+        let Some(capture) = self.capture() else { return Ok(()) };
+        if self.context().check_process().is_ok() {
+            return self.check_not_capturing("a capturing stream cannot be destroyed");
+        }
+        CaptureState::end(lock(&capture.state));
+        Ok(())
+    }
+
     /// Carries out a job, or records it together with what it needs to stay alive.
     ///
     /// # Safety
@@ -205,20 +249,15 @@ impl Stream {
             next: "call nvfp4_graph_begin_capture on it first",
         };
         let capture = self.capture().ok_or(not_begun)?;
-        let (nodes, members, joined) = {
-            let mut state = lock(&capture.state);
-            if !state.members.first().is_some_and(|origin| origin.stream.same(self)) {
-                return Err(Error::Capture {
-                    what: "the stream joined the capture of another stream",
-                    next: "end the capture on the stream that began it",
-                });
-            }
-            let joined = state.is_joined();
-            (std::mem::take(&mut state.nodes), std::mem::take(&mut state.members), joined)
-        };
-        for member in &members {
-            *lock(&member.stream.0.capture) = None;
+        let state = lock(&capture.state);
+        if !state.members.first().is_some_and(|origin| origin.stream.same(self)) {
+            return Err(Error::Capture {
+                what: "the stream joined the capture of another stream",
+                next: "end the capture on the stream that began it",
+            });
         }
+        let joined = state.is_joined();
+        let nodes = CaptureState::end(state);
         if !joined {
             return Err(Error::Capture {
                 what: "a stream of the capture has work that was not joined back; the capture is dropped",
@@ -227,7 +266,7 @@ impl Stream {
         }
         Ok(Graph(Arc::new(GraphInner {
             context: self.context().clone(),
-            state: Mutex::new(GraphState { nodes: Arc::new(nodes), instantiated: false }),
+            state: Mutex::new(GraphState { recorded: Arc::new(Recorded::new(nodes)), instantiated: false }),
             running: Mutex::new(()),
         })))
     }
@@ -361,7 +400,7 @@ struct GraphInner {
 }
 
 struct GraphState {
-    nodes: Arc<Vec<Node>>,
+    recorded: Arc<Recorded>,
     instantiated: bool,
 }
 
@@ -375,7 +414,7 @@ impl Graph {
     }
 
     pub fn node_count(&self) -> usize {
-        lock(&self.0.state).nodes.len()
+        lock(&self.0.state).recorded.nodes.len()
     }
 
     /// Takes over the arguments of another graph of the same calls.
@@ -387,21 +426,21 @@ impl Graph {
                 problem: "it belongs to another context",
             });
         }
-        let nodes = Arc::clone(&lock(&from.0.state).nodes);
+        let recorded = Arc::clone(&lock(&from.0.state).recorded);
         let mut state = lock(&self.0.state);
-        if !same_topology(&state.nodes, &nodes) {
+        if !same_topology(&state.recorded.nodes, &recorded.nodes) {
             return Err(Error::Unsupported {
                 what: "an update from a graph with other calls in it".into(),
                 next: "instantiate that graph and launch it instead",
             });
         }
-        state.nodes = nodes;
+        state.recorded = recorded;
         Ok(())
     }
 
     pub fn launch(&self, stream: &Stream) -> Result<()> {
         stream.check(&self.0.context)?;
-        let nodes = {
+        let recorded = {
             let state = lock(&self.0.state);
             if !state.instantiated {
                 return Err(Error::NotPrepared {
@@ -409,13 +448,19 @@ impl Graph {
                     next: "call nvfp4_graph_instantiate once",
                 });
             }
-            Arc::clone(&state.nodes)
+            Arc::clone(&state.recorded)
         };
         match stream.capture() {
-            Some(capture) => stream.record(&capture, Node::Graph(nodes)),
+            Some(_) if recorded.depth >= MAX_DEPTH => {
+                return Err(Error::Unsupported {
+                    what: format!("a graph inside more than {} others", MAX_DEPTH - 1),
+                    next: "capture the calls themselves",
+                });
+            }
+            Some(capture) => stream.record(&capture, Node::Graph(recorded)),
             None => {
                 let _turn = lock(&self.0.running);
-                nodes.iter().for_each(|node| node.execute(&self.0.context));
+                recorded.nodes.iter().for_each(|node| node.execute(&self.0.context));
             }
         }
         Ok(())

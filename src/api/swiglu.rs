@@ -25,7 +25,7 @@ pub struct nvfp4_swiglu_quantize_args {
     pub interleave: u32,
     /// Elements between rows of src; 0: dense.
     pub src_row_stride: i64,
-    /// Elements between groups of src; NVFP4_GROUPING_STRIDED only.
+    /// Elements between groups of src; NVFP4_GROUPING_STRIDED only, where 0 means that all groups share one matrix.
     pub src_group_stride: i64,
     /// Rows over all groups, 0 or more.
     pub rows: i64,

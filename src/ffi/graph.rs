@@ -52,7 +52,7 @@ pub unsafe extern "C" fn nvfp4_graph_update(
 }
 
 /// Carries out the recorded calls in the order of the stream. Launches of one graph never overlap. On a capturing
-/// stream the graph becomes a part of the new one.
+/// stream the graph becomes a part of the new one, up to 64 inside one another.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn nvfp4_graph_launch(
     graph: *mut nvfp4_graph,

@@ -60,7 +60,7 @@ struct Table {
 }
 
 struct Slot {
-    /// Of the object in it, or of the next one. Odd bits never repeat: a slot that has used all is retired.
+    /// Of the object in it, or of the next one. None comes twice: a slot that has used all of them is retired.
     generation: u32,
     object: Option<Object>,
 }

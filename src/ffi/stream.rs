@@ -45,14 +45,11 @@ pub unsafe extern "C" fn nvfp4_stream_borrow(
     })
 }
 
-/// Destroys a stream; its work goes on. Refused while it captures.
+/// Destroys a stream; its work goes on. Refused while it captures, unless its context was destroyed: the capture is
+/// dropped then.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn nvfp4_stream_destroy(stream: *mut nvfp4_stream) -> nvfp4_status {
-    guard("nvfp4_stream_destroy", || {
-        handle::destroy::<Stream>("stream", stream, |s| {
-            s.check_not_capturing("a capturing stream cannot be destroyed")
-        })
-    })
+    guard("nvfp4_stream_destroy", || handle::destroy::<Stream>("stream", stream, Stream::check_destroy))
 }
 
 /// Waits until the stream's work is done. Refused while it captures.

@@ -26,7 +26,7 @@ pub unsafe extern "C" fn nvfp4_weights_storage_size(
 
 /// Brings E matrices [N, K] into the layout of the backend's kernels, in the caller's storage. Destroy the handle with
 /// nvfp4_weights_destroy; the storage must outlive it and every graph that uses it. Not a run call: it may allocate and
-/// wait. Refused while the stream captures.
+/// wait. Refused while the stream captures. From VALUES it sets NVFP4_FAULT_BAD_DECODE_SCALE, _NON_FINITE and _SATURATED.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn nvfp4_weights_prepare(
     context: *mut nvfp4_context,

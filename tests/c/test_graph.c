@@ -234,6 +234,30 @@ static void several_streams(void) {
     }
 }
 
+static void nesting(void) {
+    CASE("graphs inside one another, 64 deep and no deeper") {
+        nvfp4_graph *graph = captured(NVFP4_CAPTURE_MODE_GLOBAL), *next = NULL;
+        OK(nvfp4_graph_instantiate(graph));
+        for (int depth = 1; depth < 64; depth++) {
+            OK(nvfp4_graph_begin_capture(stream, NVFP4_CAPTURE_MODE_GLOBAL));
+            OK(nvfp4_graph_launch(graph, stream));
+            OK(nvfp4_graph_end_capture(stream, &next));
+            OK(nvfp4_graph_destroy(graph));
+            graph = next, next = NULL;
+            OK(nvfp4_graph_instantiate(graph));
+        }
+        fresh_source();
+        OK(nvfp4_graph_launch(graph, stream));
+        run_eager();
+        CHECK(same_as_eager());
+        OK(nvfp4_graph_begin_capture(stream, NVFP4_CAPTURE_MODE_GLOBAL));
+        REFUSED(nvfp4_graph_launch(graph, stream), NVFP4_STATUS_UNSUPPORTED, "inside more than 63 others");
+        OK(nvfp4_graph_end_capture(stream, &next));
+        OK(nvfp4_graph_destroy(next));
+        OK(nvfp4_graph_destroy(graph));
+    }
+}
+
 static void refusals(void) {
     CASE("what a capture refuses, and goes on") {
         nvfp4_graph *graph = NULL;
@@ -294,6 +318,7 @@ int main(void) {
     replays();
     updates();
     several_streams();
+    nesting();
     refusals();
     MUST(nvfp4_event_destroy(fork_event) == 0 && nvfp4_event_destroy(join_event) == 0 && nvfp4_event_destroy(third_event) == 0);
     MUST(nvfp4_stream_destroy(side) == 0 && nvfp4_stream_destroy(third) == 0);

@@ -230,6 +230,24 @@ int main(void) {
         OK(nvfp4_stream_destroy(other_stream));
         BAD_HANDLE(nvfp4_stream_destroy(other_stream), "stream");
     }
+    CASE("streams that captured when their context was destroyed") {
+        nvfp4_context *brief;
+        nvfp4_stream *origin, *joined;
+        nvfp4_event *mark;
+        nvfp4_graph *none = NULL;
+        open_cpu(&brief, &origin, 1);
+        OK(nvfp4_stream_create(brief, &joined));
+        OK(nvfp4_event_create(brief, &mark));
+        OK(nvfp4_graph_begin_capture(origin, NVFP4_CAPTURE_MODE_GLOBAL));
+        OK(nvfp4_event_record(mark, origin));
+        OK(nvfp4_event_wait(mark, joined));
+        REFUSED(nvfp4_stream_destroy(joined), NVFP4_STATUS_CAPTURE, "captur");
+        OK(nvfp4_context_destroy(brief));
+        BAD_HANDLE(nvfp4_graph_end_capture(origin, &none), "context");
+        OK(nvfp4_stream_destroy(joined));
+        OK(nvfp4_stream_destroy(origin));
+        OK(nvfp4_event_destroy(mark));
+    }
     CASE("a thousand handles, created and destroyed, never the same ticket") {
         static nvfp4_event *seen[1000];
         for (size_t i = 0; i < COUNT(seen); i++) {

@@ -238,6 +238,20 @@ static void refuse_products(nvfp4_weights *weights, nvfp4_weights *single, nvfp4
         {"out_row_stride huge", {P(out_row_stride, INT64_MAX)}, INVALID, "out spans more than 2^63 - 1"},
     };
     refuse_all("gemm", call_gemm, context, stream, &one, sizeof one, grouped, COUNT(grouped));
+    nvfp4_gemm_args wide = one; /* every operand fits, but not the bf16 rows between product and codes */
+    wide.weights = make_weights(context, stream, 1, 512, 16, 0);
+    wide.out = NULL;
+    wide.out_dtype = NVFP4_DTYPE_NVFP4;
+    wide.out_quantized = (nvfp4_quantized){.codes = mem_out(ROWS * 256), .scales = mem_out(ROWS * 32), .scope = NVFP4_SCOPE_ROW, .decode_scales = mem_out(ROWS * 4)};
+    MUST(nvfp4_gemm_workspace_size(context, &wide, &wide.workspace_size) == NVFP4_STATUS_SUCCESS);
+    wide.workspace = mem_out(wide.workspace_size);
+    const refusal between[] = {
+        {"rows 2^53", {P(rows, (int64_t)1 << 53)}, INVALID, "workspace spans more than 2^63 - 1"},
+        {"rows 2^54", {P(rows, (int64_t)1 << 54)}, INVALID, "workspace spans more than 2^63 - 1"},
+    };
+    refuse_all("gemm", call_gemm, context, stream, &wide, sizeof wide, between, COUNT(between));
+    refuse_all("gemm_workspace_size", call_gemm_workspace_size, context, stream, &wide, sizeof wide, between, COUNT(between));
+    MUST(nvfp4_weights_destroy((nvfp4_weights *)wide.weights) == NVFP4_STATUS_SUCCESS);
     refuse_common("gemm", call_gemm, context, stream, &one, sizeof one, true);
     refuse_common("gemm_workspace_size", call_gemm_workspace_size, context, stream, &one, sizeof one, false);
 }

@@ -8,6 +8,7 @@ typedef struct {
     size_t groups, rows, cols;
     uint32_t gate_up;
 } shape;
+static const shape no_matrices = {0, (size_t)1 << 40, (size_t)1 << 20, 0}; /* one would not fit in any memory */
 static const shape shapes[] = {{1, 1, 16, 0}, {2, 17, 48, 0}, {3, 130, 272, 0}, {1, 32, 64, 1}, {2, 34, 80, 1}, {2, 128, 128, 1}, {0, 8, 16, 0}};
 
 static size_t layout_bytes(const shape *s, nvfp4_scale_layout layout) { return s->groups * scales_bytes(layout, s->rows, s->cols / 16); }
@@ -110,6 +111,7 @@ int main(void) {
             CASE("values, %zu x %zu x %zu%s, dtype %u", s->groups, s->rows, s->cols, s->gate_up ? ", gate/up" : "", dtype)
                 for (int variant = 0; variant < 6; variant++) from_values(s, dtype, (nvfp4_scale_rule)(variant % 3), variant % 2, variant >= 3), mem_free();
     }
+    CASE("no matrices, however large") from_values(&no_matrices, NVFP4_DTYPE_BF16, NVFP4_SCALE_RULE_AMAX, 0, false), mem_free();
     CASE("export can be captured, and the graph keeps the weights") {
         const shape *s = &shapes[1];
         size_t rows = s->groups * s->rows;

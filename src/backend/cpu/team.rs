@@ -5,7 +5,7 @@
 //! work itself: streams share threads, never wait for each other, and results do not depend on who did what.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::thread::JoinHandle;
 
 use super::fpmode::FpMode;
@@ -93,9 +93,19 @@ impl Team {
         self.workers.len() + 1
     }
 
+    /// The right to post a loop, unless somebody has it.
+    fn take_turn(&self) -> Option<MutexGuard<'_, ()>> {
+        match self.turn.try_lock() {
+            Ok(turn) => Some(turn),
+            // A loop panicked, but `Finish` has left everything in order.
+            Err(TryLockError::Poisoned(turn)) => Some(turn.into_inner()),
+            Err(TryLockError::WouldBlock) => None,
+        }
+    }
+
     /// Calls `body(i)` for every i below `count`, in any order, and returns when all are done.
     pub fn run(&self, count: usize, body: &(dyn Fn(usize) + Sync)) {
-        let turn = if count > 1 && !self.workers.is_empty() { self.turn.try_lock().ok() } else { None };
+        let turn = if count > 1 && !self.workers.is_empty() { self.take_turn() } else { None };
         if turn.is_none() {
             return (0..count).for_each(body);
         }
@@ -247,6 +257,7 @@ mod tests {
                 })
             }));
             assert!(outcome.is_err());
+            assert!(team.take_turn().is_some(), "the next loop has to run alone");
             team.run(8, &|_| {});
         }
     }

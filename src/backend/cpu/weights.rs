@@ -118,6 +118,7 @@ pub unsafe fn prepare(cpu: &Cpu, p: &PrepareProblem) -> Result<()> {
             decode_slots(&p.weights).copy_from_nonoverlapping(decode.get(), groups);
             canonical.pack(cpu, &p.weights, groups);
         },
+        WeightsSource::Values { .. } if groups == 0 => {}
         WeightsSource::Values { src, transposed, rule, given } => {
             // Canonical bytes of one matrix at a time pass through here.
             let (mut codes, mut scales) = (buffer(rows * cols / 2)?, buffer(rows * cols / BLOCK)?);

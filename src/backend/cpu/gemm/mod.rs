@@ -39,8 +39,9 @@ const TOKENS: usize = 256;
 /// Multiply-adds that are worth waking a thread for.
 const TASK_PRODUCTS: usize = 1 << 19;
 
-pub fn workspace_size(cpu: &Cpu, p: &GemmProblem) -> usize {
-    if p.groups.total_rows() == 0 { 0 } else { Workspace::new(cpu, p).bytes }
+/// Bytes of scratch for any split of the rows; `None` where they pass what can be addressed.
+pub fn workspace_size(cpu: &Cpu, p: &GemmProblem) -> Option<usize> {
+    if p.groups.total_rows() == 0 { Some(0) } else { Workspace::new(cpu, p).map(|w| w.bytes) }
 }
 
 /// # Safety
@@ -51,7 +52,8 @@ pub unsafe fn run(cpu: &Cpu, p: &GemmProblem) {
     if p.groups.total_rows() == 0 {
         return;
     }
-    let workspace = Workspace::new(cpu, p);
+    // Its size was asked for before the call was let in.
+    let Some(workspace) = Workspace::new(cpu, p) else { return };
     // SAFETY: the caller's promise, here and below.
     unsafe { product(cpu, p, &workspace) };
     if let GemmOut::Codes(out) = p.out {

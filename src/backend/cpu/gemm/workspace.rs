@@ -39,10 +39,14 @@ pub struct Lane {
 }
 
 impl Workspace {
-    pub fn new(cpu: &Cpu, p: &GemmProblem) -> Workspace {
+    /// `None` where it passes what can be addressed: codes of a legal size may need bf16 rows of an illegal one.
+    pub fn new(cpu: &Cpu, p: &GemmProblem) -> Option<Workspace> {
         let up = |bytes: usize| bytes.next_multiple_of(64);
         let values_bytes = match p.out {
-            GemmOut::Codes(_) => up(p.groups.total_rows() * p.out_cols() * Dtype::Bf16.bytes()),
+            GemmOut::Codes(_) => {
+                let values = p.groups.total_rows().checked_mul(p.out_cols())?;
+                up(values.checked_mul(Dtype::Bf16.bytes()).filter(|&b| b <= isize::MAX as usize)?)
+            }
             GemmOut::Values { .. } => 0,
         };
         let longest = match p.groups {
@@ -56,7 +60,13 @@ impl Workspace {
         let lanes_at = values_bytes + up(p.groups.count() * size_of::<GroupTasks>());
         let lane_bytes = a_bytes + totals_bytes + UNPACKED_BYTES;
         let bytes = lanes_at + cpu.team.threads() * lane_bytes;
-        Workspace { groups_at: values_bytes, lanes_at, a_bytes, totals_bytes, bytes }
+        (bytes <= isize::MAX as usize).then_some(Workspace {
+            groups_at: values_bytes,
+            lanes_at,
+            a_bytes,
+            totals_bytes,
+            bytes,
+        })
     }
 
     /// The rows of an output before they are requantized.

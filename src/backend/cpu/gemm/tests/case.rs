@@ -306,7 +306,7 @@ impl Case {
             out,
             workspace: Ptr::NULL,
         };
-        let mut workspace = Buffer::new(workspace_size(cpu, &p), poison);
+        let mut workspace = Buffer::new(workspace_size(cpu, &p).unwrap(), poison);
         p.workspace = workspace.ptr();
         unsafe { run(cpu, &p) };
         workspace.assert_guarded("workspace");
