@@ -1,6 +1,6 @@
 //! Timing, and the list of figures: printed as they come, written as JSON at the end.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
@@ -60,17 +60,22 @@ fn date() -> String {
     output.map(|o| String::from_utf8_lossy(&o.stdout).trim().to_string()).unwrap_or_default()
 }
 
-/// Median seconds of several rounds of two bodies that take turns, so that a disturbance meets both.
+/// Median seconds of two bodies that take turns, so that a disturbance meets both. A turn is a pause, a call that is not
+/// counted and a few that are: OpenBLAS's threads spin for a while after a call and would take a core from ours.
 pub fn race(mut ours: impl FnMut(), mut peer: impl FnMut()) -> (f64, f64) {
     let (mut a, mut b) = (Vec::new(), Vec::new());
-    ours();
-    peer();
     let start = Instant::now();
-    while a.len() < 5 || (start.elapsed().as_secs_f64() < 1.5 && a.len() < 500) {
-        a.push(time(&mut ours));
-        b.push(time(&mut peer));
+    while a.len() < 9 || (start.elapsed().as_secs_f64() < 2.0 && a.len() < 300) {
+        turn(&mut ours, &mut a);
+        turn(&mut peer, &mut b);
     }
     (median(a), median(b))
+}
+
+fn turn(body: &mut impl FnMut(), samples: &mut Vec<f64>) {
+    std::thread::sleep(Duration::from_millis(50));
+    body();
+    samples.extend((0..3).map(|_| time(body)));
 }
 
 fn time(body: &mut impl FnMut()) -> f64 {

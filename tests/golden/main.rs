@@ -74,6 +74,7 @@ fn main() -> ExitCode {
             println!("FAILED {}\n    {}", case.name, problems.join("\n    "));
         }
     }
-    println!("{passed} passed, {failed} failed, {skipped} skipped");
+    let skipped = if skipped == 0 { String::new() } else { format!(", {skipped} skipped") };
+    println!("{passed} passed, {failed} failed{skipped}");
     if failed == 0 && passed > 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
