@@ -206,7 +206,7 @@ impl Stream {
     /// Refuses to destroy a stream that captures. Where the driver cannot tell any more, it does not.
     pub fn check_destroyable(&self) -> Result<()> {
         let capturing = match self.native() {
-            Some(native) => native.is_capturing().unwrap_or(false),
+            Some(native) => native.device().is_ours() && native.is_capturing().unwrap_or(false),
             None => self.capture().is_some(),
         };
         match capturing {
