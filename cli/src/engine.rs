@@ -86,7 +86,7 @@ impl Engine {
             ..Default::default()
         };
         let context = Context::create(&options).map_err(|e| e.to_string())?;
-        let stream = Stream::create(&context);
+        let stream = Stream::create(&context).map_err(|e| e.to_string())?;
         let (source, codes, scales) = Default::default();
         Ok(Engine { context, stream, source, codes, scales, decode_scale: 1.0 })
     }

@@ -7,7 +7,6 @@ use super::operand;
 use super::stream::Stream;
 use super::types::*;
 use super::weights::Weights;
-use crate::backend::cpu;
 use crate::error::{Error, Result};
 use crate::format::dtype::Dtype;
 use crate::plan::Job;
@@ -110,8 +109,7 @@ pub unsafe fn grouped_gemm(
     problem.workspace = check::workspace(&mut regions, args.workspace, args.workspace_size, needed)?;
     regions.check_overlap()?;
     // SAFETY: the caller's promise.
-    unsafe { stream.submit(Job::Gemm(problem), weights.keep(), None) };
-    Ok(())
+    unsafe { stream.submit(Job::Gemm(problem), weights.keep(), None) }
 }
 
 /// Bytes of workspace that [`grouped_gemm`] needs for any split of the rows into the groups.
@@ -127,7 +125,7 @@ pub fn grouped_gemm_workspace_size(
 }
 
 fn workspace_size(context: &Context, problem: &GemmProblem) -> Result<usize> {
-    cpu::gemm::workspace_size(context.cpu(), problem).ok_or(Error::TooLarge { argument: "workspace" })
+    context.backend().gemm_workspace_size(problem).ok_or(Error::TooLarge { argument: "workspace" })
 }
 
 /// Refuses what the one-group form does not have.

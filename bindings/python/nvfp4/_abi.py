@@ -95,6 +95,8 @@ class nvfp4_context_options(Sized):
         ("device", c_uint32),
         ("threads", c_uint32),
         ("isa", c_uint32),
+        ("flags", c_uint32),
+        ("reserved", c_uint32),
     ]
 
 
