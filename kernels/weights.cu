@@ -1,0 +1,234 @@
+// Canonical weights, or values, → units of prepared weights (unit.cuh), and units → canonical weights, byte for byte.
+//
+// A block of 128 threads owns a unit: as rows it reads or writes 32 bytes of codes and 4 scales of one stored row a
+// thread, as words 2 · 16 bytes and its share of the scales; shared memory turns one into the other. Values are quantized
+// a stored row a thread, 4 blocks of 16 each, as nvfp4_quantize would. Grid: (k units, 128-row units, groups up to 65535).
+// Twin of src/backend/cpu/weights.rs, whose panels differ.
+#include "numbers.cuh"
+#include "params_gemm.cuh"
+#include "tiles.cuh"
+#include "unit.cuh"
+
+namespace {
+
+constexpr int CODE_PITCH = 36;  // bytes of a row of codes in shared memory; 9 words, so that rows lie on all banks
+
+struct UnitRows {
+  uint8_t codes[UNIT_ROWS][CODE_PITCH];
+  uint8_t scales[UNIT_ROWS][4];
+};
+
+struct Place {
+  uint32_t group, stored, row;  // this thread's stored row and the canonical row it is
+  uint32_t first_block, blocks;
+  bool inside;                  // not padding
+};
+
+__device__ __forceinline__ Place place_of(const WeightsParams& w) {
+  Place p;
+  p.group = blockIdx.z;
+  p.stored = blockIdx.y * UNIT_ROWS + threadIdx.x;
+  p.row = canonical_row(p.stored, w.rows, w.gate_up);
+  p.first_block = blockIdx.x * 4;
+  p.blocks = w.cols / 16;
+  p.inside = p.stored < w.rows;
+  return p;
+}
+
+__device__ __forceinline__ uint8_t* unit_of(const WeightsParams& w) {
+  const int64_t run = static_cast<int64_t>(blockIdx.z) * gridDim.y + blockIdx.y;
+  return w.storage + w.units_at + (run * gridDim.x + blockIdx.x) * UNIT_BYTES;
+}
+
+__device__ __forceinline__ uint8_t* code_words(const WeightsParams& w, const Place& p, uint32_t block) {
+  return w.codes + (static_cast<int64_t>(p.group) * w.rows + p.row) * (w.cols / 2) + static_cast<int64_t>(block) * 8;
+}
+
+__device__ __forceinline__ uint8_t* scale_byte(const WeightsParams& w, const Place& p, uint32_t block) {
+  if (w.scale_layout == LAYOUT_LINEAR) return w.scales + (static_cast<int64_t>(p.group) * w.rows + p.row) * p.blocks + block;
+  const uint32_t height = tile_height(w.scale_layout), tiles = blocks_of(p.blocks, 4);
+  const int64_t matrix = static_cast<int64_t>(round_up(w.rows, height)) * tiles * 4, r = p.row;
+  const int64_t at = height == 128 ? ((r / 128) * tiles + block / 4) * 512 + (r % 32) * 16 + (r % 128) / 32 * 4 + block % 4
+                                   : ((r / 8) * tiles + block / 4) * 32 + (r % 8) * 4 + block % 4;
+  return w.scales + p.group * matrix + at;
+}
+
+// Rows in shared memory → the unit. A zero scale makes its codes zero.
+__device__ __forceinline__ void write_unit(const UnitRows& rows, uint8_t* unit) {
+  const int t = threadIdx.x, lane = t & 31, first = (t >> 5) * 32 + 4 * (lane >> 2);
+#pragma unroll
+  for (int half = 0; half < 2; half++) {
+    uint32_t word[4];
+#pragma unroll
+    for (int p = 0; p < 2; p++) {
+      uint32_t pairs[2][4];
+#pragma unroll
+      for (int step = 0; step < 2; step++)
+#pragma unroll
+        for (int q = 0; q < 4; q++) {
+          const int row = first + 2 * half + (q & 1), block = 2 * p + step;
+          pairs[step][q] = rows.scales[row][block] ? rows.codes[row][8 * block + (lane & 3) + 4 * (q >> 1)] : 0;
+        }
+      pack_words(pairs, word[2 * p], word[2 * p + 1]);
+    }
+    *reinterpret_cast<uint4*>(unit + half * UNIT_HALF + 16 * t) = make_uint4(word[0], word[1], word[2], word[3]);
+  }
+  if (t < 32) {
+    uint32_t word[4];
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+      uint32_t s[2][2];
+#pragma unroll
+      for (int h = 0; h < 2; h++)
+#pragma unroll
+        for (int step = 0; step < 2; step++) s[h][step] = store_scale(rows.scales[4 * t + 2 * (i >> 1) + h][2 * (i & 1) + step]);
+      word[i] = pack_scales(s);
+    }
+    *reinterpret_cast<uint4*>(unit + UNIT_SCALES + 16 * t) = make_uint4(word[0], word[1], word[2], word[3]);
+  }
+}
+
+// The unit → rows in shared memory.
+__device__ __forceinline__ void read_unit(UnitRows& rows, const uint8_t* unit) {
+  const int t = threadIdx.x, lane = t & 31, first = (t >> 5) * 32 + 4 * (lane >> 2);
+#pragma unroll
+  for (int half = 0; half < 2; half++) {
+    const uint4 v = *reinterpret_cast<const uint4*>(unit + half * UNIT_HALF + 16 * t);
+    const uint32_t word[4] = {v.x, v.y, v.z, v.w};
+#pragma unroll
+    for (int p = 0; p < 2; p++) {
+      uint32_t pairs[2][4];
+      unpack_words(pairs, word[2 * p], word[2 * p + 1]);
+#pragma unroll
+      for (int step = 0; step < 2; step++)
+#pragma unroll
+        for (int q = 0; q < 4; q++)
+          rows.codes[first + 2 * half + (q & 1)][8 * (2 * p + step) + (lane & 3) + 4 * (q >> 1)] = static_cast<uint8_t>(pairs[step][q]);
+    }
+  }
+  if (t < 32) {
+    const uint4 v = *reinterpret_cast<const uint4*>(unit + UNIT_SCALES + 16 * t);
+    const uint32_t word[4] = {v.x, v.y, v.z, v.w};
+#pragma unroll
+    for (int i = 0; i < 4; i++)
+#pragma unroll
+      for (int h = 0; h < 2; h++)
+#pragma unroll
+        for (int step = 0; step < 2; step++)
+          rows.scales[4 * t + 2 * (i >> 1) + h][2 * (i & 1) + step] = static_cast<uint8_t>(load_scale(unpack_scale(word[i], h, step)));
+  }
+}
+
+__device__ __forceinline__ void set_codes(UnitRows& rows, int block, uint2 codes) {
+  uint32_t* to = reinterpret_cast<uint32_t*>(&rows.codes[threadIdx.x][8 * block]);
+  to[0] = codes.x;
+  to[1] = codes.y;
+}
+
+__device__ __forceinline__ float* header(const WeightsParams& w) { return reinterpret_cast<float*>(w.storage); }
+
+}  // namespace
+
+// Canonical codes and scales → units. A scale with its sign bit, and a decode scale that is not finite or not above 0, is
+// a fault; such blocks, and such matrices, read as NaN.
+extern "C" __global__ void __launch_bounds__(128) nvfp4_weights_pack(const __grid_constant__ WeightsParams w) {
+  __shared__ UnitRows rows;
+  const Place p = place_of(w);
+  uint32_t flags = 0;
+#pragma unroll
+  for (int i = 0; i < 4; i++) {
+    const uint32_t block = p.first_block + i;
+    uint2 codes = make_uint2(0, 0);
+    uint32_t scale = 0;
+    if (p.inside && block < p.blocks) {
+      codes = *reinterpret_cast<const uint2*>(code_words(w, p, block));
+      scale = *scale_byte(w, p, block);
+      if (scale & 0x80) {
+        flags = FAULT_BAD_DECODE_SCALE;
+        scale = 0x7F;
+      }
+    }
+    set_codes(rows, i, codes);
+    rows.scales[threadIdx.x][i] = static_cast<uint8_t>(scale);
+  }
+  if (blockIdx.x == 0 && blockIdx.y == 0 && threadIdx.x == 0) {
+    const float g = w.decode[p.group];
+    const bool good = is_finite(g) && g > 0.f;
+    if (!good) flags = FAULT_BAD_DECODE_SCALE;
+    header(w)[p.group] = good ? g : quiet_nan();
+  }
+  __syncthreads();
+  write_unit(rows, unit_of(w));
+  raise_faults(w.fault, flags);
+}
+
+// Values → units. The header holds amax bits of every matrix where no decode scales are given, else it receives those.
+extern "C" __global__ void __launch_bounds__(128) nvfp4_weights_quantize(const __grid_constant__ WeightsParams w) {
+  __shared__ UnitRows rows;
+  const Place p = place_of(w);
+  const Encode encode = w.decode ? encode_static(w.decode[p.group]) : encode_amax(header(w)[p.group]);
+  uint32_t flags = 0;
+#pragma unroll 1
+  for (int i = 0; i < 4; i++) {
+    const uint32_t block = p.first_block + i;
+    uint2 codes = make_uint2(0, 0);
+    uint32_t scale = 0;
+    if (p.inside && block < p.blocks) {
+      float x[16];
+      const int64_t row = w.transposed ? p.row : static_cast<int64_t>(p.row) * w.row_stride;
+      const int64_t step = w.transposed ? w.row_stride : 1, base = p.group * w.group_stride + row + static_cast<int64_t>(block) * 16 * step;
+#pragma unroll
+      for (int k = 0; k < 16; k++) x[k] = load_value(w.dtype, w.values, base + k * step);
+      scale = quantize_block(x, encode, w.rule, codes, flags);
+    }
+    set_codes(rows, i, codes);
+    rows.scales[threadIdx.x][i] = static_cast<uint8_t>(scale);
+  }
+  if (w.decode && blockIdx.x == 0 && blockIdx.y == 0 && threadIdx.x == 0) header(w)[p.group] = w.decode[p.group];
+  __syncthreads();
+  write_unit(rows, unit_of(w));
+  if (!w.decode) flags &= ~FAULT_SATURATED;
+  raise_faults(w.fault, flags);
+}
+
+// The largest finite magnitude of every matrix, as bits, into the header, which starts as zeros. Grid: (parts, groups).
+extern "C" __global__ void __launch_bounds__(256) nvfp4_weights_amax(const __grid_constant__ WeightsParams w) {
+  const uint32_t down = w.transposed ? w.cols : w.rows, across = w.transposed ? w.rows : w.cols;
+  uint32_t amax = 0;
+  for (uint32_t r = blockIdx.x; r < down; r += gridDim.x) {
+    const int64_t base = blockIdx.y * w.group_stride + r * w.row_stride;
+    for (uint32_t c = threadIdx.x; c < across; c += 256) {
+      const uint32_t bits = __float_as_uint(load_value(w.dtype, w.values, base + c)) & 0x7FFFFFFFu;
+      if (bits < 0x7F800000u) amax = max(amax, bits);
+    }
+  }
+#pragma unroll
+  for (int d = 16; d; d >>= 1) amax = max(amax, __shfl_xor_sync(~0u, amax, d));
+  if ((threadIdx.x & 31) == 0) atomicMax(reinterpret_cast<uint32_t*>(w.storage) + blockIdx.y, amax);
+}
+
+// Amax bits in the header → decode scales.
+extern "C" __global__ void __launch_bounds__(256) nvfp4_weights_finish(const __grid_constant__ WeightsParams w) {
+  const uint32_t group = blockIdx.x * 256 + threadIdx.x;
+  if (group < w.groups) header(w)[group] = decode_of_amax(header(w)[group]);
+}
+
+// Units → canonical codes, scales with their padding, and decode scales.
+extern "C" __global__ void __launch_bounds__(128) nvfp4_weights_unpack(const __grid_constant__ WeightsParams w) {
+  __shared__ UnitRows rows;
+  const Place p = place_of(w);
+  read_unit(rows, unit_of(w));
+  if (blockIdx.x == 0 && blockIdx.y == 0 && threadIdx.x == 0) w.decode[p.group] = header(w)[p.group];
+  __syncthreads();
+  const uint32_t padded_rows = round_up(w.rows, tile_height(w.scale_layout));
+  const uint32_t padded_blocks = w.scale_layout == LAYOUT_LINEAR ? p.blocks : round_up(p.blocks, 4);
+#pragma unroll
+  for (int i = 0; i < 4; i++) {
+    const uint32_t block = p.first_block + i;
+    if (p.inside && block < p.blocks) {
+      const uint32_t* from = reinterpret_cast<const uint32_t*>(&rows.codes[threadIdx.x][8 * i]);
+      *reinterpret_cast<uint2*>(code_words(w, p, block)) = make_uint2(from[0], from[1]);
+    }
+    if (p.stored < padded_rows && block < padded_blocks) *scale_byte(w, p, block) = rows.scales[threadIdx.x][i];
+  }
+}
