@@ -2,6 +2,8 @@
 // gemm.cuh says how; src/backend/cuda/gemm.rs chooses. Dynamic shared memory: STAGES · STAGE_BYTES.
 #include "gemm.cuh"
 
+namespace nvfp4 {
+
 #define KERNEL(NAME, OPERAND, TOKENS, UNITS, STAGES, BLOCKS)                                                          \
   extern "C" __global__ void __launch_bounds__(128 * UNITS, BLOCKS) nvfp4_gemm_##NAME##_##TOKENS(const __grid_constant__ GemmParams p) { \
     extern __shared__ __align__(128) uint8_t dynamic[];                                                               \
@@ -17,3 +19,5 @@
 KERNELS(bf16, Operand::BF16)
 KERNELS(f16, Operand::F16)
 KERNELS(codes, Operand::CODES)
+
+}  // namespace nvfp4

@@ -16,6 +16,8 @@
 #include "tiles.cuh"
 #include "unit.cuh"
 
+namespace nvfp4 {
+
 enum class Operand { BF16, F16, CODES };
 template <class S> struct Values;
 template <class S> struct Codes;
@@ -33,7 +35,7 @@ template <Operand OPERAND_, int TOKENS_, int UNITS_, int STAGES_, int BLOCKS_> s
 
 template <class S> using Accumulators = float[2][S::TOKENS / 8][4];
 
-__device__ __forceinline__ uint32_t chunk_address(uint32_t stage, int row, int chunk) {
+NVFP4_INLINE uint32_t chunk_address(uint32_t stage, int row, int chunk) {
   return stage + row * 128 + ((chunk ^ (row & 7)) << 4);
 }
 
@@ -44,31 +46,31 @@ struct Weights {
   bool here;            // the thread's unit exists
 };
 
-template <class S> __device__ __forceinline__ Weights weights_of(const GemmParams& p, const Tile& t, int step) {
+template <class S> NVFP4_INLINE Weights weights_of(const GemmParams& p, const Tile& t, int step) {
   const int unit = threadIdx.x >> 7;
   const uint32_t units = blocks_of(p.weight_rows, UNIT_ROWS), mine = t.features * S::UNITS + unit;
   const int64_t run = static_cast<int64_t>(t.group) * units + mine;
   return {p.weights + p.units_at + (run * blocks_of(p.cols, UNIT_COLS) + step) * UNIT_BYTES + 16 * (threadIdx.x & 127), mine < units};
 }
 
-template <class S> __device__ __forceinline__ void load_weights(Weights& w, uint32_t stage) {
+template <class S> NVFP4_INLINE void load_weights(Weights& w, uint32_t stage) {
   const int unit = threadIdx.x >> 7, t = threadIdx.x & 127;
   if (w.here) {
     const uint32_t at = stage + S::A_BYTES + unit * UNIT_BYTES + 16 * t;
-    copy_async16(at, w.from, 16);
-    copy_async16(at + UNIT_HALF, w.from + UNIT_HALF, 16);
-    if (t < 32) copy_async16(at + UNIT_SCALES, w.from + UNIT_SCALES, 16);
+    ptx::copy_async16(at, w.from, 16);
+    ptx::copy_async16(at + UNIT_HALF, w.from + UNIT_HALF, 16);
+    if (t < 32) ptx::copy_async16(at + UNIT_SCALES, w.from + UNIT_SCALES, 16);
   }
   w.from += UNIT_BYTES;
 }
 
 // ---- activations: the thread's share of every stage, and how it gets there
 
-__device__ __forceinline__ bool shares_rows(const GemmParams& p) { return p.grouping == GROUPING_STRIDED && p.a_group_stride == 0; }
+NVFP4_INLINE bool shares_rows(const GemmParams& p) { return p.grouping == GROUPS_STRIDED && p.a_group_stride == 0; }
 
 // Elements (bytes of codes) before the first row of the tile.
-__device__ __forceinline__ int64_t a_start(const GemmParams& p, const Tile& t) {
-  return (p.grouping == GROUPING_STRIDED ? t.group * p.a_group_stride : t.first_row * p.a_row_stride) + t.row0 * p.a_row_stride;
+NVFP4_INLINE int64_t a_start(const GemmParams& p, const Tile& t) {
+  return (p.grouping == GROUPS_STRIDED ? t.group * p.a_group_stride : t.first_row * p.a_row_stride) + t.row0 * p.a_row_stride;
 }
 
 // Values: 16-byte chunks, one column of them a thread. Rows past the group and k past K are zeros.
@@ -77,20 +79,20 @@ template <class S> struct Values {
   const uint8_t* from;
   int rows, k;  // left for this thread
 
-  __device__ __forceinline__ Values(const GemmParams& p, const Tile& t, int step) {
+  NVFP4_INLINE Values(const GemmParams& p, const Tile& t, int step) {
     const int row = threadIdx.x >> 3;
     k = static_cast<int>(p.cols) - step * UNIT_COLS - 8 * static_cast<int>(threadIdx.x & 7);
     rows = row < S::TOKENS ? t.rows - t.row0 - row : 0;
     from = p.a + 2 * (a_start(p, t) + row * p.a_row_stride + step * UNIT_COLS + 8 * (threadIdx.x & 7));
   }
-  __device__ __forceinline__ void load(const GemmParams& p, uint32_t stage) {
+  NVFP4_INLINE void load(const GemmParams& p, uint32_t stage) {
     const int row = threadIdx.x >> 3;
     const uint32_t at = chunk_address(stage, row, threadIdx.x & 7);
     if (S::TOKENS >= STEP || row < S::TOKENS) {
       if (S::WIDE_ROWS || p.a_vectors) {
 #pragma unroll
         for (int i = 0; i < EACH; i++)
-          copy_async16(at + i * STEP * 128, from + i * STEP * (2 * p.a_row_stride), i * STEP < rows && k > 0 ? 16 : 0);
+          ptx::copy_async16(at + i * STEP * 128, from + i * STEP * (2 * p.a_row_stride), i * STEP < rows && k > 0 ? 16 : 0);
       } else {
 #pragma unroll 1
         for (int i = 0; i < EACH; i++) {
@@ -99,30 +101,23 @@ template <class S> struct Values {
           if (i * STEP < rows && k > 0)
 #pragma unroll
             for (int j = 0; j < 4; j++) word[j] = elements[2 * j] | static_cast<uint32_t>(elements[2 * j + 1]) << 16;
-          store_shared128(at + i * STEP * 128, make_uint4(word[0], word[1], word[2], word[3]));
+          ptx::store_shared128(at + i * STEP * 128, make_uint4(word[0], word[1], word[2], word[3]));
         }
       }
     }
     from += 2 * UNIT_COLS;
     k -= UNIT_COLS;
   }
-  __device__ __forceinline__ void store(uint32_t) {}
+  NVFP4_INLINE void store(uint32_t) {}
 };
 
-__device__ __forceinline__ int64_t tiled_scale_offset(uint32_t layout, int64_t row, uint32_t column, uint32_t blocks) {
-  const int64_t tiles = (blocks + 3) / 4;
-  if (layout == LAYOUT_128X4)
-    return ((row / 128) * tiles + column / 4) * 512 + (row % 32) * 16 + (row % 128) / 32 * 4 + column % 4;
-  return ((row / 8) * tiles + column / 4) * 32 + (row % 8) * 4 + column % 4;
-}
-
 // Eight codes → eight bfloat16 e2m1 · e4m3; `scale` is s · 2^112 in both halves.
-__device__ __forceinline__ uint4 decode_codes(uint32_t codes, uint32_t scale) {
+NVFP4_INLINE uint4 decode_codes(uint32_t codes, uint32_t scale) {
   constexpr uint32_t UNDO = 0x4680;  // 2^14
   uint32_t word[4];
 #pragma unroll
   for (int j = 0; j < 4; j++)
-    word[j] = multiply_pair<false, false>(multiply_pair<false, false>(spread_pair(codes >> 8 * j), scale), UNDO);
+    word[j] = ptx::multiply_pair<false, false>(ptx::multiply_pair<false, false>(spread_pair(codes >> 8 * j), scale), UNDO);
   return make_uint4(word[0], word[1], word[2], word[3]);
 }
 
@@ -137,22 +132,22 @@ template <class S> struct Codes {
   uint2 codes[EACH];
   uint32_t scale[EACH];
 
-  __device__ __forceinline__ Codes(const GemmParams& p, const Tile& t, int step) {
+  NVFP4_INLINE Codes(const GemmParams& p, const Tile& t, int step) {
     const int row = threadIdx.x >> 2;
     const uint32_t block = step * 4 + (threadIdx.x & 3), blocks = p.cols / 16;
     k = static_cast<int>(blocks) - static_cast<int>(block);
     rows = row < S::TOKENS ? t.rows - t.row0 - row : 0;
     from = p.a + a_start(p, t) + row * p.a_row_stride + 8 * block;
-    const int64_t first = (shares_rows(p) ? 0 : p.a_layout == LAYOUT_LINEAR ? t.first_row : t.a_scale_row) + t.row0 + row;
+    const int64_t first = (shares_rows(p) ? 0 : p.a_layout == LINEAR ? t.first_row : t.a_scale_row) + t.row0 + row;
     auto offset = [&](int64_t r, uint32_t b) {
-      return p.a_layout == LAYOUT_LINEAR ? r * p.a_scales_row_stride + b : tiled_scale_offset(p.a_layout, r, b, blocks);
+      return p.a_layout == LINEAR ? r * p.a_scales_row_stride + b : static_cast<int64_t>(tiled_offset(p.a_layout, r, b, blocks_of(blocks, 4)));
     };
     scales = p.a_scales + offset(first, block);
     scale_advance = offset(first, block + 4) - offset(first, block);
 #pragma unroll
     for (int i = 1; i < EACH; i++) scale_step[i - 1] = offset(first + i * STEP, block) - offset(first, block);
   }
-  __device__ __forceinline__ void load(const GemmParams& p, uint32_t) {
+  NVFP4_INLINE void load(const GemmParams& p, uint32_t) {
 #pragma unroll
     for (int i = 0; i < EACH; i++) {
       codes[i] = make_uint2(0, 0);
@@ -174,15 +169,15 @@ template <class S> struct Codes {
     scales += scale_advance;
     k -= 4;
   }
-  __device__ __forceinline__ void store(uint32_t stage) {
+  NVFP4_INLINE void store(uint32_t stage) {
     const int row = threadIdx.x >> 2, chunk = (threadIdx.x & 3) * 2;
     if (S::TOKENS < STEP && row >= S::TOKENS) return;
 #pragma unroll
     for (int i = 0; i < EACH; i++) {
       const uint32_t byte = scale[i], magnitude = byte & 0x7F;
       const uint32_t wide = (magnitude ? 0x7000 | store_scale(magnitude) << 4 : 0) | (byte & 0x80) << 8;
-      store_shared128(chunk_address(stage, row + i * STEP, chunk), decode_codes(codes[i].x, wide));
-      store_shared128(chunk_address(stage, row + i * STEP, chunk + 1), decode_codes(codes[i].y, wide));
+      ptx::store_shared128(chunk_address(stage, row + i * STEP, chunk), decode_codes(codes[i].x, wide));
+      ptx::store_shared128(chunk_address(stage, row + i * STEP, chunk + 1), decode_codes(codes[i].y, wide));
     }
   }
 };
@@ -190,8 +185,8 @@ template <class S> struct Codes {
 // ---- one stage of tensor-core work
 
 template <class S>
-__device__ __forceinline__ void multiply_stage(Accumulators<S>& acc, uint32_t a, uint32_t values, uint32_t scales, uint32_t exponent) {
-  const uint4 v0 = load_shared128(values), v1 = load_shared128(values + UNIT_HALF), s = load_shared128(scales);
+NVFP4_INLINE void multiply_stage(Accumulators<S>& acc, uint32_t a, uint32_t values, uint32_t scales, uint32_t exponent) {
+  const uint4 v0 = ptx::load_shared128(values), v1 = ptx::load_shared128(values + UNIT_HALF), s = ptx::load_shared128(scales);
   // unrolled over both pairs the widest tile would not fit into the registers
 #pragma unroll(S::TOKENS > 64 ? 1 : 2)
   for (int pair = 0; pair < 2; pair++) {
@@ -200,18 +195,18 @@ __device__ __forceinline__ void multiply_stage(Accumulators<S>& acc, uint32_t a,
 #pragma unroll
     for (int n = 0; n < S::TOKENS / 8; n++) {
       uint32_t b[4];
-      load_matrices(b, (a ^ (64 * pair)) + n * 1024);
-      mma16816<S::F16>(acc[0][n], f0.even, b[0], b[1]);
-      mma16816<S::F16>(acc[1][n], f1.even, b[0], b[1]);
-      mma16816<S::F16>(acc[0][n], f0.odd, b[2], b[3]);
-      mma16816<S::F16>(acc[1][n], f1.odd, b[2], b[3]);
+      ptx::load_matrices(b, (a ^ (64 * pair)) + n * 1024);
+      ptx::mma16816<S::F16>(acc[0][n], f0.even, b[0], b[1]);
+      ptx::mma16816<S::F16>(acc[1][n], f1.even, b[0], b[1]);
+      ptx::mma16816<S::F16>(acc[0][n], f0.odd, b[2], b[3]);
+      ptx::mma16816<S::F16>(acc[1][n], f1.odd, b[2], b[3]);
     }
   }
 }
 
 // ---- the k loop
 
-template <class S> __device__ __forceinline__ void accumulate(const GemmParams& p, const Tile& t, Accumulators<S>& acc, uint32_t shared) {
+template <class S> NVFP4_INLINE void accumulate(const GemmParams& p, const Tile& t, Accumulators<S>& acc, uint32_t shared) {
   const int64_t all = blocks_of(p.cols, UNIT_COLS);
   const int begin = static_cast<int>(all * t.split / p.splits);
   const int steps = static_cast<int>(all * (t.split + 1) / p.splits) - begin;
@@ -225,30 +220,30 @@ template <class S> __device__ __forceinline__ void accumulate(const GemmParams& 
       activations.load(p, to);
       activations.store(to);
     }
-    copy_async_commit();
+    ptx::copy_async_commit();
   }
   const int lane = threadIdx.x & 31, warp = (threadIdx.x >> 5) & 3, unit = threadIdx.x >> 7;
   const uint32_t a_at = (lane & 7) * 128 + (((lane >> 3) ^ (lane & 7)) << 4);
   const uint32_t values_at = S::A_BYTES + unit * UNIT_BYTES + (threadIdx.x & 127) * 16;
   const uint32_t scales_at = S::A_BYTES + unit * UNIT_BYTES + UNIT_SCALES + (warp * 8 + (lane >> 2)) * 16;
-  const uint32_t exponent = opaque(0x70007000u);
+  const uint32_t exponent = ptx::opaque(0x70007000u);
   uint32_t from = shared, to = shared + (S::STAGES - 1) * S::STAGE_BYTES;
 #pragma unroll 1
   for (int left = steps; left > 0; left--) {
-    copy_async_wait<S::STAGES - 2>();
+    ptx::copy_async_wait<S::STAGES - 2>();
     __syncthreads();  // this stage is there for all, and the one before it is free
     const bool more = left > S::STAGES - 1;
     if (more) {
       load_weights<S>(weights, to);
       activations.load(p, to);
     }
-    copy_async_commit();
+    ptx::copy_async_commit();
     if (weights.here) multiply_stage<S>(acc, from + a_at, from + values_at, from + scales_at, exponent);
     if (more) activations.store(to);
     to = from;
     from = from == shared + (S::STAGES - 1) * S::STAGE_BYTES ? shared : from + S::STAGE_BYTES;
   }
-  copy_async_wait<0>();
+  ptx::copy_async_wait<0>();
   __syncthreads();
 }
 
@@ -256,7 +251,7 @@ template <class S> __device__ __forceinline__ void accumulate(const GemmParams& 
 
 // Leaves this split's sums behind; true for the block that comes last, whose accumulators then hold the total, added in
 // the order of the splits whoever that is.
-template <class S> __device__ __forceinline__ bool join_splits(const GemmParams& p, const Tile& t, Accumulators<S>& acc, uint32_t* ticket) {
+template <class S> NVFP4_INLINE bool join_splits(const GemmParams& p, const Tile& t, Accumulators<S>& acc, uint32_t* ticket) {
   constexpr int EACH = S::TOKENS / 4;
   float4* slab = reinterpret_cast<float4*>(p.partials) + static_cast<int64_t>(t.index) * p.splits * EACH * S::THREADS + threadIdx.x;
   float4* mine = slab + static_cast<int64_t>(t.split) * EACH * S::THREADS;
@@ -289,7 +284,7 @@ template <class S> __device__ __forceinline__ bool join_splits(const GemmParams&
 
 // ---- the kernel
 
-template <class S> __device__ __forceinline__ void run_gemm(const GemmParams& p, uint8_t* dynamic) {
+template <class S> NVFP4_INLINE void run_gemm(const GemmParams& p, uint8_t* dynamic) {
   static_assert(Staging<S::TOKENS, S::UNITS>::BYTES <= S::STAGES * S::STAGE_BYTES, "the epilogue reuses the pipeline");
   __shared__ TileSearch<S::THREADS> search;
   __shared__ uint32_t ticket;
@@ -302,9 +297,11 @@ template <class S> __device__ __forceinline__ void run_gemm(const GemmParams& p,
     for (int n = 0; n < S::TOKENS / 8; n++)
 #pragma unroll
       for (int i = 0; i < 4; i++) acc[half][n][i] = 0.f;
-  accumulate<S>(p, t, acc, shared_address(dynamic));
+  accumulate<S>(p, t, acc, ptx::shared_address(dynamic));
   if constexpr (S::SPLITS) {
     if (p.splits > 1 && !join_splits<S>(p, t, acc, &ticket)) return;
   }
   write_tile<S::TOKENS, S::UNITS>(p, t, acc, DECODE_UNDO<S::F16>, dynamic);
 }
+
+}  // namespace nvfp4

@@ -2,14 +2,12 @@
 // of src/backend/cuda/gemm.rs and weights.rs; sizes are asserted on both sides. Addresses are 64-bit, strides count
 // elements of values, or bytes of codes and scales.
 #pragma once
-#include <cstdint>
+#include "params.cuh"
 
-enum Grouping : uint32_t { GROUPING_NONE = 0, GROUPING_ENDS = 1, GROUPING_MASKED = 2, GROUPING_STRIDED = 3 };
-enum Dtype : uint32_t { DTYPE_BF16 = 0, DTYPE_F16 = 1, DTYPE_F32 = 2, DTYPE_CODES = 3 };
-enum Layout : uint32_t { LAYOUT_LINEAR = 0, LAYOUT_128X4 = 1, LAYOUT_8X4 = 2 };
-enum Scope : uint32_t { SCOPE_TENSOR = 0, SCOPE_GROUP = 1, SCOPE_ROW = 2 };
+namespace nvfp4 {
+
+constexpr uint32_t DTYPE_CODES = 3;  // beside the DTYPE_* of values
 enum Activation : uint32_t { ACTIVATION_NONE = 0, ACTIVATION_SWIGLU = 1, ACTIVATION_RELU2 = 2 };
-enum Rule : uint32_t { RULE_AMAX = 0, RULE_FOUR_OVER_SIX = 1, RULE_MIN_MSE = 2 };
 
 struct GemmParams {
   const int32_t* index;        // ends or counts of the groups, where the grouping has them
@@ -47,9 +45,8 @@ struct GemmParams {
   uint32_t accumulate;
   uint32_t out_layout;
   uint32_t out_scope;
-  uint32_t out_rule;
   float limit, alpha, beta;    // of SwiGLU; limit 0: none
-  uint32_t reserved;
+  uint32_t reserved[2];
 };
 static_assert(sizeof(GemmParams) == 240, "src/backend/cuda/gemm.rs mirrors this struct");
 
@@ -74,3 +71,5 @@ struct WeightsParams {
   uint32_t rule;
 };
 static_assert(sizeof(WeightsParams) == 104, "src/backend/cuda/weights.rs mirrors this struct");
+
+}  // namespace nvfp4

@@ -6,9 +6,10 @@
 // never out of bounds; block 0 reads all of them and reports the first that had to be clamped.
 // Twin of src/plan/groups.rs.
 #pragma once
+#include "groups.cuh"
 #include "params_gemm.cuh"
 
-constexpr uint32_t FAULT_BAD_GROUP = 1;
+namespace nvfp4 {
 
 struct Tile {
   uint32_t index;        // among all tiles of the launch
@@ -22,15 +23,8 @@ struct Tile {
   int64_t out_scale_row; // likewise of the output
 };
 
-__device__ __forceinline__ uint32_t tile_height(uint32_t layout) { return layout == LAYOUT_128X4 ? 128 : layout == LAYOUT_8X4 ? 8 : 1; }
-__device__ __forceinline__ uint32_t round_up(uint32_t x, uint32_t to) { return (x + to - 1) / to * to; }
-__device__ __forceinline__ uint32_t blocks_of(uint32_t x, uint32_t size) { return (x + size - 1) / size; }
-
-__device__ __forceinline__ void report_bad_group(uint64_t* fault, uint32_t group) {
-  uint32_t* words = reinterpret_cast<uint32_t*>(fault);
-  atomicCAS_system(words + 1, 0u, group + 1);
-  atomicOr_system(words, FAULT_BAD_GROUP);
-}
+NVFP4_INLINE uint32_t rounded(uint32_t x, uint32_t to) { return (x + to - 1) / to * to; }
+NVFP4_INLINE uint32_t blocks_of(uint32_t x, uint32_t size) { return (x + size - 1) / size; }
 
 // Sums of the groups before one: what its place depends on.
 struct Counts {
@@ -45,12 +39,12 @@ template <int THREADS> struct TileSearch {
   int found, bad_group;
 };
 
-__device__ __forceinline__ Counts operator+(const Counts& a, const Counts& b) {
+NVFP4_INLINE Counts operator+(const Counts& a, const Counts& b) {
   return {a.tiles + b.tiles, a.a_scale_rows + b.a_scale_rows, a.out_scale_rows + b.out_scale_rows};
 }
 
 // Splits the number inside a group into (features, row0).
-__device__ __forceinline__ void place(Tile& t, uint32_t local, int tokens, uint32_t across) {
+NVFP4_INLINE void place(Tile& t, uint32_t local, int tokens, uint32_t across) {
   constexpr uint32_t SHARE = 16;
   const uint32_t down = blocks_of(t.rows, tokens);
   const uint32_t first = local / (SHARE * across) * SHARE;
@@ -64,19 +58,19 @@ __device__ __forceinline__ void place(Tile& t, uint32_t local, int tokens, uint3
 template <int THREADS> __device__ bool find_tile(const GemmParams& p, int tokens, int features, TileSearch<THREADS>& search) {
   const uint32_t across = blocks_of(p.weight_rows, features);
   const uint32_t index = blockIdx.x / p.splits, target = index / across;
-  const uint32_t a_height = tile_height(p.a_layout), out_height = tile_height(p.out_layout);
+  const uint32_t a_height = tile_rows(p.a_layout), out_height = tile_rows(p.out_layout);
   Tile out;
   out.index = index;
   out.split = blockIdx.x % p.splits;
-  if (p.grouping == GROUPING_NONE || p.grouping == GROUPING_STRIDED) {
+  if (p.grouping == GROUPS_NONE || p.grouping == GROUPS_STRIDED) {
     const uint32_t rows = static_cast<uint32_t>(p.rows), down = blocks_of(rows, tokens);
     if (down == 0) return false;
     out.group = target / down;
     if (out.group >= p.groups) return false;
     out.rows = rows;
     out.first_row = static_cast<int64_t>(out.group) * rows;
-    out.a_scale_row = static_cast<int64_t>(out.group) * round_up(rows, a_height);
-    out.out_scale_row = static_cast<int64_t>(out.group) * round_up(rows, out_height);
+    out.a_scale_row = static_cast<int64_t>(out.group) * rounded(rows, a_height);
+    out.out_scale_row = static_cast<int64_t>(out.group) * rounded(rows, out_height);
     place(out, index - out.group * down * across, tokens, across);
     if (threadIdx.x == 0) search.tile = out;
     __syncthreads();
@@ -85,7 +79,7 @@ template <int THREADS> __device__ bool find_tile(const GemmParams& p, int tokens
   const int tid = threadIdx.x, lane = tid & 31, warp = tid >> 5;
   constexpr int WARPS = TileSearch<THREADS>::WARPS, EACH = TileSearch<THREADS>::EACH;
   if (tid == 0) search.found = 0, search.bad_group = INT32_MAX;
-  const bool masked = p.grouping == GROUPING_MASKED;
+  const bool masked = p.grouping == GROUPS_MASKED;
   int carry_end = 0;
   Counts carry = {0, 0, 0};
   for (uint32_t base = 0; base < p.groups; base += THREADS * EACH) {
@@ -130,7 +124,7 @@ template <int THREADS> __device__ bool find_tile(const GemmParams& p, int tokens
         rows[i] = end[i] - (i ? end[i - 1] : before);
       }
       if (first + i < p.groups && used != raw[i]) atomicMin(&search.bad_group, static_cast<int>(first + i));
-      each[i] = {blocks_of(rows[i], tokens), round_up(rows[i], a_height), round_up(rows[i], out_height)};
+      each[i] = {blocks_of(rows[i], tokens), rounded(rows[i], a_height), rounded(rows[i], out_height)};
       if (first + i >= p.groups) each[i] = {0, 0, 0};
       sum = sum + each[i];
     }
@@ -158,8 +152,8 @@ template <int THREADS> __device__ bool find_tile(const GemmParams& p, int tokens
         t.group = first + i;
         t.rows = rows[i];
         t.first_row = masked ? group * p.rows : first_row;
-        t.a_scale_row = masked ? group * round_up(static_cast<uint32_t>(p.rows), a_height) : at.a_scale_rows;
-        t.out_scale_row = masked ? group * round_up(static_cast<uint32_t>(p.rows), out_height) : at.out_scale_rows;
+        t.a_scale_row = masked ? group * rounded(static_cast<uint32_t>(p.rows), a_height) : at.a_scale_rows;
+        t.out_scale_row = masked ? group * rounded(static_cast<uint32_t>(p.rows), out_height) : at.out_scale_rows;
         place(t, index - at.tiles * across, tokens, across);
         search.tile = t;
         search.found = 1;
@@ -176,3 +170,5 @@ template <int THREADS> __device__ bool find_tile(const GemmParams& p, int tokens
   if (blockIdx.x == 0 && tid == 0 && search.bad_group != INT32_MAX) report_bad_group(p.fault, search.bad_group);
   return search.found;
 }
+
+}  // namespace nvfp4

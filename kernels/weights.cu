@@ -4,11 +4,12 @@
 // thread, as words 2 · 16 bytes and its share of the scales; shared memory turns one into the other. Values are quantized
 // a stored row a thread, 4 blocks of 16 each, as nvfp4_quantize would. Grid: (k units, 128-row units, groups up to 65535).
 // Twin of src/backend/cpu/weights.rs, whose panels differ.
-#include "numbers.cuh"
+#include "format.cuh"
 #include "params_gemm.cuh"
 #include "tiles.cuh"
 #include "unit.cuh"
 
+namespace nvfp4 {
 namespace {
 
 constexpr int CODE_PITCH = 36;  // bytes of a row of codes in shared memory; 9 words, so that rows lie on all banks
@@ -24,7 +25,7 @@ struct Place {
   bool inside;                  // not padding
 };
 
-__device__ __forceinline__ Place place_of(const WeightsParams& w) {
+NVFP4_INLINE Place place_of(const WeightsParams& w) {
   Place p;
   p.group = blockIdx.z;
   p.stored = blockIdx.y * UNIT_ROWS + threadIdx.x;
@@ -35,26 +36,25 @@ __device__ __forceinline__ Place place_of(const WeightsParams& w) {
   return p;
 }
 
-__device__ __forceinline__ uint8_t* unit_of(const WeightsParams& w) {
+NVFP4_INLINE uint8_t* unit_of(const WeightsParams& w) {
   const int64_t run = static_cast<int64_t>(blockIdx.z) * gridDim.y + blockIdx.y;
   return w.storage + w.units_at + (run * gridDim.x + blockIdx.x) * UNIT_BYTES;
 }
 
-__device__ __forceinline__ uint8_t* code_words(const WeightsParams& w, const Place& p, uint32_t block) {
+NVFP4_INLINE uint8_t* code_words(const WeightsParams& w, const Place& p, uint32_t block) {
   return w.codes + (static_cast<int64_t>(p.group) * w.rows + p.row) * (w.cols / 2) + static_cast<int64_t>(block) * 8;
 }
 
-__device__ __forceinline__ uint8_t* scale_byte(const WeightsParams& w, const Place& p, uint32_t block) {
-  if (w.scale_layout == LAYOUT_LINEAR) return w.scales + (static_cast<int64_t>(p.group) * w.rows + p.row) * p.blocks + block;
-  const uint32_t height = tile_height(w.scale_layout), tiles = blocks_of(p.blocks, 4);
-  const int64_t matrix = static_cast<int64_t>(round_up(w.rows, height)) * tiles * 4, r = p.row;
-  const int64_t at = height == 128 ? ((r / 128) * tiles + block / 4) * 512 + (r % 32) * 16 + (r % 128) / 32 * 4 + block % 4
-                                   : ((r / 8) * tiles + block / 4) * 32 + (r % 8) * 4 + block % 4;
+NVFP4_INLINE uint8_t* scale_byte(const WeightsParams& w, const Place& p, uint32_t block) {
+  if (w.scale_layout == LINEAR) return w.scales + (static_cast<int64_t>(p.group) * w.rows + p.row) * p.blocks + block;
+  const uint32_t height = tile_rows(w.scale_layout), tiles = blocks_of(p.blocks, 4);
+  const int64_t matrix = static_cast<int64_t>(rounded(w.rows, height)) * tiles * 4;
+  const int64_t at = tiled_offset(w.scale_layout, p.row, block, tiles);
   return w.scales + p.group * matrix + at;
 }
 
 // Rows in shared memory → the unit. A zero scale makes its codes zero.
-__device__ __forceinline__ void write_unit(const UnitRows& rows, uint8_t* unit) {
+NVFP4_INLINE void write_unit(const UnitRows& rows, uint8_t* unit) {
   const int t = threadIdx.x, lane = t & 31, first = (t >> 5) * 32 + 4 * (lane >> 2);
 #pragma unroll
   for (int half = 0; half < 2; half++) {
@@ -89,7 +89,7 @@ __device__ __forceinline__ void write_unit(const UnitRows& rows, uint8_t* unit) 
 }
 
 // The unit → rows in shared memory.
-__device__ __forceinline__ void read_unit(UnitRows& rows, const uint8_t* unit) {
+NVFP4_INLINE void read_unit(UnitRows& rows, const uint8_t* unit) {
   const int t = threadIdx.x, lane = t & 31, first = (t >> 5) * 32 + 4 * (lane >> 2);
 #pragma unroll
   for (int half = 0; half < 2; half++) {
@@ -119,13 +119,13 @@ __device__ __forceinline__ void read_unit(UnitRows& rows, const uint8_t* unit) {
   }
 }
 
-__device__ __forceinline__ void set_codes(UnitRows& rows, int block, uint2 codes) {
+NVFP4_INLINE void set_codes(UnitRows& rows, int block, uint2 codes) {
   uint32_t* to = reinterpret_cast<uint32_t*>(&rows.codes[threadIdx.x][8 * block]);
   to[0] = codes.x;
   to[1] = codes.y;
 }
 
-__device__ __forceinline__ float* header(const WeightsParams& w) { return reinterpret_cast<float*>(w.storage); }
+NVFP4_INLINE float* header(const WeightsParams& w) { return reinterpret_cast<float*>(w.storage); }
 
 }  // namespace
 
@@ -153,20 +153,20 @@ extern "C" __global__ void __launch_bounds__(128) nvfp4_weights_pack(const __gri
   }
   if (blockIdx.x == 0 && blockIdx.y == 0 && threadIdx.x == 0) {
     const float g = w.decode[p.group];
-    const bool good = is_finite(g) && g > 0.f;
+    const bool good = g > 0.f && g <= FLOAT_MAX;
     if (!good) flags = FAULT_BAD_DECODE_SCALE;
-    header(w)[p.group] = good ? g : quiet_nan();
+    header(w)[p.group] = good ? g : __uint_as_float(NAN_BITS);
   }
   __syncthreads();
   write_unit(rows, unit_of(w));
-  raise_faults(w.fault, flags);
+  raise_fault(w.fault, flags);
 }
 
 // Values → units. The header holds amax bits of every matrix where no decode scales are given, else it receives those.
 extern "C" __global__ void __launch_bounds__(128) nvfp4_weights_quantize(const __grid_constant__ WeightsParams w) {
   __shared__ UnitRows rows;
   const Place p = place_of(w);
-  const Encode encode = w.decode ? encode_static(w.decode[p.group]) : encode_amax(header(w)[p.group]);
+  const Encode encode = w.decode ? encode_from_static(w.decode[p.group]) : encode_from_amax(header(w)[p.group]);
   uint32_t flags = 0;
 #pragma unroll 1
   for (int i = 0; i < 4; i++) {
@@ -174,12 +174,12 @@ extern "C" __global__ void __launch_bounds__(128) nvfp4_weights_quantize(const _
     uint2 codes = make_uint2(0, 0);
     uint32_t scale = 0;
     if (p.inside && block < p.blocks) {
-      float x[16];
+      Block<F32> x;
       const int64_t row = w.transposed ? p.row : static_cast<int64_t>(p.row) * w.row_stride;
       const int64_t step = w.transposed ? w.row_stride : 1, base = p.group * w.group_stride + row + static_cast<int64_t>(block) * 16 * step;
 #pragma unroll
-      for (int k = 0; k < 16; k++) x[k] = load_value(w.dtype, w.values, base + k * step);
-      scale = quantize_block(x, encode, w.rule, codes, flags);
+      for (int k = 0; k < 16; k++) x.w[k] = __float_as_uint(load_element(w.dtype, w.values, base + k * step));
+      scale = quantize_block_any(w.rule, x, encode, codes, flags);
     }
     set_codes(rows, i, codes);
     rows.scales[threadIdx.x][i] = static_cast<uint8_t>(scale);
@@ -187,8 +187,7 @@ extern "C" __global__ void __launch_bounds__(128) nvfp4_weights_quantize(const _
   if (w.decode && blockIdx.x == 0 && blockIdx.y == 0 && threadIdx.x == 0) header(w)[p.group] = w.decode[p.group];
   __syncthreads();
   write_unit(rows, unit_of(w));
-  if (!w.decode) flags &= ~FAULT_SATURATED;
-  raise_faults(w.fault, flags);
+  raise_fault(w.fault, flags);
 }
 
 // The largest finite magnitude of every matrix, as bits, into the header, which starts as zeros. Grid: (parts, groups).
@@ -198,7 +197,7 @@ extern "C" __global__ void __launch_bounds__(256) nvfp4_weights_amax(const __gri
   for (uint32_t r = blockIdx.x; r < down; r += gridDim.x) {
     const int64_t base = blockIdx.y * w.group_stride + r * w.row_stride;
     for (uint32_t c = threadIdx.x; c < across; c += 256) {
-      const uint32_t bits = __float_as_uint(load_value(w.dtype, w.values, base + c)) & 0x7FFFFFFFu;
+      const uint32_t bits = __float_as_uint(load_element(w.dtype, w.values, base + c)) & 0x7FFFFFFFu;
       if (bits < 0x7F800000u) amax = max(amax, bits);
     }
   }
@@ -210,7 +209,7 @@ extern "C" __global__ void __launch_bounds__(256) nvfp4_weights_amax(const __gri
 // Amax bits in the header → decode scales.
 extern "C" __global__ void __launch_bounds__(256) nvfp4_weights_finish(const __grid_constant__ WeightsParams w) {
   const uint32_t group = blockIdx.x * 256 + threadIdx.x;
-  if (group < w.groups) header(w)[group] = decode_of_amax(header(w)[group]);
+  if (group < w.groups) header(w)[group] = decode_scale_from_amax(header(w)[group]);
 }
 
 // Units → canonical codes, scales with their padding, and decode scales.
@@ -220,8 +219,8 @@ extern "C" __global__ void __launch_bounds__(128) nvfp4_weights_unpack(const __g
   read_unit(rows, unit_of(w));
   if (blockIdx.x == 0 && blockIdx.y == 0 && threadIdx.x == 0) w.decode[p.group] = header(w)[p.group];
   __syncthreads();
-  const uint32_t padded_rows = round_up(w.rows, tile_height(w.scale_layout));
-  const uint32_t padded_blocks = w.scale_layout == LAYOUT_LINEAR ? p.blocks : round_up(p.blocks, 4);
+  const uint32_t padded_rows = rounded(w.rows, tile_rows(w.scale_layout));
+  const uint32_t padded_blocks = w.scale_layout == LINEAR ? p.blocks : rounded(p.blocks, 4);
 #pragma unroll
   for (int i = 0; i < 4; i++) {
     const uint32_t block = p.first_block + i;
@@ -232,3 +231,5 @@ extern "C" __global__ void __launch_bounds__(128) nvfp4_weights_unpack(const __g
     if (p.stored < padded_rows && block < padded_blocks) *scale_byte(w, p, block) = rows.scales[threadIdx.x][i];
   }
 }
+
+}  // namespace nvfp4
