@@ -4,10 +4,10 @@
 
 namespace nvfp4 {
 
-#define KERNEL(NAME, OPERAND, TOKENS, UNITS, STAGES, BLOCKS)                                                          \
-  extern "C" __global__ void __launch_bounds__(128 * UNITS, BLOCKS) nvfp4_gemm_##NAME##_##TOKENS(const __grid_constant__ GemmParams p) { \
-    extern __shared__ __align__(128) uint8_t dynamic[];                                                               \
-    run_gemm<Shape<OPERAND, TOKENS, UNITS, STAGES, BLOCKS>>(p, dynamic);                                              \
+#define KERNEL(NAME, OPERAND, TOKENS, UNITS, STAGES, BLOCKS)                                            \
+  NVFP4_KERNEL(nvfp4_gemm_##NAME##_##TOKENS, GemmParams, 128 * UNITS, BLOCKS) {                         \
+    NVFP4_DYNAMIC_SHARED(dynamic);                                                                      \
+    run_gemm<Shape<OPERAND, TOKENS, UNITS, STAGES, BLOCKS>>(p, dynamic);                                \
   }
 #define KERNELS(NAME, OPERAND)          \
   KERNEL(NAME, OPERAND, 8, 1, 6, 4)     \

@@ -6,6 +6,9 @@
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
+// The shared memory whose size the launch gives.
+#define NVFP4_DYNAMIC_SHARED(name) extern __shared__ __align__(128) uint8_t name[]
+
 namespace nvfp4::ptx {
 
 NVFP4_INLINE uint32_t shared_address(const void* p) { return static_cast<uint32_t>(__cvta_generic_to_shared(p)); }

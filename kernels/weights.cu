@@ -131,18 +131,18 @@ NVFP4_INLINE float* header(const WeightsParams& w) { return reinterpret_cast<flo
 
 // Canonical codes and scales → units. A scale with its sign bit, and a decode scale that is not finite or not above 0, is
 // a fault; such blocks, and such matrices, read as NaN.
-extern "C" __global__ void __launch_bounds__(128) nvfp4_weights_pack(const __grid_constant__ WeightsParams w) {
+NVFP4_KERNEL(nvfp4_weights_pack, WeightsParams, 128, 1) {
   __shared__ UnitRows rows;
-  const Place p = place_of(w);
+  const Place at = place_of(p);
   uint32_t flags = 0;
 #pragma unroll
   for (int i = 0; i < 4; i++) {
-    const uint32_t block = p.first_block + i;
+    const uint32_t block = at.first_block + i;
     uint2 codes = make_uint2(0, 0);
     uint32_t scale = 0;
-    if (p.inside && block < p.blocks) {
-      codes = *reinterpret_cast<const uint2*>(code_words(w, p, block));
-      scale = *scale_byte(w, p, block);
+    if (at.inside && block < at.blocks) {
+      codes = *reinterpret_cast<const uint2*>(code_words(p, at, block));
+      scale = *scale_byte(p, at, block);
       if (scale & 0x80) {
         flags = FAULT_BAD_DECODE_SCALE;
         scale = 0x7F;
@@ -152,83 +152,83 @@ extern "C" __global__ void __launch_bounds__(128) nvfp4_weights_pack(const __gri
     rows.scales[threadIdx.x][i] = static_cast<uint8_t>(scale);
   }
   if (blockIdx.x == 0 && blockIdx.y == 0 && threadIdx.x == 0) {
-    const float g = w.decode[p.group];
+    const float g = p.decode[at.group];
     const bool good = g > 0.f && g <= FLOAT_MAX;
     if (!good) flags = FAULT_BAD_DECODE_SCALE;
-    header(w)[p.group] = good ? g : __uint_as_float(NAN_BITS);
+    header(p)[at.group] = good ? g : __uint_as_float(NAN_BITS);
   }
   __syncthreads();
-  write_unit(rows, unit_of(w));
-  raise_fault(w.fault, flags);
+  write_unit(rows, unit_of(p));
+  raise_fault(p.fault, flags);
 }
 
 // Values → units. The header holds amax bits of every matrix where no decode scales are given, else it receives those.
-extern "C" __global__ void __launch_bounds__(128) nvfp4_weights_quantize(const __grid_constant__ WeightsParams w) {
+NVFP4_KERNEL(nvfp4_weights_quantize, WeightsParams, 128, 1) {
   __shared__ UnitRows rows;
-  const Place p = place_of(w);
-  const Encode encode = w.decode ? encode_from_static(w.decode[p.group]) : encode_from_amax(header(w)[p.group]);
+  const Place at = place_of(p);
+  const Encode encode = p.decode ? encode_from_static(p.decode[at.group]) : encode_from_amax(header(p)[at.group]);
   uint32_t flags = 0;
 #pragma unroll 1
   for (int i = 0; i < 4; i++) {
-    const uint32_t block = p.first_block + i;
+    const uint32_t block = at.first_block + i;
     uint2 codes = make_uint2(0, 0);
     uint32_t scale = 0;
-    if (p.inside && block < p.blocks) {
+    if (at.inside && block < at.blocks) {
       Block<F32> x;
-      const int64_t row = w.transposed ? p.row : static_cast<int64_t>(p.row) * w.row_stride;
-      const int64_t step = w.transposed ? w.row_stride : 1, base = p.group * w.group_stride + row + static_cast<int64_t>(block) * 16 * step;
+      const int64_t row = p.transposed ? at.row : static_cast<int64_t>(at.row) * p.row_stride;
+      const int64_t step = p.transposed ? p.row_stride : 1, base = at.group * p.group_stride + row + static_cast<int64_t>(block) * 16 * step;
 #pragma unroll
-      for (int k = 0; k < 16; k++) x.w[k] = __float_as_uint(load_element(w.dtype, w.values, base + k * step));
-      scale = quantize_block_any(w.rule, x, encode, codes, flags);
+      for (int k = 0; k < 16; k++) x.w[k] = __float_as_uint(load_element(p.dtype, p.values, base + k * step));
+      scale = quantize_block_any(p.rule, x, encode, codes, flags);
     }
     set_codes(rows, i, codes);
     rows.scales[threadIdx.x][i] = static_cast<uint8_t>(scale);
   }
-  if (w.decode && blockIdx.x == 0 && blockIdx.y == 0 && threadIdx.x == 0) header(w)[p.group] = w.decode[p.group];
+  if (p.decode && blockIdx.x == 0 && blockIdx.y == 0 && threadIdx.x == 0) header(p)[at.group] = p.decode[at.group];
   __syncthreads();
-  write_unit(rows, unit_of(w));
-  raise_fault(w.fault, flags);
+  write_unit(rows, unit_of(p));
+  raise_fault(p.fault, flags);
 }
 
 // The largest finite magnitude of every matrix, as bits, into the header, which starts as zeros. Grid: (parts, groups).
-extern "C" __global__ void __launch_bounds__(256) nvfp4_weights_amax(const __grid_constant__ WeightsParams w) {
-  const uint32_t down = w.transposed ? w.cols : w.rows, across = w.transposed ? w.rows : w.cols;
+NVFP4_KERNEL(nvfp4_weights_amax, WeightsParams, 256, 1) {
+  const uint32_t down = p.transposed ? p.cols : p.rows, across = p.transposed ? p.rows : p.cols;
   uint32_t amax = 0;
   for (uint32_t r = blockIdx.x; r < down; r += gridDim.x) {
-    const int64_t base = blockIdx.y * w.group_stride + r * w.row_stride;
+    const int64_t base = blockIdx.y * p.group_stride + r * p.row_stride;
     for (uint32_t c = threadIdx.x; c < across; c += 256) {
-      const uint32_t bits = __float_as_uint(load_element(w.dtype, w.values, base + c)) & 0x7FFFFFFFu;
+      const uint32_t bits = __float_as_uint(load_element(p.dtype, p.values, base + c)) & 0x7FFFFFFFu;
       if (bits < 0x7F800000u) amax = max(amax, bits);
     }
   }
 #pragma unroll
   for (int d = 16; d; d >>= 1) amax = max(amax, __shfl_xor_sync(~0u, amax, d));
-  if ((threadIdx.x & 31) == 0) atomicMax(reinterpret_cast<uint32_t*>(w.storage) + blockIdx.y, amax);
+  if ((threadIdx.x & 31) == 0) atomicMax(reinterpret_cast<uint32_t*>(p.storage) + blockIdx.y, amax);
 }
 
 // Amax bits in the header → decode scales.
-extern "C" __global__ void __launch_bounds__(256) nvfp4_weights_finish(const __grid_constant__ WeightsParams w) {
+NVFP4_KERNEL(nvfp4_weights_finish, WeightsParams, 256, 1) {
   const uint32_t group = blockIdx.x * 256 + threadIdx.x;
-  if (group < w.groups) header(w)[group] = decode_scale_from_amax(header(w)[group]);
+  if (group < p.groups) header(p)[group] = decode_scale_from_amax(header(p)[group]);
 }
 
 // Units → canonical codes, scales with their padding, and decode scales.
-extern "C" __global__ void __launch_bounds__(128) nvfp4_weights_unpack(const __grid_constant__ WeightsParams w) {
+NVFP4_KERNEL(nvfp4_weights_unpack, WeightsParams, 128, 1) {
   __shared__ UnitRows rows;
-  const Place p = place_of(w);
-  read_unit(rows, unit_of(w));
-  if (blockIdx.x == 0 && blockIdx.y == 0 && threadIdx.x == 0) w.decode[p.group] = header(w)[p.group];
+  const Place at = place_of(p);
+  read_unit(rows, unit_of(p));
+  if (blockIdx.x == 0 && blockIdx.y == 0 && threadIdx.x == 0) p.decode[at.group] = header(p)[at.group];
   __syncthreads();
-  const uint32_t padded_rows = rounded(w.rows, tile_rows(w.scale_layout));
-  const uint32_t padded_blocks = w.scale_layout == LINEAR ? p.blocks : rounded(p.blocks, 4);
+  const uint32_t padded_rows = rounded(p.rows, tile_rows(p.scale_layout));
+  const uint32_t padded_blocks = p.scale_layout == LINEAR ? at.blocks : rounded(at.blocks, 4);
 #pragma unroll
   for (int i = 0; i < 4; i++) {
-    const uint32_t block = p.first_block + i;
-    if (p.inside && block < p.blocks) {
+    const uint32_t block = at.first_block + i;
+    if (at.inside && block < at.blocks) {
       const uint32_t* from = reinterpret_cast<const uint32_t*>(&rows.codes[threadIdx.x][8 * i]);
-      *reinterpret_cast<uint2*>(code_words(w, p, block)) = make_uint2(from[0], from[1]);
+      *reinterpret_cast<uint2*>(code_words(p, at, block)) = make_uint2(from[0], from[1]);
     }
-    if (p.stored < padded_rows && block < padded_blocks) *scale_byte(w, p, block) = rows.scales[threadIdx.x][i];
+    if (at.stored < padded_rows && block < padded_blocks) *scale_byte(p, at, block) = rows.scales[threadIdx.x][i];
   }
 }
 
