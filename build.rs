@@ -1,4 +1,8 @@
-//! Generates the C header and the table of all functions into OUT_DIR. `./run header` copies the header to include/.
+//! Generates the C header and the table of all functions into OUT_DIR (`./run header` copies the header to include/),
+//! and compiles the kernels.
+
+#[path = "build/kernels.rs"]
+mod kernels;
 
 use std::path::{Path, PathBuf};
 use std::{env, fs};
@@ -58,6 +62,8 @@ fn main() {
     let names: Vec<&str> = list.lines().filter(|l| !l.is_empty() && !l.starts_with('#')).collect();
     write(&out.join("nvfp4.h"), &with_table(&header, &names));
     write(&out.join("api_table.rs"), &table_source(&names));
+
+    kernels::build(&root, &out);
 
     if env::var("CARGO_CFG_TARGET_OS").as_deref() == Ok("linux") {
         println!("cargo:rustc-cdylib-link-arg=-Wl,-soname,libnvfp4.so.1");

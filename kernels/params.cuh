@@ -79,7 +79,7 @@ struct RowsParams {
   float limit;
   float alpha;
   float beta;
-  uint32_t vector;  // general kernels: 1 where 16-byte loads and 8-byte stores are aligned
+  uint32_t reserved;
 };
 static_assert(sizeof(RowsParams) == 272, "mirrored in params.rs");
 

@@ -7,6 +7,7 @@
 #include "emulator.h"
 #else
 #define NVFP4_INLINE __device__ __forceinline__
+#define NVFP4_NOINLINE __device__ __noinline__
 // A kernel: its name, its parameter struct, its threads and the CTAs an SM should hold; `p` in the body.
 #define NVFP4_KERNEL(name, Params, threads, ctas) \
   extern "C" __global__ void __launch_bounds__(threads, ctas) name(const __grid_constant__ Params p)
@@ -24,10 +25,10 @@ namespace nvfp4::ptx {
 
 #ifndef NVFP4_EMULATED
 
-// Reads 16 bytes once: no place in L1, first to leave L2. `nc` promises that the kernel does not write them.
+// Reads 16 bytes once: first to leave the caches. `nc` promises that the kernel does not write them.
 NVFP4_INLINE uint4 load_once(const void* p) {
   uint4 v;
-  asm volatile("ld.global.nc.L1::no_allocate.L2::evict_first.v4.u32 {%0,%1,%2,%3}, [%4];"
+  asm volatile("ld.global.cs.nc.v4.u32 {%0,%1,%2,%3}, [%4];"
                : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "l"(p));
   return v;
 }

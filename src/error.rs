@@ -158,9 +158,82 @@ pub enum Error {
         created: u32,
         now: u32,
     },
+    /// The CUDA driver does not survive a fork.
+    ForkedDriver {
+        created: u32,
+        now: u32,
+    },
+    /// A call of the CUDA driver failed; `name` is its error's name and text.
+    Cuda {
+        call: &'static str,
+        code: u32,
+        name: String,
+    },
+    /// An earlier [`Error::Cuda`] left the context unusable.
+    Poisoned {
+        by: String,
+    },
     Internal {
         message: String,
     },
+}
+
+/// CUDA_ERROR_OUT_OF_MEMORY.
+pub const CUDA_OUT_OF_MEMORY: u32 = 2;
+
+/// The status that an error code of the CUDA driver becomes.
+pub fn cuda_status(code: u32) -> nvfp4_status {
+    match code {
+        CUDA_OUT_OF_MEMORY => NVFP4_STATUS_OUT_OF_MEMORY,
+        // not initialised, stub library, needs a newer driver, mismatches of kernel module and library
+        3 | 34 | 36 | 803 | 804 => NVFP4_STATUS_UNSUPPORTED_DRIVER,
+        // no device, no such device, no image, image refused or not compilable for it
+        100 | 101 | 200 | 209 | 218 | 221..=223 => NVFP4_STATUS_UNSUPPORTED_DEVICE,
+        // Errors after which every call of the context fails: memory or link failures, contained faults, illegal
+        // addresses, timeouts, a destroyed context, assertions, illegal instructions, launch failures
+        214 | 220 | 226 | 700 | 702 | 709 | 710 | 714..=719 | 721 | 911 => NVFP4_STATUS_DEVICE_POISONED,
+        900..=908 => NVFP4_STATUS_CAPTURE,
+        _ => NVFP4_STATUS_DEVICE_ERROR,
+    }
+}
+
+/// Refusals that both backends make in the same words.
+impl Error {
+    pub const CAPTURES_ALREADY: Error =
+        Error::Capture { what: "the stream captures already", next: "end that capture first" };
+    pub const CAPTURES_NOT: Error = Error::Capture {
+        what: "the stream does not capture",
+        next: "call nvfp4_graph_begin_capture on it first",
+    };
+    pub const CAPTURE_BEGAN_ELSEWHERE: Error = Error::Capture {
+        what: "the stream joined the capture of another stream",
+        next: "end the capture on the stream that began it",
+    };
+    pub const EVENT_CAPTURED: Error = Error::Capture {
+        what: "the event was last recorded inside a capture, where it is no point in time",
+        next: "record it outside of a capture",
+    };
+    pub const EVENT_OF_ANOTHER_CAPTURE: Error = Error::Capture {
+        what: "the event belongs to another capture than the stream",
+        next: "capture both in one graph",
+    };
+    pub const EVENT_FROM_OUTSIDE: Error = Error::Capture {
+        what: "a capturing stream cannot wait for an event from outside the capture",
+        next: "wait before the capture begins",
+    };
+    pub const GRAPH_NOT_INSTANTIATED: Error =
+        Error::NotPrepared { what: "the graph", next: "call nvfp4_graph_instantiate once" };
+
+    pub fn event_never_recorded(argument: &'static str) -> Error {
+        Error::Conflict { argument, problem: "the event was never recorded; record it first".into() }
+    }
+
+    pub fn graphs_differ() -> Error {
+        Error::Unsupported {
+            what: "an update from a graph with other calls in it".into(),
+            next: "instantiate that graph and launch it instead",
+        }
+    }
 }
 
 impl Error {
@@ -174,7 +247,9 @@ impl Error {
             Error::OutOfMemory { .. } => NVFP4_STATUS_OUT_OF_MEMORY,
             Error::NotPrepared { .. } => NVFP4_STATUS_NOT_PREPARED,
             Error::Capture { .. } => NVFP4_STATUS_CAPTURE,
-            Error::Forked { .. } => NVFP4_STATUS_FORKED,
+            Error::Forked { .. } | Error::ForkedDriver { .. } => NVFP4_STATUS_FORKED,
+            Error::Cuda { code, .. } => cuda_status(*code),
+            Error::Poisoned { .. } => NVFP4_STATUS_DEVICE_POISONED,
             Error::Internal { .. } => NVFP4_STATUS_INTERNAL,
             _ => NVFP4_STATUS_INVALID_ARGUMENT,
         }
@@ -245,6 +320,29 @@ impl fmt::Display for Error {
             Error::Forked { created, now } => write!(
                 f,
                 "the context was created in process {created} and this is process {now}; create a context after the fork"
+            ),
+            Error::ForkedDriver { created, now } => write!(
+                f,
+                "process {created} used the GPU driver before it forked process {now}, where the driver cannot work; fork earlier, or start the child with exec"
+            ),
+            Error::Cuda { call, code, name } => {
+                let next = match cuda_status(*code) {
+                    NVFP4_STATUS_DEVICE_POISONED => {
+                        "the device context is unusable; destroy it and end the process to use the device again"
+                    }
+                    NVFP4_STATUS_OUT_OF_MEMORY => "free memory or trim the pool",
+                    NVFP4_STATUS_CAPTURE => "end the capture, or make the call outside of it",
+                    NVFP4_STATUS_UNSUPPORTED_DRIVER => {
+                        "install a driver of R580 or newer that fits the device"
+                    }
+                    NVFP4_STATUS_UNSUPPORTED_DEVICE => "choose another device",
+                    _ => "look the error up in the CUDA driver's documentation",
+                };
+                write!(f, "{call} failed with {name}; {next}")
+            }
+            Error::Poisoned { by } => write!(
+                f,
+                "the device context is unusable since {by}; destroy it and end the process to use the device again"
             ),
             Error::Internal { message } => write!(f, "internal fault: {message}; please report it"),
         }

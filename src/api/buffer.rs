@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::context::Context;
 use super::stream::Stream;
-use crate::backend::cpu::pool::Block;
+use crate::backend::{Backend, cpu, cuda};
 use crate::error::{Error, Result};
 use crate::plan::Job;
 use crate::plan::memory::Ptr;
@@ -19,10 +19,17 @@ struct Inner {
     bytes: usize,
 }
 
+enum Block {
+    Host(cpu::pool::Block),
+    Device(cuda::pool::Block),
+}
+
 impl Drop for Inner {
     fn drop(&mut self) {
-        if let Some(block) = self.block.take() {
-            self.context.cpu().pool.free(block);
+        match (self.block.take(), self.context.backend()) {
+            (Some(Block::Host(block)), Backend::Cpu(cpu)) => cpu.pool.free(block),
+            (Some(Block::Device(block)), Backend::Cuda(device)) => device.free(block),
+            _ => {}
         }
     }
 }
@@ -39,7 +46,11 @@ impl Buffer {
                 range: "1 or more".into(),
             });
         }
-        let block = context.cpu().pool.allocate(bytes)?;
+        let block = match (context.backend(), stream.native()) {
+            (Backend::Cuda(device), Some(native)) => Block::Device(device.allocate(bytes, native)?),
+            (Backend::Cpu(cpu), _) => Block::Host(cpu.pool.allocate(bytes)?),
+            (Backend::Cuda(_), None) => return Err(super::stream::no_native()),
+        };
         Ok(Buffer(Arc::new(Inner { context: context.clone(), block: Some(block), bytes })))
     }
 
@@ -53,7 +64,11 @@ impl Buffer {
 
     /// Address of the memory on the device; on a multiple of 256.
     pub fn data(&self) -> *mut u8 {
-        self.0.block.as_ref().map_or(std::ptr::null_mut(), |block| block.data)
+        match &self.0.block {
+            Some(Block::Host(block)) => block.data,
+            Some(Block::Device(block)) => std::ptr::without_provenance_mut(block.address as usize),
+            None => std::ptr::null_mut(),
+        }
     }
 
     /// Copies host memory into the buffer. On the CPU the source may be reused at once; inside a capture it is read at
@@ -67,8 +82,7 @@ impl Buffer {
             return Err(Error::Null { argument: "src" });
         }
         // SAFETY: the caller's promise; the range was checked.
-        unsafe { self.copy_job(dst, src, bytes, stream, None) };
-        Ok(())
+        unsafe { self.copy_job(dst, src, bytes, stream, None) }
     }
 
     /// Copies from the buffer to host memory.
@@ -81,8 +95,7 @@ impl Buffer {
             return Err(Error::Null { argument: "dst" });
         }
         // SAFETY: the caller's promise; the range was checked.
-        unsafe { self.copy_job(dst, src, bytes, stream, None) };
-        Ok(())
+        unsafe { self.copy_job(dst, src, bytes, stream, None) }
     }
 
     /// Copies from another buffer of the context, or within this one.
@@ -96,9 +109,12 @@ impl Buffer {
     ) -> Result<()> {
         let to = self.range("dst_offset", dst_offset, bytes, stream)?;
         let from = src.range("src_offset", src_offset, bytes, stream)?;
+        if let Some(native) = stream.native().filter(|_| to.addr().abs_diff(from.addr()) < bytes) {
+            // SAFETY: both ranges were checked.
+            return unsafe { native.copy_overlapping(to.addr() as u64, from.addr() as u64, bytes) };
+        }
         // SAFETY: both ranges were checked, and the job keeps both buffers.
-        unsafe { self.copy_job(to, from, bytes, stream, Some(Arc::clone(&src.0) as _)) };
-        Ok(())
+        unsafe { self.copy_job(to, from, bytes, stream, Some(Arc::clone(&src.0) as _)) }
     }
 
     /// # Safety
@@ -110,12 +126,13 @@ impl Buffer {
         bytes: usize,
         stream: &Stream,
         other: super::stream::Keep,
-    ) {
-        if bytes > 0 {
-            let job = Job::Copy { dst: Ptr::from_mut(dst), src: Ptr::new(src), bytes };
-            // SAFETY: the caller's promise.
-            unsafe { stream.submit(job, Some(Arc::clone(&self.0) as _), other) };
+    ) -> Result<()> {
+        if bytes == 0 {
+            return Ok(());
         }
+        let job = Job::Copy { dst: Ptr::from_mut(dst), src: Ptr::new(src), bytes };
+        // SAFETY: the caller's promise.
+        unsafe { stream.submit(job, Some(Arc::clone(&self.0) as _), other) }
     }
 
     fn range(&self, argument: &'static str, offset: usize, bytes: usize, stream: &Stream) -> Result<*mut u8> {

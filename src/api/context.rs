@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::types::zeroed_default;
 use crate::backend::cpu::Cpu;
 use crate::backend::cpu::kernels::Isa;
+use crate::backend::{Backend, cuda};
 use crate::error::{Error, Result};
 
 /// Where the work of a context is carried out.
@@ -25,6 +26,12 @@ pub const NVFP4_ISA_PORTABLE: nvfp4_isa = 1;
 pub const NVFP4_ISA_AVX2: nvfp4_isa = 2;
 /// AVX-512 F, BW, DQ, VL and VNNI.
 pub const NVFP4_ISA_AVX512: nvfp4_isa = 3;
+
+/// How a context is made, or'ed.
+pub type nvfp4_context_flags = u32;
+/// CUDA: use the CUDA context that is current on the calling thread, which must outlive this one, instead of the primary
+/// context of options.device (which is then not looked at).
+pub const NVFP4_CONTEXT_ADOPT_CURRENT: nvfp4_context_flags = 1;
 
 /// Something a context may be able to do.
 pub type nvfp4_feature = u32;
@@ -51,6 +58,10 @@ pub struct nvfp4_context_options {
     pub threads: u32,
     /// CPU: one of NVFP4_ISA_*; refused where the processor lacks it.
     pub isa: nvfp4_isa,
+    /// NVFP4_CONTEXT_*, or'ed; 0 for the CPU.
+    pub flags: nvfp4_context_flags,
+    /// Must be 0.
+    pub reserved: u32,
 }
 
 /// What nvfp4_backend_query and nvfp4_context_info tell.
@@ -141,7 +152,7 @@ zeroed_default!(
 pub struct Context(Arc<Inner>);
 
 struct Inner {
-    cpu: Cpu,
+    backend: Backend,
     /// The process that made it: threads and devices do not survive a fork.
     process: u32,
 }
@@ -151,9 +162,13 @@ const BACKENDS: &str = "NVFP4_BACKEND_CPU (0), NVFP4_BACKEND_CUDA (1)";
 
 impl Context {
     pub fn create(options: &nvfp4_context_options) -> Result<Context> {
+        if options.reserved != 0 {
+            let value = options.reserved as u64;
+            return Err(Error::Reserved { argument: "options.reserved", value });
+        }
         match options.backend {
             NVFP4_BACKEND_CPU => {}
-            NVFP4_BACKEND_CUDA => return Err(cuda_missing()),
+            NVFP4_BACKEND_CUDA => return Context::create_cuda(options),
             value => return Err(Error::UnknownValue { argument: "options.backend", value, known: BACKENDS }),
         }
         if options.device != 0 {
@@ -162,6 +177,10 @@ impl Context {
                 value: options.device.to_string(),
                 range: "0 for the CPU".into(),
             });
+        }
+        if options.flags != 0 {
+            let known = "0 for the CPU";
+            return Err(Error::UnknownValue { argument: "options.flags", value: options.flags, known });
         }
         if options.threads > MAX_THREADS {
             return Err(Error::OutOfRange {
@@ -181,11 +200,30 @@ impl Context {
             }
         };
         let cpu = Cpu::new(options.threads as usize, isa)?;
-        Ok(Context(Arc::new(Inner { cpu, process: std::process::id() })))
+        Ok(Context::new(Backend::Cpu(cpu)))
     }
 
-    pub(super) fn cpu(&self) -> &Cpu {
-        &self.0.cpu
+    fn create_cuda(options: &nvfp4_context_options) -> Result<Context> {
+        let unused = |argument: &'static str, value: u32| match value {
+            0 => Ok(()),
+            value => Err(Error::UnknownValue { argument, value, known: "0 for CUDA" }),
+        };
+        unused("options.threads", options.threads)?;
+        unused("options.isa", options.isa)?;
+        if options.flags & !NVFP4_CONTEXT_ADOPT_CURRENT != 0 {
+            let known = "NVFP4_CONTEXT_ADOPT_CURRENT (1)";
+            return Err(Error::UnknownValue { argument: "options.flags", value: options.flags, known });
+        }
+        let device = cuda::Device::create(options.device, options.flags & NVFP4_CONTEXT_ADOPT_CURRENT != 0)?;
+        Ok(Context::new(Backend::Cuda(Arc::new(device))))
+    }
+
+    fn new(backend: Backend) -> Context {
+        Context(Arc::new(Inner { backend, process: std::process::id() }))
+    }
+
+    pub(super) fn backend(&self) -> &Backend {
+        &self.0.backend
     }
 
     /// Refuses to go on in another process than the one that made the context.
@@ -202,39 +240,70 @@ impl Context {
     }
 
     pub fn info(&self) -> nvfp4_backend_info {
-        let cpu = self.cpu();
-        cpu_info(cpu.kernels.isa, cpu.team.threads())
+        match self.backend() {
+            Backend::Cpu(cpu) => cpu_info(cpu.kernels.isa, cpu.team.threads()),
+            Backend::Cuda(device) => {
+                let (loaded, all) = device.loaded_kernels();
+                cuda_info(1, device.count(), &format!("{}, {loaded}/{all} kernels", device.description()))
+            }
+        }
     }
 
     pub fn faults(&self) -> nvfp4_faults {
-        let (flags, group) = self.cpu().faults.read();
+        let (flags, group) = match self.backend() {
+            Backend::Cpu(cpu) => cpu.faults.read(),
+            Backend::Cuda(device) => device.faults(),
+        };
         nvfp4_faults { flags, bad_group: group.map_or(-1, |g| g as i64), ..Default::default() }
     }
 
     pub fn clear_faults(&self) {
-        self.cpu().faults.clear();
+        match self.backend() {
+            Backend::Cpu(cpu) => cpu.faults.clear(),
+            Backend::Cuda(device) => device.clear_faults(),
+        }
     }
 
-    pub fn pool_stats(&self) -> nvfp4_pool_stats {
-        let s = self.cpu().pool.stats();
-        nvfp4_pool_stats {
+    /// Waits until all work of the context is done. On the CPU it always is.
+    pub fn synchronize(&self) -> Result<()> {
+        match self.backend() {
+            Backend::Cpu(_) => Ok(()),
+            Backend::Cuda(device) => device.synchronize(),
+        }
+    }
+
+    pub fn pool_stats(&self) -> Result<nvfp4_pool_stats> {
+        let s = match self.backend() {
+            Backend::Cpu(cpu) => cpu.pool.stats(),
+            Backend::Cuda(device) => device.pool_stats()?,
+        };
+        Ok(nvfp4_pool_stats {
             bytes_in_use: s.bytes_in_use,
             bytes_reserved: s.bytes_reserved,
             peak_bytes_in_use: s.peak_bytes_in_use,
             allocations: s.allocations,
             reuses: s.reuses,
             ..Default::default()
-        }
+        })
     }
 
-    pub fn pool_trim(&self, keep_bytes: usize) {
-        self.cpu().pool.trim(keep_bytes);
+    pub fn pool_trim(&self, keep_bytes: usize) -> Result<()> {
+        match self.backend() {
+            Backend::Cpu(cpu) => {
+                cpu.pool.trim(keep_bytes);
+                Ok(())
+            }
+            Backend::Cuda(device) => device.pool_trim(keep_bytes),
+        }
     }
 
     pub fn supports(&self, feature: nvfp4_feature) -> Result<bool> {
         match feature {
             NVFP4_FEATURE_GRAPH | NVFP4_FEATURE_ALWAYS_BATCH_INVARIANT => Ok(true),
-            NVFP4_FEATURE_DEPENDENT_LAUNCH | NVFP4_FEATURE_NATIVE_FP4 => Ok(false),
+            NVFP4_FEATURE_DEPENDENT_LAUNCH => {
+                Ok(matches!(self.backend(), Backend::Cuda(device) if device.has_dependent_launch()))
+            }
+            NVFP4_FEATURE_NATIVE_FP4 => Ok(false),
             value => Err(Error::UnknownValue {
                 argument: "feature",
                 value,
@@ -245,9 +314,20 @@ impl Context {
 
     /// Loads what run calls need. The CPU needs nothing: its kernels are code.
     pub fn prepare(&self, args: &nvfp4_prepare_args) -> Result<()> {
-        match args.reserved {
-            0 => Ok(()),
-            value => Err(Error::Reserved { argument: "args.reserved", value }),
+        if args.reserved != 0 {
+            return Err(Error::Reserved { argument: "args.reserved", value: args.reserved });
+        }
+        match self.backend() {
+            Backend::Cpu(_) => Ok(()),
+            Backend::Cuda(device) => device.prepare(),
+        }
+    }
+
+    /// What has been loaded so far, for a log; none where nothing is ever loaded.
+    pub fn loaded_report(&self) -> Option<String> {
+        match self.backend() {
+            Backend::Cpu(_) => None,
+            Backend::Cuda(device) => Some(device.loaded_report()),
         }
     }
 }
@@ -263,17 +343,22 @@ pub fn backend_info(backend: nvfp4_backend, device: u32) -> Result<nvfp4_backend
             value: device.to_string(),
             range: "0 for the CPU".into(),
         }),
-        NVFP4_BACKEND_CUDA => {
-            let mut info = nvfp4_backend_info { backend, ..Default::default() };
-            set_name(&mut info, "no CUDA backend in this build");
-            Ok(info)
-        }
+        NVFP4_BACKEND_CUDA => Ok(match cuda::context::describe(device) {
+            Ok(found) => {
+                let (major, minor) = found.compute_capability;
+                cuda_info(1, found.count, &format!("{}, compute {major}.{minor}", found.name))
+            }
+            Err(error) => cuda_info(0, 0, cuda::context::why_missing(&error)),
+        }),
         value => Err(Error::UnknownValue { argument: "backend", value, known: BACKENDS }),
     }
 }
 
-fn cuda_missing() -> Error {
-    Error::Unsupported { what: "the CUDA backend in this build".into(), next: "use NVFP4_BACKEND_CPU" }
+fn cuda_info(available: u32, device_count: u32, name: &str) -> nvfp4_backend_info {
+    let mut info =
+        nvfp4_backend_info { backend: NVFP4_BACKEND_CUDA, available, device_count, ..Default::default() };
+    set_name(&mut info, name);
+    info
 }
 
 fn cpu_info(isa: Isa, threads: usize) -> nvfp4_backend_info {

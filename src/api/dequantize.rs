@@ -47,8 +47,7 @@ pub unsafe fn dequantize(context: &Context, args: &nvfp4_dequantize_args, stream
     stream.check(context)?;
     let problem = plan(args)?;
     // SAFETY: the caller's promise.
-    unsafe { stream.submit(Job::Dequantize(problem), None, None) };
-    Ok(())
+    unsafe { stream.submit(Job::Dequantize(problem), None, None) }
 }
 
 fn plan(args: &nvfp4_dequantize_args) -> Result<DequantizeProblem> {

@@ -7,7 +7,6 @@ use super::operand;
 use super::stream::Stream;
 use super::types::*;
 use super::weights::Weights;
-use crate::backend::cpu;
 use crate::error::{Error, Result};
 use crate::format::dtype::Dtype;
 use crate::plan::Job;
@@ -106,12 +105,11 @@ pub unsafe fn grouped_gemm(
     stream.check(context)?;
     weights.check(context, "weights")?;
     let (mut problem, mut regions) = plan(args, weights)?;
-    let needed = cpu::gemm::workspace_size(context.cpu(), &problem);
+    let needed = context.backend().gemm_workspace_size(&problem);
     problem.workspace = check::workspace(&mut regions, args.workspace, args.workspace_size, needed)?;
     regions.check_overlap()?;
     // SAFETY: the caller's promise.
-    unsafe { stream.submit(Job::Gemm(problem), weights.keep(), None) };
-    Ok(())
+    unsafe { stream.submit(Job::Gemm(problem), weights.keep(), None) }
 }
 
 /// Bytes of workspace that [`grouped_gemm`] needs for any split of the rows into the groups.
@@ -123,7 +121,7 @@ pub fn grouped_gemm_workspace_size(
     context.check_process()?;
     weights.check(context, "weights")?;
     let (problem, _) = plan(args, weights)?;
-    Ok(cpu::gemm::workspace_size(context.cpu(), &problem))
+    Ok(context.backend().gemm_workspace_size(&problem))
 }
 
 /// Refuses what the one-group form does not have.

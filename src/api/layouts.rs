@@ -129,8 +129,7 @@ pub unsafe fn tile_scales(context: &Context, args: &nvfp4_tile_scales_args, stre
     stream.check(context)?;
     let problem = plan_tiles(args, true)?;
     // SAFETY: the caller's promise.
-    unsafe { stream.submit(Job::MoveScales(problem), None, None) };
-    Ok(())
+    unsafe { stream.submit(Job::MoveScales(problem), None, None) }
 }
 
 /// A tiled layout → linear scales.
@@ -141,8 +140,7 @@ pub unsafe fn untile_scales(context: &Context, args: &nvfp4_tile_scales_args, st
     stream.check(context)?;
     let problem = plan_tiles(args, false)?;
     // SAFETY: the caller's promise.
-    unsafe { stream.submit(Job::MoveScales(problem), None, None) };
-    Ok(())
+    unsafe { stream.submit(Job::MoveScales(problem), None, None) }
 }
 
 fn plan_tiles(args: &nvfp4_tile_scales_args, forward: bool) -> Result<ScaleLayoutProblem> {
@@ -197,8 +195,7 @@ pub unsafe fn interleave_gate_up(
     regions.check_overlap()?;
     let problem = InterleaveProblem { src, dst, count, half, row_bytes, granularity, forward };
     // SAFETY: the caller's promise.
-    unsafe { stream.submit(Job::Interleave(problem), None, None) };
-    Ok(())
+    unsafe { stream.submit(Job::Interleave(problem), None, None) }
 }
 
 /// counts → inclusive cumulative ends.
@@ -216,6 +213,5 @@ pub unsafe fn group_ends(context: &Context, args: &nvfp4_group_ends_args, stream
     let counts = if in_place { &mut own } else { &mut regions }.read_array("counts", args.counts, count)?;
     regions.check_overlap()?;
     // SAFETY: the caller's promise.
-    unsafe { stream.submit(Job::GroupEnds(GroupEndsProblem { counts, ends, count }), None, None) };
-    Ok(())
+    unsafe { stream.submit(Job::GroupEnds(GroupEndsProblem { counts, ends, count }), None, None) }
 }

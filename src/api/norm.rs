@@ -124,8 +124,7 @@ pub unsafe fn rmsnorm_quantize(
     stream.check(context)?;
     let problem = plan(args)?;
     // SAFETY: the caller's promise.
-    unsafe { stream.submit(Job::Quantize(problem), None, None) };
-    Ok(())
+    unsafe { stream.submit(Job::Quantize(problem), None, None) }
 }
 
 /// Bytes of workspace that [`rmsnorm_quantize`] needs: none on the CPU.
@@ -149,8 +148,7 @@ pub unsafe fn hc_rmsnorm_quantize(
     stream.check(context)?;
     let problem = plan_hc(args)?;
     // SAFETY: the caller's promise.
-    unsafe { stream.submit(Job::Quantize(problem), None, None) };
-    Ok(())
+    unsafe { stream.submit(Job::Quantize(problem), None, None) }
 }
 
 /// Bytes of workspace that [`hc_rmsnorm_quantize`] needs: none on the CPU.

@@ -83,8 +83,7 @@ pub unsafe fn quantize(context: &Context, args: &nvfp4_quantize_args, stream: &S
     stream.check(context)?;
     let problem = plan(args)?;
     // SAFETY: the caller's promise.
-    unsafe { stream.submit(Job::Quantize(problem), None, None) };
-    Ok(())
+    unsafe { stream.submit(Job::Quantize(problem), None, None) }
 }
 
 /// Bytes of workspace that [`quantize`] needs: none on the CPU.
@@ -101,8 +100,7 @@ pub unsafe fn amax_scale(context: &Context, args: &nvfp4_amax_scale_args, stream
     stream.check(context)?;
     let problem = plan_amax(args)?;
     // SAFETY: the caller's promise.
-    unsafe { stream.submit(Job::Quantize(problem), None, None) };
-    Ok(())
+    unsafe { stream.submit(Job::Quantize(problem), None, None) }
 }
 
 /// Bytes of workspace that [`amax_scale`] needs: none on the CPU.

@@ -71,8 +71,7 @@ pub unsafe fn stage_moe_inputs(
     stream.check(context)?;
     let problem = plan(args)?;
     // SAFETY: the caller's promise.
-    unsafe { stream.submit(Job::Stage(problem), None, None) };
-    Ok(())
+    unsafe { stream.submit(Job::Stage(problem), None, None) }
 }
 
 fn plan(args: &nvfp4_stage_moe_inputs_args) -> Result<StageProblem> {

@@ -9,8 +9,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use super::context::Context;
+pub use crate::backend::Keep;
+use crate::backend::cpu::Cpu;
+use crate::backend::{Backend, cuda};
 use crate::error::{Error, Result};
 use crate::plan::Job;
+use crate::plan::weights::PrepareProblem;
 
 /// What may disturb a capture, as in cudaStreamBeginCapture. The CPU backend treats all three alike.
 pub type nvfp4_capture_mode = u32;
@@ -24,9 +28,6 @@ pub const NVFP4_CAPTURE_MODE_RELAXED: nvfp4_capture_mode = 2;
 fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
-
-/// What a recorded job needs to stay alive: weights or buffers.
-pub type Keep = Option<Arc<dyn Send + Sync>>;
 
 /// One recorded piece of work.
 enum Node {
@@ -46,11 +47,11 @@ impl Node {
         }
     }
 
-    fn execute(&self, context: &Context) {
+    fn execute(&self, cpu: &Cpu) {
         match self {
             // SAFETY: whoever captured the call vouched for its addresses until the graph is destroyed.
-            Node::Job { job, .. } => unsafe { context.cpu().execute(job) },
-            Node::Graph(nodes) => nodes.iter().for_each(|node| node.execute(context)),
+            Node::Job { job, .. } => unsafe { cpu.execute(job) },
+            Node::Graph(nodes) => nodes.iter().for_each(|node| node.execute(cpu)),
         }
     }
 }
@@ -76,12 +77,54 @@ pub struct Stream(Arc<StreamInner>);
 
 struct StreamInner {
     context: Context,
+    /// On the CPU: the capture that the stream is in. A GPU's driver knows that itself.
     capture: Mutex<Option<Arc<Capture>>>,
+    native: Option<Arc<cuda::stream::Stream>>,
+}
+
+impl Drop for StreamInner {
+    fn drop(&mut self) {
+        if let Some(native) = &self.native {
+            native.retire(Arc::strong_count(native) > 1);
+        }
+    }
 }
 
 impl Stream {
-    pub fn create(context: &Context) -> Stream {
-        Stream(Arc::new(StreamInner { context: context.clone(), capture: Mutex::new(None) }))
+    pub fn create(context: &Context) -> Result<Stream> {
+        let native = match context.backend() {
+            Backend::Cpu(_) => None,
+            Backend::Cuda(device) => Some(cuda::stream::Stream::create(device)?),
+        };
+        Ok(Stream::new(context, native))
+    }
+
+    /// Wraps a stream of the host's. NULL: the default stream, or on the CPU a new one.
+    ///
+    /// # Safety
+    /// `native` is a CUstream, and stays one while this stream lives.
+    pub unsafe fn borrow(context: &Context, native: *mut core::ffi::c_void) -> Result<Stream> {
+        match context.backend() {
+            Backend::Cpu(_) if !native.is_null() => Err(Error::Conflict {
+                argument: "native",
+                problem: "the CPU has no native streams; pass NULL".into(),
+            }),
+            Backend::Cpu(_) => Stream::create(context),
+            Backend::Cuda(device) => {
+                // SAFETY: the caller's promise.
+                let native = unsafe { cuda::stream::Stream::borrow(device, cuda::driver::CUstream(native))? };
+                Ok(Stream::new(context, Some(native)))
+            }
+        }
+    }
+
+    fn new(context: &Context, native: Option<Arc<cuda::stream::Stream>>) -> Stream {
+        Stream(Arc::new(StreamInner { context: context.clone(), capture: Mutex::new(None), native }))
+    }
+
+    /// The stream of a GPU; none on the CPU.
+    pub(super) fn native(&self) -> Option<&Arc<cuda::stream::Stream>> {
+        self.0.native.as_ref()
     }
 
     pub fn context(&self) -> &Context {
@@ -111,24 +154,61 @@ impl Stream {
 
     /// Refuses a call that cannot be recorded.
     pub fn check_not_capturing(&self, what: &'static str) -> Result<()> {
-        match self.capture() {
-            Some(_) => Err(Error::Capture { what, next: "end the capture first" }),
-            None => Ok(()),
+        let capturing = match self.native() {
+            Some(native) => native.is_capturing()?,
+            None => self.capture().is_some(),
+        };
+        match capturing {
+            true => Err(Error::Capture { what, next: "end the capture first" }),
+            false => Ok(()),
         }
+    }
+
+    /// Waits until the work is done. On the CPU it is.
+    pub fn synchronize(&self) -> Result<()> {
+        self.check_not_capturing("a capturing stream cannot be waited for")?;
+        self.native().map_or(Ok(()), |native| native.synchronize())
+    }
+
+    /// Whether the work is done.
+    pub fn query(&self) -> Result<bool> {
+        self.check_not_capturing("a capturing stream cannot be queried")?;
+        self.native().map_or(Ok(true), |native| native.query())
     }
 
     /// Carries out a job, or records it together with what it needs to stay alive.
     ///
     /// # Safety
     /// Every address of the job is valid for what its documentation says, while it runs or the graph lives.
-    pub unsafe fn submit(&self, job: Job, keep: Keep, second: Keep) {
-        match self.capture() {
-            None => {
+    pub unsafe fn submit(&self, job: Job, keep: Keep, second: Keep) -> Result<()> {
+        if let Some(native) = self.native() {
+            // SAFETY: the caller's promise.
+            return unsafe { native.submit(&job, [keep, second]) };
+        }
+        match (self.capture(), self.context().backend()) {
+            (None, Backend::Cpu(cpu)) => {
                 // SAFETY: the caller's promise.
-                unsafe { self.context().cpu().execute(&job) }
+                unsafe { cpu.execute(&job) }
             }
-            Some(capture) => {
+            (Some(capture), _) => {
                 self.record(&capture, Node::Job { job: Box::new(job), _keep: keep, _second: second })
+            }
+            (None, Backend::Cuda(_)) => return Err(no_native()),
+        }
+        Ok(())
+    }
+
+    /// Brings weights into the backend's layout. On the CPU it is done on return.
+    ///
+    /// # Safety
+    /// Every address of the problem is valid for what its documentation says.
+    pub unsafe fn prepare_weights(&self, problem: &PrepareProblem) -> Result<()> {
+        // SAFETY: the caller's promise.
+        unsafe {
+            match (self.native(), self.context().backend()) {
+                (Some(native), _) => native.prepare_weights(problem),
+                (None, Backend::Cpu(cpu)) => cpu.prepare_weights(problem),
+                (None, Backend::Cuda(_)) => Err(no_native()),
             }
         }
     }
@@ -146,12 +226,12 @@ impl Stream {
             let known = "NVFP4_CAPTURE_MODE_GLOBAL (0), _THREAD_LOCAL (1), _RELAXED (2)";
             return Err(Error::UnknownValue { argument: "mode", value: mode, known });
         }
+        if let Some(native) = self.native() {
+            return native.begin_capture(mode);
+        }
         let mut slot = lock(&self.0.capture);
         if slot.is_some() {
-            return Err(Error::Capture {
-                what: "the stream captures already",
-                next: "end that capture first",
-            });
+            return Err(Error::CAPTURES_ALREADY);
         }
         let state = CaptureState { nodes: Vec::new(), members: vec![(self.clone(), false)] };
         *slot = Some(Arc::new(Capture { state: Mutex::new(state) }));
@@ -160,18 +240,14 @@ impl Stream {
 
     /// Ends the capture for all its streams, also where it fails.
     pub fn end_capture(&self) -> Result<Graph> {
-        let not_begun = Error::Capture {
-            what: "the stream does not capture",
-            next: "call nvfp4_graph_begin_capture on it first",
-        };
-        let capture = self.capture().ok_or(not_begun)?;
+        if let Some(native) = self.native() {
+            return Ok(Graph::new(self.context(), Kind::Native(native.end_capture()?)));
+        }
+        let capture = self.capture().ok_or(Error::CAPTURES_NOT)?;
         let (nodes, members) = {
             let mut state = lock(&capture.state);
             if !state.members[0].0.same(self) {
-                return Err(Error::Capture {
-                    what: "the stream joined the capture of another stream",
-                    next: "end the capture on the stream that began it",
-                });
+                return Err(Error::CAPTURE_BEGAN_ELSEWHERE);
             }
             (std::mem::take(&mut state.nodes), std::mem::take(&mut state.members))
         };
@@ -184,12 +260,13 @@ impl Stream {
                 next: "record an event on it and wait for that on the first stream before the end",
             });
         }
-        Ok(Graph(Arc::new(GraphInner {
-            context: self.context().clone(),
-            state: Mutex::new(GraphState { nodes: Arc::new(nodes), instantiated: false }),
-            running: Mutex::new(()),
-        })))
+        let state = Mutex::new(GraphState { nodes: Arc::new(nodes), instantiated: false });
+        Ok(Graph::new(self.context(), Kind::Recorded { state, running: Mutex::new(()) }))
     }
+}
+
+pub(super) fn no_native() -> Error {
+    Error::Internal { message: "a stream of a GPU without a native one".into() }
 }
 
 /// A point in a stream. Clones are the same event.
@@ -198,7 +275,9 @@ pub struct Event(Arc<EventInner>);
 
 struct EventInner {
     context: Context,
+    /// On the CPU.
     state: Mutex<EventState>,
+    native: Option<cuda::stream::Event>,
 }
 
 enum EventState {
@@ -208,14 +287,14 @@ enum EventState {
     Captured(Arc<Capture>, Stream),
 }
 
-const CAPTURED: Error = Error::Capture {
-    what: "the event was last recorded inside a capture, where it is no point in time",
-    next: "record it outside of a capture",
-};
-
 impl Event {
-    pub fn create(context: &Context) -> Event {
-        Event(Arc::new(EventInner { context: context.clone(), state: Mutex::new(EventState::Never) }))
+    pub fn create(context: &Context) -> Result<Event> {
+        let native = match context.backend() {
+            Backend::Cpu(_) => None,
+            Backend::Cuda(device) => Some(cuda::stream::Event::create(device)?),
+        };
+        let state = Mutex::new(EventState::Never);
+        Ok(Event(Arc::new(EventInner { context: context.clone(), state, native })))
     }
 
     pub fn context(&self) -> &Context {
@@ -224,6 +303,9 @@ impl Event {
 
     pub fn record(&self, stream: &Stream) -> Result<()> {
         stream.check(&self.0.context)?;
+        if let (Some(event), Some(stream)) = (&self.0.native, stream.native()) {
+            return event.record(stream);
+        }
         *lock(&self.0.state) = match stream.capture() {
             Some(capture) => EventState::Captured(capture, stream.clone()),
             None => EventState::At(Instant::now()),
@@ -234,6 +316,9 @@ impl Event {
     /// Makes `stream` wait for the event; inside a capture, lets it join or joins the event's stream back.
     pub fn wait(&self, stream: &Stream) -> Result<()> {
         stream.check(&self.0.context)?;
+        if let (Some(event), Some(stream)) = (&self.0.native, stream.native()) {
+            return event.wait(stream);
+        }
         let state = lock(&self.0.state);
         let own = stream.capture();
         match (&*state, own) {
@@ -252,10 +337,7 @@ impl Event {
                         }
                     }
                     Some(_) => {
-                        return Err(Error::Capture {
-                            what: "the event belongs to another capture than the stream",
-                            next: "capture both in one graph",
-                        });
+                        return Err(Error::EVENT_OF_ANOTHER_CAPTURE);
                     }
                     None => {
                         inside.members.push((stream.clone(), false));
@@ -264,23 +346,36 @@ impl Event {
                 }
                 Ok(())
             }
-            (_, Some(_)) => Err(Error::Capture {
-                what: "a capturing stream cannot wait for an event from outside the capture",
-                next: "wait before the capture begins",
-            }),
+            (_, Some(_)) => Err(Error::EVENT_FROM_OUTSIDE),
             (_, None) => Ok(()),
         }
     }
 
     /// Whether the work before the event is done; an event that was never recorded is.
     pub fn query(&self) -> Result<bool> {
+        if let Some(event) = &self.0.native {
+            return event.query();
+        }
         match *lock(&self.0.state) {
-            EventState::Captured(..) => Err(CAPTURED),
+            EventState::Captured(..) => Err(Error::EVENT_CAPTURED),
             EventState::Never | EventState::At(_) => Ok(true),
         }
     }
 
+    /// Waits on the host until the event has been reached.
+    pub fn synchronize(&self) -> Result<()> {
+        match &self.0.native {
+            Some(event) => event.synchronize(),
+            None => self.query().map(|_| ()),
+        }
+    }
+
     pub fn elapsed_ms(&self, end: &Event) -> Result<f32> {
+        if let (Some(start), Some(end)) = (&self.0.native, &end.0.native) {
+            start.check_recorded("start")?;
+            end.check_recorded("end")?;
+            return start.elapsed_ms(end);
+        }
         let (from, to) = (self.instant("start")?, end.instant("end")?);
         let ms = |later: Instant, earlier: Instant| (later - earlier).as_secs_f64() * 1e3;
         Ok(if to >= from { ms(to, from) as f32 } else { -(ms(from, to) as f32) })
@@ -289,11 +384,8 @@ impl Event {
     fn instant(&self, argument: &'static str) -> Result<Instant> {
         match *lock(&self.0.state) {
             EventState::At(instant) => Ok(instant),
-            EventState::Captured(..) => Err(CAPTURED),
-            EventState::Never => Err(Error::Conflict {
-                argument,
-                problem: "the event was never recorded; record it first".into(),
-            }),
+            EventState::Captured(..) => Err(Error::EVENT_CAPTURED),
+            EventState::Never => Err(Error::event_never_recorded(argument)),
         }
     }
 }
@@ -304,9 +396,18 @@ pub struct Graph(Arc<GraphInner>);
 
 struct GraphInner {
     context: Context,
-    state: Mutex<GraphState>,
-    /// Held while a launch runs: launches of one graph never overlap.
-    running: Mutex<()>,
+    kind: Kind,
+}
+
+enum Kind {
+    /// Calls, carried out by the CPU.
+    Recorded {
+        state: Mutex<GraphState>,
+        /// Held while a launch runs: launches of one graph never overlap.
+        running: Mutex<()>,
+    },
+    /// A graph of the driver's.
+    Native(cuda::graph::Graph),
 }
 
 struct GraphState {
@@ -315,16 +416,29 @@ struct GraphState {
 }
 
 impl Graph {
+    fn new(context: &Context, kind: Kind) -> Graph {
+        Graph(Arc::new(GraphInner { context: context.clone(), kind }))
+    }
+
     pub fn context(&self) -> &Context {
         &self.0.context
     }
 
-    pub fn instantiate(&self) {
-        lock(&self.0.state).instantiated = true;
+    pub fn instantiate(&self) -> Result<()> {
+        match &self.0.kind {
+            Kind::Recorded { state, .. } => {
+                lock(state).instantiated = true;
+                Ok(())
+            }
+            Kind::Native(graph) => graph.instantiate(),
+        }
     }
 
-    pub fn node_count(&self) -> usize {
-        lock(&self.0.state).nodes.len()
+    pub fn node_count(&self) -> Result<usize> {
+        match &self.0.kind {
+            Kind::Recorded { state, .. } => Ok(lock(state).nodes.len()),
+            Kind::Native(graph) => graph.node_count(),
+        }
     }
 
     /// Takes over the arguments of another graph of the same calls.
@@ -336,35 +450,40 @@ impl Graph {
                 problem: "it belongs to another context",
             });
         }
-        let nodes = Arc::clone(&lock(&from.0.state).nodes);
-        let mut state = lock(&self.0.state);
-        if !same_topology(&state.nodes, &nodes) {
-            return Err(Error::Unsupported {
-                what: "an update from a graph with other calls in it".into(),
-                next: "instantiate that graph and launch it instead",
-            });
+        match (&self.0.kind, &from.0.kind) {
+            (Kind::Recorded { state, .. }, Kind::Recorded { state: other, .. }) => {
+                let nodes = Arc::clone(&lock(other).nodes);
+                let mut state = lock(state);
+                if !same_topology(&state.nodes, &nodes) {
+                    return Err(Error::graphs_differ());
+                }
+                state.nodes = nodes;
+                Ok(())
+            }
+            (Kind::Native(graph), Kind::Native(from)) => graph.update(from),
+            _ => Err(Error::graphs_differ()),
         }
-        state.nodes = nodes;
-        Ok(())
     }
 
     pub fn launch(&self, stream: &Stream) -> Result<()> {
         stream.check(&self.0.context)?;
+        let (state, running, cpu) = match (&self.0.kind, stream.native(), self.context().backend()) {
+            (Kind::Native(graph), Some(stream), _) => return graph.launch(stream),
+            (Kind::Recorded { state, running }, None, Backend::Cpu(cpu)) => (state, running, cpu),
+            _ => return Err(no_native()),
+        };
         let nodes = {
-            let state = lock(&self.0.state);
+            let state = lock(state);
             if !state.instantiated {
-                return Err(Error::NotPrepared {
-                    what: "the graph",
-                    next: "call nvfp4_graph_instantiate once",
-                });
+                return Err(Error::GRAPH_NOT_INSTANTIATED);
             }
             Arc::clone(&state.nodes)
         };
         match stream.capture() {
             Some(capture) => stream.record(&capture, Node::Graph(nodes)),
             None => {
-                let _turn = lock(&self.0.running);
-                nodes.iter().for_each(|node| node.execute(&self.0.context));
+                let _turn = lock(running);
+                nodes.iter().for_each(|node| node.execute(cpu));
             }
         }
         Ok(())

@@ -70,8 +70,7 @@ pub unsafe fn swiglu_quantize(
     stream.check(context)?;
     let problem = plan(args)?;
     // SAFETY: the caller's promise.
-    unsafe { stream.submit(Job::Quantize(problem), None, None) };
-    Ok(())
+    unsafe { stream.submit(Job::Quantize(problem), None, None) }
 }
 
 /// Bytes of workspace that [`swiglu_quantize`] needs: none on the CPU.

@@ -7,7 +7,6 @@ use super::check::{self, CACHE_LINE, MATRIX, Regions};
 use super::context::Context;
 use super::stream::Stream;
 use super::types::*;
-use crate::backend::cpu;
 use crate::error::{Error, Result};
 use crate::format::BLOCK;
 use crate::format::layout::ScaleLayout;
@@ -134,7 +133,7 @@ impl Weights {
         stream.check(context)?;
         stream.check_not_capturing("nvfp4_weights_prepare cannot be captured")?;
         let shape = shape(args)?;
-        let storage_size = storage_size(&shape)?;
+        let storage_size = storage_size(context, &shape)?;
         let mut regions = Regions::default();
         let source = source(args, &shape, &mut regions)?;
         if args.storage_size < storage_size {
@@ -148,14 +147,14 @@ impl Weights {
         regions.check_overlap()?;
         let weights = crate::plan::weights::Weights { shape, storage };
         // SAFETY: the caller's promise.
-        unsafe { context.cpu().prepare_weights(&PrepareProblem { source, weights })? };
+        unsafe { stream.prepare_weights(&PrepareProblem { source, weights })? };
         Ok(Weights(Arc::new(Inner { context: context.clone(), weights, storage_size })))
     }
 
     /// Bytes of storage for weights of this shape.
     pub fn storage_size(context: &Context, args: &nvfp4_weights_prepare_args) -> Result<usize> {
         context.check_process()?;
-        storage_size(&shape(args)?)
+        storage_size(context, &shape(args)?)
     }
 
     /// Writes the canonical codes, scales and decode scales.
@@ -183,8 +182,7 @@ impl Weights {
         let scales = Scales { base, layout, row_stride: shape.cols / BLOCK };
         let problem = ExportProblem { weights: self.0.weights, codes, scales, decode };
         // SAFETY: the caller's promise.
-        unsafe { stream.submit(Job::Export(problem), Some(Arc::clone(&self.0) as _), None) };
-        Ok(())
+        unsafe { stream.submit(Job::Export(problem), Some(Arc::clone(&self.0) as _), None) }
     }
 
     pub fn info(&self) -> nvfp4_weights_shape {
@@ -234,8 +232,8 @@ fn shape(args: &nvfp4_weights_prepare_args) -> Result<WeightsShape> {
     Ok(WeightsShape { groups, rows, cols, gate_up })
 }
 
-fn storage_size(shape: &WeightsShape) -> Result<usize> {
-    match cpu::weights::storage_size(shape) {
+fn storage_size(context: &Context, shape: &WeightsShape) -> Result<usize> {
+    match context.backend().weights_storage_size(shape) {
         Some(bytes) if bytes <= i64::MAX as usize => Ok(bytes),
         _ => Err(Error::TooLarge { argument: "storage" }),
     }

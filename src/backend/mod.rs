@@ -1,3 +1,36 @@
 //! Backends carry out the problems of `plan` on one kind of processor.
 
 pub mod cpu;
+pub mod cuda;
+
+use std::sync::Arc;
+
+use crate::plan::gemm::GemmProblem;
+use crate::plan::weights::WeightsShape;
+
+/// What a recorded job needs to stay alive: weights or buffers.
+pub type Keep = Option<Arc<dyn Send + Sync>>;
+
+/// The processor of a context.
+pub enum Backend {
+    Cpu(cpu::Cpu),
+    Cuda(Arc<cuda::Device>),
+}
+
+impl Backend {
+    /// Bytes of storage for prepared weights, or none where they pass the address space.
+    pub fn weights_storage_size(&self, shape: &WeightsShape) -> Option<usize> {
+        match self {
+            Backend::Cpu(_) => cpu::weights::storage_size(shape),
+            Backend::Cuda(device) => device.weights_storage_size(shape),
+        }
+    }
+
+    /// Bytes of workspace that a product needs for any split of its rows.
+    pub fn gemm_workspace_size(&self, problem: &GemmProblem) -> usize {
+        match self {
+            Backend::Cpu(cpu) => cpu::gemm::workspace_size(cpu, problem),
+            Backend::Cuda(device) => device.gemm_workspace_size(problem),
+        }
+    }
+}

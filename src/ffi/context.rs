@@ -3,6 +3,7 @@
 use super::args::{self, Out};
 use super::guard::guard;
 use super::handle;
+use super::version::{NVFP4_LOG_LEVEL_INFO, log};
 use crate::api::context::*;
 use crate::api::handles::nvfp4_context;
 use crate::error::{Result, nvfp4_status};
@@ -20,7 +21,10 @@ pub unsafe extern "C" fn nvfp4_backend_query(
 }
 
 /// Creates a context: takes the device, starts the threads. `options` NULL: all defaults (the CPU, all cores).
-/// Destroy it with nvfp4_context_destroy. UNSUPPORTED where the backend or instruction set is missing.
+/// Destroy it with nvfp4_context_destroy. UNSUPPORTED where this build lacks the backend or the processor the instruction
+/// set, UNSUPPORTED_DRIVER without a GPU driver of CUDA 13.0 (R580) or newer, UNSUPPORTED_DEVICE without such a GPU.
+/// On a GPU the device's primary CUDA context is retained (see NVFP4_CONTEXT_ADOPT_CURRENT); no call changes the CUDA
+/// context that is current on the calling thread.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn nvfp4_context_create(
     options: *const nvfp4_context_options,
@@ -36,7 +40,8 @@ pub unsafe extern "C" fn nvfp4_context_create(
 }
 
 /// Destroys a context. Its children (streams, events, graphs, buffers, weights) keep the device alive until they are
-/// destroyed too; every other call with them is refused from now on where it needs the context.
+/// destroyed too; every other call with them is refused from now on where it needs the context. On a GPU the last of them
+/// waits until the CUDA context's work is done.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn nvfp4_context_destroy(context: *mut nvfp4_context) -> nvfp4_status {
     guard("nvfp4_context_destroy", || handle::destroy::<Context>("context", context, |_| Ok(())))
@@ -72,10 +77,11 @@ pub unsafe extern "C" fn nvfp4_context_clear_faults(context: *mut nvfp4_context)
     })
 }
 
-/// Waits until all work of the context is done. On the CPU it always is.
+/// Waits until all work of the context is done. On the CPU it always is; on a GPU work of the host's in the same CUDA
+/// context is waited for too.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn nvfp4_context_synchronize(context: *mut nvfp4_context) -> nvfp4_status {
-    guard("nvfp4_context_synchronize", || get(context).map(|_| ()))
+    guard("nvfp4_context_synchronize", || get(context)?.synchronize())
 }
 
 /// Tells what the context's memory pool holds and has done.
@@ -85,7 +91,7 @@ pub unsafe extern "C" fn nvfp4_context_pool_stats(
     stats: *mut nvfp4_pool_stats,
 ) -> nvfp4_status {
     // SAFETY: the host's promise about `stats`.
-    guard("nvfp4_context_pool_stats", || unsafe { args::write("stats", stats, &get(context)?.pool_stats()) })
+    guard("nvfp4_context_pool_stats", || unsafe { args::write("stats", stats, &get(context)?.pool_stats()?) })
 }
 
 /// Gives kept memory back to the system until at most `keep_bytes` are kept for reuse.
@@ -94,10 +100,7 @@ pub unsafe extern "C" fn nvfp4_context_pool_trim(
     context: *mut nvfp4_context,
     keep_bytes: usize,
 ) -> nvfp4_status {
-    guard("nvfp4_context_pool_trim", || {
-        get(context)?.pool_trim(keep_bytes);
-        Ok(())
-    })
+    guard("nvfp4_context_pool_trim", || get(context)?.pool_trim(keep_bytes))
 }
 
 /// Tells whether a context has a feature (NVFP4_FEATURE_*): 1 or 0.
@@ -123,7 +126,14 @@ pub unsafe extern "C" fn nvfp4_prepare(
     args: *const nvfp4_prepare_args,
 ) -> nvfp4_status {
     // SAFETY: the host's promise about `args`.
-    guard("nvfp4_prepare", || unsafe { get(context)?.prepare(&args::read_optional("args", args)?) })
+    guard("nvfp4_prepare", || unsafe {
+        let context = get(context)?;
+        context.prepare(&args::read_optional("args", args)?)?;
+        if let Some(report) = context.loaded_report() {
+            log(NVFP4_LOG_LEVEL_INFO, format!("{report}\0").as_bytes());
+        }
+        Ok(())
+    })
 }
 
 /// A live context of this process.

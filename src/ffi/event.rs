@@ -16,7 +16,7 @@ pub unsafe extern "C" fn nvfp4_event_create(
     // SAFETY: the host's promise about `event`.
     guard("nvfp4_event_create", || unsafe {
         let out = Out::check("event", event)?;
-        out.set(handle::create(Event::create(&context::get(context)?)));
+        out.set(handle::create(Event::create(&context::get(context)?)?));
         Ok(())
     })
 }
@@ -49,7 +49,7 @@ pub unsafe extern "C" fn nvfp4_event_wait(
 /// Waits on the host until the event has been reached. An event that was never recorded counts as reached.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn nvfp4_event_synchronize(event: *mut nvfp4_event) -> nvfp4_status {
-    guard("nvfp4_event_synchronize", || get("event", event)?.query().map(|_| ()))
+    guard("nvfp4_event_synchronize", || get("event", event)?.synchronize())
 }
 
 /// Sets `done` to 1 if the event has been reached, else to 0.

@@ -36,10 +36,7 @@ pub unsafe extern "C" fn nvfp4_graph_end_capture(
 /// Makes a graph ready for launches. Needed once.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn nvfp4_graph_instantiate(graph: *mut nvfp4_graph) -> nvfp4_status {
-    guard("nvfp4_graph_instantiate", || {
-        get("graph", graph)?.instantiate();
-        Ok(())
-    })
+    guard("nvfp4_graph_instantiate", || get("graph", graph)?.instantiate())
 }
 
 /// Gives a graph the arguments of another one that recorded the same calls; UNSUPPORTED where they differ.
@@ -61,13 +58,13 @@ pub unsafe extern "C" fn nvfp4_graph_launch(
     guard("nvfp4_graph_launch", || get("graph", graph)?.launch(&stream::get(stream)?))
 }
 
-/// How many calls a graph has recorded.
+/// How many calls a graph has recorded; on a GPU its nodes, of which a call may have several.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn nvfp4_graph_node_count(graph: *mut nvfp4_graph, count: *mut usize) -> nvfp4_status {
     // SAFETY: the host's promise about `count`.
     guard("nvfp4_graph_node_count", || unsafe {
         let out = Out::check("count", count)?;
-        out.set(get("graph", graph)?.node_count());
+        out.set(get("graph", graph)?.node_count()?);
         Ok(())
     })
 }

@@ -6,7 +6,7 @@ use super::guard::guard;
 use super::handle;
 use crate::api::handles::{nvfp4_context, nvfp4_stream};
 use crate::api::stream::Stream;
-use crate::error::{Error, Result, nvfp4_status};
+use crate::error::{Result, nvfp4_status};
 
 /// Creates a stream. Destroy it with nvfp4_stream_destroy.
 #[unsafe(no_mangle)]
@@ -17,13 +17,14 @@ pub unsafe extern "C" fn nvfp4_stream_create(
     // SAFETY: the host's promise about `stream`.
     guard("nvfp4_stream_create", || unsafe {
         let out = Out::check("stream", stream)?;
-        out.set(handle::create(Stream::create(&context::get(context)?)));
+        out.set(handle::create(Stream::create(&context::get(context)?)?));
         Ok(())
     })
 }
 
 /// Wraps a stream of the host's: a CUstream or cudaStream_t of the context's device, which stays the host's and must
-/// outlive the handle. On the CPU `native` must be NULL, and the call is nvfp4_stream_create.
+/// outlive the handle; NULL is the legacy default stream. On the CPU `native` must be NULL, and the call is
+/// nvfp4_stream_create.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn nvfp4_stream_borrow(
     context: *mut nvfp4_context,
@@ -33,14 +34,7 @@ pub unsafe extern "C" fn nvfp4_stream_borrow(
     // SAFETY: the host's promise about `stream`.
     guard("nvfp4_stream_borrow", || unsafe {
         let out = Out::check("stream", stream)?;
-        let context = context::get(context)?;
-        if !native.is_null() {
-            return Err(Error::Conflict {
-                argument: "native",
-                problem: "the CPU has no native streams; pass NULL".into(),
-            });
-        }
-        out.set(handle::create(Stream::create(&context)));
+        out.set(handle::create(Stream::borrow(&context::get(context)?, native)?));
         Ok(())
     })
 }
@@ -58,9 +52,7 @@ pub unsafe extern "C" fn nvfp4_stream_destroy(stream: *mut nvfp4_stream) -> nvfp
 /// Waits until the stream's work is done. Refused while it captures.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn nvfp4_stream_synchronize(stream: *mut nvfp4_stream) -> nvfp4_status {
-    guard("nvfp4_stream_synchronize", || {
-        get(stream)?.check_not_capturing("a capturing stream cannot be waited for")
-    })
+    guard("nvfp4_stream_synchronize", || get(stream)?.synchronize())
 }
 
 /// Sets `done` to 1 if the stream's work is done, else to 0. Refused while it captures.
@@ -69,8 +61,7 @@ pub unsafe extern "C" fn nvfp4_stream_query(stream: *mut nvfp4_stream, done: *mu
     // SAFETY: the host's promise about `done`.
     guard("nvfp4_stream_query", || unsafe {
         let out = Out::check("done", done)?;
-        get(stream)?.check_not_capturing("a capturing stream cannot be queried")?;
-        out.set(1);
+        out.set(get(stream)?.query()? as i32);
         Ok(())
     })
 }

@@ -1,0 +1,71 @@
+//! The CUDA backend: every operation on an NVIDIA GPU through the driver, with kernels compiled ahead of time.
+//!
+//! Calls give work to a stream and return. The runtime (driver, context, module, pool, stream, graph, launch) knows no
+//! operation; each operation is a file that turns a problem of `plan` into launches, and has a twin in `backend::cpu`.
+//! Without the cargo feature `cuda` no image is embedded and no device can be created.
+
+pub mod context;
+pub mod driver;
+pub mod graph;
+pub mod group_ends;
+pub mod launch;
+pub mod module;
+pub mod pool;
+pub mod stream;
+
+use crate::error::{Error, Result};
+use crate::plan::Job;
+use crate::plan::gemm::GemmProblem;
+use crate::plan::weights::{PrepareProblem, WeightsShape};
+pub use context::Device;
+use launch::{Kernel, Queue};
+
+/// The kernels of every operation.
+pub static KERNELS: &[&[Kernel]] = &[group_ends::KERNELS];
+
+impl Device {
+    /// Gives a job to a stream; the context is current.
+    ///
+    /// # Safety
+    /// Every address of the job is valid on the device for what its documentation says.
+    unsafe fn execute(&self, queue: &Queue, job: &Job) -> Result<()> {
+        // SAFETY: the caller's promise.
+        unsafe {
+            match job {
+                Job::GroupEnds(p) => group_ends::group_ends(queue, p),
+                Job::Copy { dst, src, bytes } => {
+                    queue.copy(dst.get_mut().addr() as u64, src.get().addr() as u64, *bytes)
+                }
+                Job::Quantize(_)
+                | Job::Stage(_)
+                | Job::Dequantize(_)
+                | Job::MoveScales(_)
+                | Job::Interleave(_)
+                | Job::Export(_)
+                | Job::Gemm(_) => missing("this operation on CUDA"),
+            }
+        }
+    }
+
+    /// Brings weights into this backend's layout; the context is current.
+    ///
+    /// # Safety
+    /// Every address of the problem is valid on the device for what its documentation says.
+    unsafe fn prepare_weights(&self, _queue: &Queue, _problem: &PrepareProblem) -> Result<()> {
+        missing("prepared weights on CUDA")
+    }
+
+    /// Bytes of storage for prepared weights, or none where they pass the address space.
+    pub fn weights_storage_size(&self, shape: &WeightsShape) -> Option<usize> {
+        crate::backend::cpu::weights::storage_size(shape)
+    }
+
+    /// Bytes of workspace of a product.
+    pub fn gemm_workspace_size(&self, _problem: &GemmProblem) -> usize {
+        0
+    }
+}
+
+fn missing(what: &str) -> Result<()> {
+    Err(Error::Unsupported { what: what.into(), next: "use NVFP4_BACKEND_CPU" })
+}
