@@ -28,6 +28,9 @@
 #include <stddef.h>
 #include <stdint.h>
 
+/** CUDA_ERROR_OUT_OF_MEMORY. */
+#define CUDA_OUT_OF_MEMORY 2
+
 /** Version of the library: major. */
 #define NVFP4_VERSION_MAJOR 0
 
@@ -152,6 +155,14 @@ typedef struct nvfp4_backend_info {
   char name[64];
 } nvfp4_backend_info;
 
+/** How a context is made, or'ed. */
+typedef uint32_t nvfp4_context_flags;
+/**
+ * CUDA: use the CUDA context that is current on the calling thread, which must outlive this one, instead of the primary
+ * context of options.device (which is then not looked at).
+ */
+#define NVFP4_CONTEXT_ADOPT_CURRENT 1
+
 /** Options of nvfp4_context_create; zero means the default. */
 typedef struct nvfp4_context_options {
   /** sizeof(nvfp4_context_options). */
@@ -164,6 +175,10 @@ typedef struct nvfp4_context_options {
   uint32_t threads;
   /** CPU: one of NVFP4_ISA_*; refused where the processor lacks it. */
   nvfp4_isa isa;
+  /** NVFP4_CONTEXT_*, or'ed; 0 for the CPU. */
+  nvfp4_context_flags flags;
+  /** Must be 0. */
+  uint32_t reserved;
 } nvfp4_context_options;
 
 /** Bits of the fault word. They are sticky: set by work on any stream, cleared by nvfp4_context_clear_faults. */
@@ -893,14 +908,18 @@ nvfp4_status nvfp4_backend_query(nvfp4_backend backend, uint32_t device, struct 
 
 /**
  * Creates a context: takes the device, starts the threads. `options` NULL: all defaults (the CPU, all cores).
- * Destroy it with nvfp4_context_destroy. UNSUPPORTED where the backend or instruction set is missing.
+ * Destroy it with nvfp4_context_destroy. UNSUPPORTED where this build lacks the backend or the processor the instruction
+ * set, UNSUPPORTED_DRIVER without a GPU driver of CUDA 13.0 (R580) or newer, UNSUPPORTED_DEVICE without such a GPU.
+ * On a GPU the device's primary CUDA context is retained (see NVFP4_CONTEXT_ADOPT_CURRENT); no call changes the CUDA
+ * context that is current on the calling thread.
  */
 nvfp4_status nvfp4_context_create(const struct nvfp4_context_options *options,
                                   struct nvfp4_context **context);
 
 /**
  * Destroys a context. Its children (streams, events, graphs, buffers, weights) keep the device alive until they are
- * destroyed too; every other call with them is refused from now on where it needs the context.
+ * destroyed too; every other call with them is refused from now on where it needs the context. On a GPU the last of them
+ * waits until the CUDA context's work is done.
  */
 nvfp4_status nvfp4_context_destroy(struct nvfp4_context *context);
 
@@ -917,7 +936,10 @@ nvfp4_status nvfp4_context_faults(struct nvfp4_context *context,
 /** Clears the fault word. */
 nvfp4_status nvfp4_context_clear_faults(struct nvfp4_context *context);
 
-/** Waits until all work of the context is done. On the CPU it always is. */
+/**
+ * Waits until all work of the context is done. On the CPU it always is; on a GPU work of the host's in the same CUDA
+ * context is waited for too.
+ */
 nvfp4_status nvfp4_context_synchronize(struct nvfp4_context *context);
 
 /** Tells what the context's memory pool holds and has done. */
@@ -943,7 +965,8 @@ nvfp4_status nvfp4_stream_create(struct nvfp4_context *context, struct nvfp4_str
 
 /**
  * Wraps a stream of the host's: a CUstream or cudaStream_t of the context's device, which stays the host's and must
- * outlive the handle. On the CPU `native` must be NULL, and the call is nvfp4_stream_create.
+ * outlive the handle; NULL is the legacy default stream. On the CPU `native` must be NULL, and the call is
+ * nvfp4_stream_create.
  */
 nvfp4_status nvfp4_stream_borrow(struct nvfp4_context *context,
                                  void *native,
@@ -1012,7 +1035,7 @@ nvfp4_status nvfp4_graph_update(struct nvfp4_graph *graph, const struct nvfp4_gr
 nvfp4_status nvfp4_graph_launch(struct nvfp4_graph *graph,
                                 struct nvfp4_stream *stream);
 
-/** How many calls a graph has recorded. */
+/** How many calls a graph has recorded; on a GPU its nodes, of which a call may have several. */
 nvfp4_status nvfp4_graph_node_count(struct nvfp4_graph *graph, size_t *count);
 
 /** Destroys a graph; a launch in progress goes on. */

@@ -164,6 +164,21 @@ impl Stream {
         }
     }
 
+    /// Refuses to destroy a stream that captures. Where the driver cannot tell any more, it does not.
+    pub fn check_destroyable(&self) -> Result<()> {
+        let capturing = match self.native() {
+            Some(native) => native.is_capturing().unwrap_or(false),
+            None => self.capture().is_some(),
+        };
+        match capturing {
+            true => Err(Error::Capture {
+                what: "a capturing stream cannot be destroyed",
+                next: "end the capture first",
+            }),
+            false => Ok(()),
+        }
+    }
+
     /// Waits until the work is done. On the CPU it is.
     pub fn synchronize(&self) -> Result<()> {
         self.check_not_capturing("a capturing stream cannot be waited for")?;

@@ -42,11 +42,7 @@ pub unsafe extern "C" fn nvfp4_stream_borrow(
 /// Destroys a stream; its work goes on. Refused while it captures.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn nvfp4_stream_destroy(stream: *mut nvfp4_stream) -> nvfp4_status {
-    guard("nvfp4_stream_destroy", || {
-        handle::destroy::<Stream>("stream", stream, |s| {
-            s.check_not_capturing("a capturing stream cannot be destroyed")
-        })
-    })
+    guard("nvfp4_stream_destroy", || handle::destroy::<Stream>("stream", stream, Stream::check_destroyable))
 }
 
 /// Waits until the stream's work is done. Refused while it captures.

@@ -47,10 +47,10 @@ fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Graph {
-    pub(super) fn new(device: &Arc<Device>, graph: CUgraph, keeps: Vec<Keep>) -> Result<Graph> {
+    pub(super) fn new(device: &Arc<Device>, graph: CUgraph, keeps: Vec<Keep>) -> Graph {
         let template = Arc::new(Template { device: Arc::clone(device), graph, keeps });
         let state = State { template, exec: None, earlier: Vec::new() };
-        Ok(Graph { device: Arc::clone(device), state: Mutex::new(state) })
+        Graph { device: Arc::clone(device), state: Mutex::new(state) }
     }
 
     pub fn node_count(&self) -> Result<usize> {

@@ -34,7 +34,7 @@ struct Slot {
 }
 
 pub struct Modules {
-    /// Every kernel of the backend, in the order of their addresses.
+    /// Every kernel of the backend, in the order of their names. Addresses would not do: a constant table may have copies.
     slots: Vec<Slot>,
     loaded: Mutex<Vec<(&'static str, CUmodule)>>,
 }
@@ -43,15 +43,15 @@ impl Default for Modules {
     fn default() -> Modules {
         let kernels = super::KERNELS.iter().copied().flatten();
         let mut slots: Vec<Slot> = kernels.map(|kernel| Slot { kernel, function: OnceLock::new() }).collect();
-        slots.sort_by_key(|slot| (&raw const *slot.kernel).addr());
+        slots.sort_by_key(|slot| slot.kernel.name);
         Modules { slots, loaded: Mutex::default() }
     }
 }
 
 impl Modules {
-    fn slot(&self, kernel: &'static Kernel) -> Result<&Slot> {
-        let address = (&raw const *kernel).addr();
-        match self.slots.binary_search_by_key(&address, |slot| (&raw const *slot.kernel).addr()) {
+    #[inline]
+    fn slot(&self, kernel: &Kernel) -> Result<&Slot> {
+        match self.slots.binary_search_by_key(&kernel.name, |slot| slot.kernel.name) {
             Ok(at) => Ok(&self.slots[at]),
             Err(_) => Err(Error::Internal {
                 message: format!("{} is in no table of backend::cuda::KERNELS", kernel.name),

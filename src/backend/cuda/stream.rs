@@ -157,6 +157,9 @@ impl Stream {
     /// The handle is gone: a borrowed stream is the host's alone from now on. `needed`: memory is to be freed in its
     /// order later.
     pub fn retire(&self, needed: bool) {
+        // What a capture keeps that can never be ended any more holds the device, and through it this very list.
+        let abandoned = lock(&self.capture).take().map(|id| self.device.captures.end(id));
+        drop(abandoned);
         let mut retired = lock(&self.retired);
         if self.owned || matches!(*retired, Retired::At(_)) {
             return;
@@ -303,21 +306,18 @@ impl Stream {
                         false => Error::CAPTURES_NOT,
                     });
                 }
-                driver.cuStreamEndCapture(self.native, &mut graph)
+                let keeps = own.take().map(|id| self.device.captures.end(id)).unwrap_or_default();
+                driver.cuStreamEndCapture(self.native, &mut graph)?;
+                Ok(keeps)
             }
         });
-        let keeps = own.take().map(|id| self.device.captures.end(id)).unwrap_or_default();
-        ended?;
-        Graph::new(&self.device, graph, keeps)
+        Ok(Graph::new(&self.device, graph, ended?))
     }
 }
 
 impl Drop for Stream {
     fn drop(&mut self) {
         let retired = std::mem::replace(&mut *lock(&self.retired), Retired::No);
-        if let Some(id) = lock(&self.capture).take() {
-            self.device.captures.end(id);
-        }
         self.device.release(|driver| {
             // SAFETY: nobody has the stream or the event any more; work in progress goes on.
             unsafe {
