@@ -127,7 +127,7 @@ template <class S> struct Codes {
   const uint8_t* from;
   const uint8_t* scales;
   int64_t scale_step[EACH > 1 ? EACH - 1 : 1];  // from the thread's first row to its others
-  int64_t scale_advance;                        // from a stage to the next
+  int scale_advance;                            // from a stage to the next
   int rows, k;
   uint2 codes[EACH];
   uint32_t scale[EACH];
@@ -143,7 +143,7 @@ template <class S> struct Codes {
       return p.a_layout == LINEAR ? r * p.a_scales_row_stride + b : static_cast<int64_t>(tiled_offset(p.a_layout, r, b, blocks_of(blocks, 4)));
     };
     scales = p.a_scales + offset(first, block);
-    scale_advance = offset(first, block + 4) - offset(first, block);
+    scale_advance = p.a_layout == LINEAR ? 4 : 4 * static_cast<int>(tile_rows(p.a_layout));
 #pragma unroll
     for (int i = 1; i < EACH; i++) scale_step[i - 1] = offset(first + i * STEP, block) - offset(first, block);
   }

@@ -163,7 +163,7 @@ NVFP4_KERNEL(nvfp4_weights_pack, WeightsParams, 128, 1) {
 }
 
 // Values → units. The header holds amax bits of every matrix where no decode scales are given, else it receives those.
-NVFP4_KERNEL(nvfp4_weights_quantize, WeightsParams, 128, 1) {
+NVFP4_KERNEL(nvfp4_weights_quantize, WeightsParams, 128, 2) {
   __shared__ UnitRows rows;
   const Place at = place_of(p);
   const Encode encode = p.decode ? encode_from_static(p.decode[at.group]) : encode_from_amax(header(p)[at.group]);
