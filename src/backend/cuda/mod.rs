@@ -9,8 +9,11 @@ pub mod driver;
 pub mod graph;
 pub mod group_ends;
 pub mod launch;
+pub mod layouts;
 pub mod module;
+pub mod params;
 pub mod pool;
+pub mod rows;
 pub mod stream;
 
 use crate::error::{Error, Result};
@@ -21,7 +24,7 @@ pub use context::Device;
 use launch::{Kernel, Queue};
 
 /// The kernels of every operation.
-pub static KERNELS: &[&[Kernel]] = &[group_ends::KERNELS];
+pub static KERNELS: &[&[Kernel]] = &[group_ends::KERNELS, rows::KERNELS, layouts::KERNELS];
 
 impl Device {
     /// Gives a job to a stream; the context is current.
@@ -36,13 +39,12 @@ impl Device {
                 Job::Copy { dst, src, bytes } => {
                     queue.copy(dst.get_mut().addr() as u64, src.get().addr() as u64, *bytes)
                 }
-                Job::Quantize(_)
-                | Job::Stage(_)
-                | Job::Dequantize(_)
-                | Job::MoveScales(_)
-                | Job::Interleave(_)
-                | Job::Export(_)
-                | Job::Gemm(_) => missing("this operation on CUDA"),
+                Job::Quantize(p) => rows::quantize(queue, p),
+                Job::Stage(p) => rows::stage(queue, p),
+                Job::Dequantize(p) => layouts::dequantize(queue, p),
+                Job::MoveScales(p) => layouts::move_scales(queue, p),
+                Job::Interleave(p) => layouts::interleave(queue, p),
+                Job::Export(_) | Job::Gemm(_) => missing("this operation on CUDA"),
             }
         }
     }
