@@ -1,4 +1,4 @@
-// Byte shuffles: scales between layouts, gate/up rows in and out of the interleaved order, counts → ends.
+// Byte shuffles: scales between layouts, gate/up rows in and out of the interleaved order.
 // Twin of src/backend/cpu/layouts.rs.
 #include "rows.cuh"
 
@@ -45,38 +45,4 @@ NVFP4_KERNEL(nvfp4_interleave, InterleaveParams, 256, 4) {
       for (uint64_t at = lane; at < p.row_bytes; at += 32) to[at] = from[at];
     }
   }
-}
-
-// One CTA. Negative counts are 0; a sum past 2^31 - 1 stays there; the first of either is reported.
-NVFP4_KERNEL(nvfp4_group_ends, GroupEndsParams, 1024, 1) {
-  __shared__ uint64_t totals[32];
-  __shared__ uint32_t first_bad;
-  const uint32_t lane = threadIdx.x & 31, warp = threadIdx.x >> 5;
-  if (threadIdx.x == 0) first_bad = 0xFFFFFFFFu;
-  uint64_t carry = 0;
-  for (uint64_t at = 0; at < p.count; at += blockDim.x) {
-    const uint64_t i = at + threadIdx.x;
-    const int32_t raw = i < p.count ? p.counts[i] : 0;
-    uint64_t sum = raw > 0 ? raw : 0;
-    const bool positive = raw > 0;
-    for (uint32_t d = 1; d < 32; d *= 2) {
-      const uint64_t other = __shfl_up_sync(0xFFFFFFFFu, (unsigned long long)sum, d);
-      if (lane >= d) sum += other;
-    }
-    __syncthreads();
-    if (lane == 31) totals[warp] = sum;
-    __syncthreads();
-    uint64_t before = carry;
-    for (uint32_t w = 0; w < blockDim.x >> 5; w++) {
-      if (w == warp) before = carry;
-      carry += totals[w];
-    }
-    sum += before;
-    if (i < p.count) {
-      if (raw < 0 || (positive && sum > 0x7FFFFFFFu)) atomicMin(&first_bad, uint32_t(i));
-      p.ends[i] = int32_t(sum > 0x7FFFFFFFu ? 0x7FFFFFFFu : uint32_t(sum));
-    }
-  }
-  __syncthreads();
-  if (threadIdx.x == 0 && first_bad != 0xFFFFFFFFu) report_bad_group(p.fault, first_bad);
 }

@@ -138,12 +138,4 @@ struct InterleaveParams {
 };
 static_assert(sizeof(InterleaveParams) == 56, "mirrored in params.rs");
 
-struct GroupEndsParams {
-  const int32_t* counts;
-  int32_t* ends;
-  uint64_t* fault;
-  uint64_t count;
-};
-static_assert(sizeof(GroupEndsParams) == 32, "mirrored in params.rs");
-
 }  // namespace nvfp4
