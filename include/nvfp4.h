@@ -112,8 +112,8 @@ typedef int32_t nvfp4_log_level;
 #define NVFP4_LOG_LEVEL_INFO 2
 
 /**
- * Receives log messages, on the thread that caused them. The message is valid during the call only. It must not call
- * nvfp4_set_log_callback.
+ * Receives log messages, on the thread that caused them. The message is valid during the call only. It may call
+ * the library, whose messages are not logged meanwhile, but not nvfp4_set_log_callback.
  */
 typedef void (*nvfp4_log_callback)(nvfp4_log_level level, const char *message, void *user_data);
 
@@ -374,7 +374,7 @@ typedef struct nvfp4_quantize_args {
   struct nvfp4_groups groups;
   /** Where the result goes. */
   struct nvfp4_quantized out;
-  /** Scratch in device memory, 16-byte aligned; NULL where nvfp4_quantize_workspace_size says 0. */
+  /** Scratch in device memory, 64-byte aligned; NULL where nvfp4_quantize_workspace_size says 0. */
   void *workspace;
   /** Its bytes. */
   size_t workspace_size;
@@ -402,7 +402,7 @@ typedef struct nvfp4_amax_scale_args {
   struct nvfp4_groups groups;
   /** Float array by scope in device memory, written: amax / 2688. */
   float *decode_scales;
-  /** Scratch in device memory, 16-byte aligned; NULL where nvfp4_amax_scale_workspace_size says 0. */
+  /** Scratch in device memory, 64-byte aligned; NULL where nvfp4_amax_scale_workspace_size says 0. */
   void *workspace;
   /** Its bytes. */
   size_t workspace_size;
@@ -484,7 +484,7 @@ typedef struct nvfp4_rmsnorm_quantize_args {
   float *inv_rms;
   /** Where the result goes; scope TENSOR or ROW. */
   struct nvfp4_quantized out;
-  /** Scratch in device memory, 16-byte aligned; NULL where nvfp4_rmsnorm_quantize_workspace_size says 0. */
+  /** Scratch in device memory, 64-byte aligned; NULL where nvfp4_rmsnorm_quantize_workspace_size says 0. */
   void *workspace;
   /** Its bytes. */
   size_t workspace_size;
@@ -534,7 +534,7 @@ typedef struct nvfp4_hc_rmsnorm_quantize_args {
   float *inv_rms;
   /** Where the result goes; scope TENSOR or ROW. */
   struct nvfp4_quantized out;
-  /** Scratch in device memory, 16-byte aligned; NULL where nvfp4_hc_rmsnorm_quantize_workspace_size says 0. */
+  /** Scratch in device memory, 64-byte aligned; NULL where nvfp4_hc_rmsnorm_quantize_workspace_size says 0. */
   void *workspace;
   /** Its bytes. */
   size_t workspace_size;
@@ -583,7 +583,7 @@ typedef struct nvfp4_swiglu_quantize_args {
   int64_t activated_row_stride;
   /** Where the result goes. */
   struct nvfp4_quantized out;
-  /** Scratch in device memory, 16-byte aligned; NULL where nvfp4_swiglu_quantize_workspace_size says 0. */
+  /** Scratch in device memory, 64-byte aligned; NULL where nvfp4_swiglu_quantize_workspace_size says 0. */
   void *workspace;
   /** Its bytes. */
   size_t workspace_size;
@@ -918,8 +918,8 @@ nvfp4_status nvfp4_context_create(const struct nvfp4_context_options *options,
 
 /**
  * Destroys a context. Its children (streams, events, graphs, buffers, weights) keep the device alive until they are
- * destroyed too; every other call with them is refused from now on where it needs the context. On a GPU the last of them
- * waits until the CUDA context's work is done.
+ * destroyed too, which is all that can be done with them from now on. On a GPU the last of them waits until the
+ * CUDA context's work is done.
  */
 nvfp4_status nvfp4_context_destroy(struct nvfp4_context *context);
 

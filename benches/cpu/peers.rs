@@ -81,14 +81,27 @@ pub fn read_all(bytes: &[u8], threads: usize) {
     });
 }
 
-/// Eight independent sums keep the loads, not the additions, on the critical path.
+/// Independent sums keep the loads, not the additions, on the critical path; lines are fetched ahead as the products do.
 fn sum(bytes: &[u8]) -> u64 {
     let (words, _) = bytes.as_chunks::<8>();
     let mut sums = [0u64; 32];
     for group in words.chunks_exact(32) {
+        fetch_ahead(group.as_ptr().cast());
         for (sum, word) in sums.iter_mut().zip(group) {
             *sum = sum.wrapping_add(u64::from_le_bytes(*word));
         }
     }
     sums.iter().fold(0, |a, b| a.wrapping_add(*b))
+}
+
+/// Asks for the four lines that are read 4 KB later.
+fn fetch_ahead(at: *const i8) {
+    #[cfg(target_arch = "x86_64")]
+    for line in 0..4 {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        // SAFETY: a prefetch touches nothing, wherever it points.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(at.wrapping_add(4096 + 64 * line)) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = at;
 }

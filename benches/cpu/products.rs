@@ -2,6 +2,7 @@
 
 use std::ptr::null_mut;
 
+use nvfp4::api::context::nvfp4_isa;
 use nvfp4::api::gemm::nvfp4_grouped_gemm_args;
 use nvfp4::api::handles::nvfp4_weights;
 use nvfp4::api::types::*;
@@ -17,12 +18,12 @@ const STREAMED: (usize, usize, usize) = (64, 6144, 7168);
 /// Weights of the products with many tokens.
 const DENSE: (usize, usize, usize) = (1, 4096, 4096);
 
-pub fn run(report: &mut Report, threads: usize) {
+pub fn run(report: &mut Report, isa: nvfp4_isa, threads: usize) {
     let Some(blas) = OpenBlas::load(threads) else {
         println!("products: skipped, NVFP4_OPENBLAS names no OpenBLAS");
         return;
     };
-    let library = Library::new(0, threads as u32).expect("a context");
+    let library = Library::new(isa, threads as u32).expect("a context");
     streamed(report, &library, &blas, threads);
     dense(report, &library, &blas, threads);
 }

@@ -2,6 +2,7 @@
 
 use std::ptr::null_mut;
 
+use nvfp4::api::context::nvfp4_isa;
 use nvfp4::api::norm::nvfp4_rmsnorm_quantize_args;
 use nvfp4::api::quantize::nvfp4_quantize_args;
 use nvfp4::api::swiglu::nvfp4_swiglu_quantize_args;
@@ -14,8 +15,8 @@ use crate::support::{Library, Memory, check};
 const ROWS: usize = 8192;
 const COLS: usize = 4096;
 
-pub fn run(report: &mut Report) {
-    let library = Library::new(0, 1).expect("a context");
+pub fn run(report: &mut Report, isa: nvfp4_isa) {
+    let library = Library::new(isa, 1).expect("a context");
     // Sums of uniform numbers: the bell shape that weights and activations have.
     let mut state = 1u32;
     let mut uniform = || {

@@ -107,6 +107,13 @@ impl Buffer {
         bytes: usize,
         stream: &Stream,
     ) -> Result<()> {
+        if !src.context().same(self.context()) {
+            return Err(Error::Handle {
+                argument: "src",
+                kind: "buffer of the same context",
+                problem: "it belongs to another context than dst",
+            });
+        }
         let to = self.range("dst_offset", dst_offset, bytes, stream)?;
         let from = src.range("src_offset", src_offset, bytes, stream)?;
         if let Some(native) = stream.native().filter(|_| to.addr().abs_diff(from.addr()) < bytes) {

@@ -2,6 +2,7 @@
 #![allow(non_camel_case_types)]
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::types::zeroed_default;
 use crate::backend::cpu::Cpu;
@@ -155,6 +156,8 @@ struct Inner {
     backend: Backend,
     /// The process that made it: threads and devices do not survive a fork.
     process: u32,
+    /// Its C handle was destroyed: children may still be, and nothing else.
+    closed: AtomicBool,
 }
 
 const MAX_THREADS: u32 = 1024;
@@ -219,18 +222,27 @@ impl Context {
     }
 
     fn new(backend: Backend) -> Context {
-        Context(Arc::new(Inner { backend, process: std::process::id() }))
+        Context(Arc::new(Inner { backend, process: std::process::id(), closed: AtomicBool::new(false) }))
     }
 
     pub(super) fn backend(&self) -> &Backend {
         &self.0.backend
     }
 
-    /// Refuses to go on in another process than the one that made the context.
+    /// Leaves its children nothing but to be destroyed.
+    pub fn close(&self) {
+        self.0.closed.store(true, Ordering::Release);
+    }
+
+    /// Refuses to go on in another process than the one that made the context, or after its destruction.
     pub fn check_process(&self) -> Result<()> {
         let now = std::process::id();
         if now != self.0.process {
             return Err(Error::Forked { created: self.0.process, now });
+        }
+        if self.0.closed.load(Ordering::Acquire) {
+            let problem = "it was destroyed, and its children can only be destroyed too";
+            return Err(Error::Handle { argument: "context", kind: "nvfp4_context", problem });
         }
         Ok(())
     }

@@ -49,7 +49,7 @@ pub struct nvfp4_rmsnorm_quantize_args {
     pub inv_rms: *mut f32,
     /// Where the result goes; scope TENSOR or ROW.
     pub out: nvfp4_quantized,
-    /// Scratch in device memory, 16-byte aligned; NULL where nvfp4_rmsnorm_quantize_workspace_size says 0.
+    /// Scratch in device memory, 64-byte aligned; NULL where nvfp4_rmsnorm_quantize_workspace_size says 0.
     pub workspace: *mut core::ffi::c_void,
     /// Its bytes.
     pub workspace_size: usize,
@@ -101,7 +101,7 @@ pub struct nvfp4_hc_rmsnorm_quantize_args {
     pub inv_rms: *mut f32,
     /// Where the result goes; scope TENSOR or ROW.
     pub out: nvfp4_quantized,
-    /// Scratch in device memory, 16-byte aligned; NULL where nvfp4_hc_rmsnorm_quantize_workspace_size says 0.
+    /// Scratch in device memory, 64-byte aligned; NULL where nvfp4_hc_rmsnorm_quantize_workspace_size says 0.
     pub workspace: *mut core::ffi::c_void,
     /// Its bytes.
     pub workspace_size: usize,

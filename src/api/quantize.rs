@@ -37,7 +37,7 @@ pub struct nvfp4_quantize_args {
     pub groups: nvfp4_groups,
     /// Where the result goes.
     pub out: nvfp4_quantized,
-    /// Scratch in device memory, 16-byte aligned; NULL where nvfp4_quantize_workspace_size says 0.
+    /// Scratch in device memory, 64-byte aligned; NULL where nvfp4_quantize_workspace_size says 0.
     pub workspace: *mut core::ffi::c_void,
     /// Its bytes.
     pub workspace_size: usize,
@@ -67,7 +67,7 @@ pub struct nvfp4_amax_scale_args {
     pub groups: nvfp4_groups,
     /// Float array by scope in device memory, written: amax / 2688.
     pub decode_scales: *mut f32,
-    /// Scratch in device memory, 16-byte aligned; NULL where nvfp4_amax_scale_workspace_size says 0.
+    /// Scratch in device memory, 64-byte aligned; NULL where nvfp4_amax_scale_workspace_size says 0.
     pub workspace: *mut core::ffi::c_void,
     /// Its bytes.
     pub workspace_size: usize,

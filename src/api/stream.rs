@@ -67,8 +67,47 @@ struct Capture {
 
 struct CaptureState {
     nodes: Vec<Node>,
-    /// Streams in the capture, the origin first, and whether each has work that the origin has not waited for.
-    members: Vec<(Stream, bool)>,
+    /// Streams in the capture, the origin first.
+    members: Vec<Member>,
+}
+
+/// How much of each member's work a point in a capture comes after, by the member's index; what is missing is 0.
+type Seen = Vec<usize>;
+
+struct Member {
+    stream: Stream,
+    /// Nodes that were recorded on the stream.
+    work: usize,
+    /// What its next node comes after, its own work aside.
+    seen: Seen,
+}
+
+impl CaptureState {
+    fn index_of(&self, stream: &Stream) -> Option<usize> {
+        self.members.iter().position(|member| member.stream.same(stream))
+    }
+
+    /// The point that a stream of the capture has reached.
+    fn point(&self, stream: &Stream) -> Seen {
+        let Some(index) = self.index_of(stream) else { return Seen::new() };
+        let mut seen = self.members[index].seen.clone();
+        seen.resize(seen.len().max(index + 1), 0);
+        seen[index] = self.members[index].work;
+        seen
+    }
+
+    /// The origin comes after all work of all streams.
+    fn is_joined(&self) -> bool {
+        let seen = &self.members[0].seen;
+        self.members.iter().enumerate().skip(1).all(|(i, m)| seen.get(i).copied().unwrap_or(0) >= m.work)
+    }
+}
+
+impl Member {
+    fn wait_for(&mut self, point: &Seen) {
+        self.seen.resize(self.seen.len().max(point.len()), 0);
+        self.seen.iter_mut().zip(point).for_each(|(own, &other)| *own = (*own).max(other));
+    }
 }
 
 /// A queue of work. Clones are the same stream.
@@ -167,7 +206,7 @@ impl Stream {
     /// Refuses to destroy a stream that captures. Where the driver cannot tell any more, it does not.
     pub fn check_destroyable(&self) -> Result<()> {
         let capturing = match self.native() {
-            Some(native) => native.is_capturing().unwrap_or(false),
+            Some(native) => native.device().is_ours() && native.is_capturing().unwrap_or(false),
             None => self.capture().is_some(),
         };
         match capturing {
@@ -231,8 +270,8 @@ impl Stream {
     fn record(&self, capture: &Capture, node: Node) {
         let mut state = lock(&capture.state);
         state.nodes.push(node);
-        if let Some((_, unjoined)) = state.members.iter_mut().skip(1).find(|(s, _)| s.same(self)) {
-            *unjoined = true;
+        if let Some(index) = state.index_of(self) {
+            state.members[index].work += 1;
         }
     }
 
@@ -248,7 +287,8 @@ impl Stream {
         if slot.is_some() {
             return Err(Error::CAPTURES_ALREADY);
         }
-        let state = CaptureState { nodes: Vec::new(), members: vec![(self.clone(), false)] };
+        let origin = Member { stream: self.clone(), work: 0, seen: Seen::new() };
+        let state = CaptureState { nodes: Vec::new(), members: vec![origin] };
         *slot = Some(Arc::new(Capture { state: Mutex::new(state) }));
         Ok(())
     }
@@ -259,17 +299,18 @@ impl Stream {
             return Ok(Graph::new(self.context(), Kind::Native(native.end_capture()?)));
         }
         let capture = self.capture().ok_or(Error::CAPTURES_NOT)?;
-        let (nodes, members) = {
+        let (nodes, members, joined) = {
             let mut state = lock(&capture.state);
-            if !state.members[0].0.same(self) {
+            if !state.members.first().is_some_and(|origin| origin.stream.same(self)) {
                 return Err(Error::CAPTURE_BEGAN_ELSEWHERE);
             }
-            (std::mem::take(&mut state.nodes), std::mem::take(&mut state.members))
+            let joined = state.is_joined();
+            (std::mem::take(&mut state.nodes), std::mem::take(&mut state.members), joined)
         };
-        for (member, _) in &members {
-            *lock(&member.0.capture) = None;
+        for member in &members {
+            *lock(&member.stream.0.capture) = None;
         }
-        if members.iter().any(|(_, unjoined)| *unjoined) {
+        if !joined {
             return Err(Error::Capture {
                 what: "a stream of the capture has work that was not joined back; the capture is dropped",
                 next: "record an event on it and wait for that on the first stream before the end",
@@ -298,8 +339,8 @@ struct EventInner {
 enum EventState {
     Never,
     At(Instant),
-    /// Recorded inside a capture, on this stream.
-    Captured(Arc<Capture>, Stream),
+    /// Recorded inside a capture, at this point.
+    Captured(Arc<Capture>, Seen),
 }
 
 impl Event {
@@ -322,7 +363,10 @@ impl Event {
             return event.record(stream);
         }
         *lock(&self.0.state) = match stream.capture() {
-            Some(capture) => EventState::Captured(capture, stream.clone()),
+            Some(capture) => {
+                let point = lock(&capture.state).point(stream);
+                EventState::Captured(capture, point)
+            }
             None => EventState::At(Instant::now()),
         };
         Ok(())
@@ -337,7 +381,7 @@ impl Event {
         let state = lock(&self.0.state);
         let own = stream.capture();
         match (&*state, own) {
-            (EventState::Captured(capture, source), own) => {
+            (EventState::Captured(capture, point), own) => {
                 let mut inside = lock(&capture.state);
                 if inside.members.is_empty() {
                     return Err(Error::Capture {
@@ -347,15 +391,15 @@ impl Event {
                 }
                 match own {
                     Some(own) if Arc::ptr_eq(&own, capture) => {
-                        if let Some(member) = inside.members.iter_mut().find(|(s, _)| s.same(source)) {
-                            member.1 = false;
+                        if let Some(index) = inside.index_of(stream) {
+                            inside.members[index].wait_for(point);
                         }
                     }
                     Some(_) => {
                         return Err(Error::EVENT_OF_ANOTHER_CAPTURE);
                     }
                     None => {
-                        inside.members.push((stream.clone(), false));
+                        inside.members.push(Member { stream: stream.clone(), work: 0, seen: point.clone() });
                         *lock(&stream.0.capture) = Some(Arc::clone(capture));
                     }
                 }
@@ -386,6 +430,13 @@ impl Event {
     }
 
     pub fn elapsed_ms(&self, end: &Event) -> Result<f32> {
+        if !self.0.context.same(&end.0.context) {
+            return Err(Error::Handle {
+                argument: "end",
+                kind: "event of the same context",
+                problem: "it belongs to another context",
+            });
+        }
         if let (Some(start), Some(end)) = (&self.0.native, &end.0.native) {
             start.check_recorded("start")?;
             end.check_recorded("end")?;

@@ -47,7 +47,7 @@ pub struct nvfp4_swiglu_quantize_args {
     pub activated_row_stride: i64,
     /// Where the result goes.
     pub out: nvfp4_quantized,
-    /// Scratch in device memory, 16-byte aligned; NULL where nvfp4_swiglu_quantize_workspace_size says 0.
+    /// Scratch in device memory, 64-byte aligned; NULL where nvfp4_swiglu_quantize_workspace_size says 0.
     pub workspace: *mut core::ffi::c_void,
     /// Its bytes.
     pub workspace_size: usize,
@@ -107,7 +107,7 @@ fn plan(args: &nvfp4_swiglu_quantize_args) -> Result<QuantizeProblem> {
         }
         check::multiple("width", width as i64, INTERLEAVE as i64)?;
     }
-    let per_block = (16 * width / cols) as i64;
+    let per_block = if cols > width { 8 } else { 16 };
     check::multiple("width", width as i64, per_block)?;
     let groups = check::groups(&args.groups, args.rows, true, &mut regions)?;
     let (row_stride, group_stride) = (args.src_row_stride, args.src_group_stride);

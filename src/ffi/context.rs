@@ -40,11 +40,16 @@ pub unsafe extern "C" fn nvfp4_context_create(
 }
 
 /// Destroys a context. Its children (streams, events, graphs, buffers, weights) keep the device alive until they are
-/// destroyed too; every other call with them is refused from now on where it needs the context. On a GPU the last of them
-/// waits until the CUDA context's work is done.
+/// destroyed too, which is all that can be done with them from now on. On a GPU the last of them waits until the
+/// CUDA context's work is done.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn nvfp4_context_destroy(context: *mut nvfp4_context) -> nvfp4_status {
-    guard("nvfp4_context_destroy", || handle::destroy::<Context>("context", context, |_| Ok(())))
+    guard("nvfp4_context_destroy", || {
+        handle::destroy::<Context>("context", context, |c| {
+            c.close();
+            Ok(())
+        })
+    })
 }
 
 /// Tells what a context runs on.

@@ -86,7 +86,11 @@ fn fail(function: &'static str, error: &Error) -> nvfp4_status {
         buffer[end] = 0;
         cut_at_character(&mut buffer[..end]);
     });
-    MESSAGE.with_borrow(|buffer| log(0, buffer));
+    // The callback may call the library, and fail there: nothing is borrowed meanwhile, and the message of this call is
+    // the one that stays.
+    let message = MESSAGE.with_borrow(|buffer| *buffer);
+    log(0, &message);
+    MESSAGE.set(message);
     error.status()
 }
 

@@ -1,5 +1,6 @@
 //! Versions, status names, messages, logging.
 
+use std::cell::Cell;
 use std::ffi::{CStr, c_char, c_void};
 use std::sync::{PoisonError, RwLock};
 
@@ -24,8 +25,8 @@ pub const NVFP4_LOG_LEVEL_WARNING: nvfp4_log_level = 1;
 /// What was chosen and why.
 pub const NVFP4_LOG_LEVEL_INFO: nvfp4_log_level = 2;
 
-/// Receives log messages, on the thread that caused them. The message is valid during the call only. It must not call
-/// nvfp4_set_log_callback.
+/// Receives log messages, on the thread that caused them. The message is valid during the call only. It may call
+/// the library, whose messages are not logged meanwhile, but not nvfp4_set_log_callback.
 pub type nvfp4_log_callback =
     Option<unsafe extern "C" fn(level: nvfp4_log_level, message: *const c_char, user_data: *mut c_void)>;
 
@@ -71,6 +72,10 @@ unsafe impl Send for Log {}
 // SAFETY: as above.
 unsafe impl Sync for Log {}
 
+thread_local! {
+    static INSIDE_CALLBACK: Cell<bool> = const { Cell::new(false) };
+}
+
 static LOG: RwLock<Option<Log>> = RwLock::new(None);
 
 /// Sets or, with NULL, removes the process-wide log callback. It gets messages up to `level` (NVFP4_LOG_LEVEL_*).
@@ -94,10 +99,16 @@ pub unsafe extern "C" fn nvfp4_set_log_callback(
 
 /// Sends a zero-terminated message to the callback, if one wants it.
 pub fn log(level: nvfp4_log_level, message: &[u8]) {
+    // Again inside a callback, the lock could wait for a thread that waits for this one, and the messages never end.
+    if INSIDE_CALLBACK.get() {
+        return;
+    }
     let log = LOG.read().unwrap_or_else(PoisonError::into_inner);
     if let Some(log) = log.as_ref().filter(|log| level <= log.level) {
+        INSIDE_CALLBACK.set(true);
         // SAFETY: the host promised a callback with this signature; the message ends in zero.
         unsafe { (log.callback)(level, message.as_ptr().cast(), log.user_data) };
+        INSIDE_CALLBACK.set(false);
     }
 }
 

@@ -14,7 +14,7 @@ pub enum ScaleRule {
 /// Largest finite E2M1 times largest finite E4M3.
 const RANGE: f32 = 2688.0;
 /// A `t` above this rounds to more than 448, so the block saturates.
-const SATURATION: f32 = 464.0;
+pub const SATURATION: f32 = 464.0;
 
 /// A block held a NaN or an infinity, so it reads as NaN.
 pub const FLAG_NON_FINITE: u32 = 1;

@@ -44,14 +44,33 @@ impl Default for PairSum {
 
 impl PairSum {
     #[inline]
-    pub fn push(&mut self, mut value: f32) {
-        let mut bit = 0;
-        while self.count >> bit & 1 == 1 {
-            value += self.level[bit];
-            bit += 1;
+    pub fn push(&mut self, value: f32) {
+        self.carry(value, 0);
+    }
+
+    /// Adds 16 values, after a multiple of 16: their own tree first, which has no long chain of additions.
+    #[inline]
+    pub fn push_16(&mut self, values: &[f32; 16]) {
+        debug_assert!(self.count.is_multiple_of(16));
+        let mut sums = *values;
+        for n in [8, 4, 2, 1] {
+            for i in 0..n {
+                sums[i] = sums[2 * i] + sums[2 * i + 1];
+            }
         }
-        self.level[bit] = value;
-        self.count += 1;
+        self.carry(sums[0], 4);
+    }
+
+    /// Adds the sum of a finished subtree of 2^bit values.
+    #[inline]
+    fn carry(&mut self, mut value: f32, bit: usize) {
+        let mut at = bit;
+        while self.count >> at & 1 == 1 {
+            value += self.level[at];
+            at += 1;
+        }
+        self.level[at] = value;
+        self.count += 1 << bit;
     }
 
     pub fn total(&self) -> f32 {
@@ -82,17 +101,32 @@ pub fn inverse_rms(square_sum: f32, cols: usize, eps: f32) -> f32 {
     super::dtype::canonical(1.0 / (square_sum / cols as f32 + eps).sqrt())
 }
 
-/// exp on [−87, 88], clamped outside, within 1 ulp; NaN stays NaN. The constants are written as the contract writes them.
-#[inline]
+/// The constants of [`exp`], as the contract writes them.
 #[allow(clippy::excessive_precision, clippy::approx_constant)]
+pub mod exp_constants {
+    pub const LOG2_E: f32 = 1.44269504;
+    /// −ln 2 in two parts, the first short enough for an exact product.
+    pub const MINUS_LN2_HIGH: f32 = -0.693359375;
+    pub const MINUS_LN2_LOW: f32 = 2.12194440e-4;
+    /// Highest power first.
+    pub const POLYNOMIAL: [f32; 6] = [
+        1.9875691500e-4,
+        1.3981999507e-3,
+        8.3334519073e-3,
+        4.1665795894e-2,
+        1.6666665459e-1,
+        5.0000001201e-1,
+    ];
+}
+
+/// exp on [−87, 88], clamped outside, within 1 ulp; NaN stays NaN.
+#[inline]
 pub fn exp(z: f32) -> f32 {
+    use exp_constants::*;
     let z = min(max(z, -87.0), 88.0);
-    let n = (z * 1.44269504).round_ties_even();
-    let r = fma(n, 2.12194440e-4, fma(n, -0.693359375, z));
-    let mut q = 1.9875691500e-4f32;
-    for c in [1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 5.0000001201e-1] {
-        q = fma(q, r, c);
-    }
+    let n = (z * LOG2_E).round_ties_even();
+    let r = fma(n, MINUS_LN2_LOW, fma(n, MINUS_LN2_HIGH, z));
+    let q = POLYNOMIAL[1..].iter().fold(POLYNOMIAL[0], |q, &c| fma(q, r, c));
     let e = fma(q, r * r, r) + 1.0;
     if n.is_nan() {
         return f32::NAN;
@@ -154,6 +188,11 @@ mod tests {
             let mut pairs = PairSum::default();
             leaves.iter().for_each(|&v| pairs.push(v));
             assert_eq!(pairs.total().to_bits(), level[0].to_bits(), "{n} leaves");
+            let mut pairs = PairSum::default();
+            let (sixteens, rest) = leaves.as_chunks::<16>();
+            sixteens.iter().for_each(|v| pairs.push_16(v));
+            rest.iter().for_each(|&v| pairs.push(v));
+            assert_eq!(pairs.total().to_bits(), level[0].to_bits(), "{n} leaves by sixteens");
         }
     }
 

@@ -99,7 +99,7 @@ fn within_bound(case: &Case, got: &[f32], n: usize, k: usize) -> Result<(), Stri
     let (a_decode, b_decode) = (case.array("a_decode").f32s(), case.array("b_decode").f32s());
     let value = |codes: &[u8], scales: &[u8], row: usize, i: usize| {
         let byte = codes[(row * k + i) / 2];
-        let code = if i % 2 == 0 { byte & 15 } else { byte >> 4 };
+        let code = if i.is_multiple_of(2) { byte & 15 } else { byte >> 4 };
         e2m1::decode(code) as f64 * e4m3::decode(scales[row * (k / 16) + i / 16]) as f64
     };
     let mut start = 0;

@@ -537,19 +537,29 @@ fn a_context_tells_what_it_has_loaded() {
 fn a_forked_child_is_refused_before_the_driver() {
     let (_turn, mock) = mock();
     let gpu = Gpu::new(0);
+    let data = gpu.buffer(16);
     let before = mock.calls().len();
     // SAFETY: the child only calls into the library, whose locks nobody holds, and leaves at once.
     let child = unsafe { libc::fork() };
     if child == 0 {
         let mut stream = null_mut();
         // SAFETY: handles of the parent.
-        let statuses = unsafe { (nvfp4_stream_create(gpu.context, &mut stream), create(&options(0, 0))) };
-        let right = statuses == (NVFP4_STATUS_FORKED, NVFP4_STATUS_FORKED) && mock.calls().len() == before;
+        let right = unsafe {
+            nvfp4_stream_create(gpu.context, &mut stream) == NVFP4_STATUS_FORKED
+                && create(&options(0, 0)) == NVFP4_STATUS_FORKED
+                // What it inherited it may still destroy: that is nothing to the driver.
+                && nvfp4_buffer_destroy(data.buffer) == 0
+                && nvfp4_stream_destroy(gpu.stream) == 0
+                && nvfp4_context_destroy(gpu.context) == 0
+                && mock.calls().len() == before
+        };
         // SAFETY: no destructors in the child.
         unsafe { libc::_exit(if right { 0 } else { 1 }) };
     }
     let mut status = 0;
     // SAFETY: our child.
     unsafe { libc::waitpid(child, &mut status, 0) };
-    assert_eq!(status, 0, "the child was not refused");
+    assert_eq!(status, 0, "the child was not refused, or called the driver");
+    drop((data, gpu));
+    assert_eq!(mock.leaks(), "");
 }

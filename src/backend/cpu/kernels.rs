@@ -9,8 +9,18 @@ use crate::format::block::{Encode, ScaleRule};
 use crate::format::dtype::Dtype;
 use crate::format::math::SwiGlu;
 
-/// Values a chunk holds at most: 16 blocks.
-pub const CHUNK: usize = 256;
+/// Values a chunk holds at most: 64 blocks, enough for the tables to work on several groups of lanes at once.
+pub const CHUNK: usize = 1024;
+/// Bytes between what is read and what is fetched for later, where memory is read from one end to the other.
+pub const AHEAD: usize = 4096;
+
+/// Values on a line of the cache, so that no vector of them straddles two.
+#[repr(C, align(64))]
+pub struct Aligned<const N: usize>(pub [f32; N]);
+
+impl<const N: usize> Aligned<N> {
+    pub const ZERO: Aligned<N> = Aligned([0.0; N]);
+}
 
 /// Instruction sets with a table of their own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,6 +74,10 @@ impl Isa {
 /// Blocks → codes and scales, see [`Kernels::quantize`].
 pub type QuantizeBlocks = unsafe fn(&[f32], &Encode, ScaleRule, codes: &mut [u8], scales: &mut [u8]) -> u32;
 
+/// Stored values → codes and scales, see [`Kernels::quantize_from`].
+pub type QuantizeStored =
+    unsafe fn(Dtype, *const u8, &Encode, ScaleRule, codes: &mut [u8], scales: &mut [u8]) -> u32;
+
 /// The table. All lengths in values; `x` and `out` have the same length unless said otherwise.
 ///
 /// Entries are `unsafe fn`: a table of an instruction set may only be called where [`Isa::available`] holds, which
@@ -72,6 +86,8 @@ pub struct Kernels {
     pub isa: Isa,
     /// Widens `out.len()` elements at a byte address to f32, exactly.
     pub widen: unsafe fn(Dtype, *const u8, &mut [f32]),
+    /// Turns 16 lines of `width` values into columns: out[j · stride + i] = x[i · width + j].
+    pub transpose: unsafe fn(x: &[f32], width: usize, out: &mut [f32], stride: usize),
     /// Rounds to the dtype and stores; NaN canonical.
     pub narrow: unsafe fn(Dtype, &[f32], *mut u8),
     /// Rounds to the dtype and widens back, in place; NaN canonical.
@@ -80,6 +96,8 @@ pub struct Kernels {
     pub finite_amax: unsafe fn(f32, &[f32]) -> f32,
     /// Quantizes whole blocks: `codes` has len / 2 bytes, `scales` len / 16. Returns the or of `block::FLAG_*`.
     pub quantize: QuantizeBlocks,
+    /// `quantize` of what `widen` makes of the `scales.len()` blocks at a byte address.
+    pub quantize_from: QuantizeStored,
     /// Values of whole blocks: (e2m1 · e4m3) · decode scale, NaN canonical.
     pub dequantize: unsafe fn(codes: &[u8], scales: &[u8], decode_scale: f32, out: &mut [f32]),
     /// out[j] = Σ x² of block j in index order by fma; out has len / 16 entries.
@@ -109,7 +127,28 @@ impl Kernels {
             });
         }
         Ok(match isa {
-            Isa::Portable | Isa::Avx2 | Isa::Avx512 => &portable::KERNELS,
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => &super::avx2::KERNELS,
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 => &super::avx512::KERNELS,
+            _ => &portable::KERNELS,
         })
     }
+}
+
+/// Asks the processor for the cache lines of bytes that will be read soon. Any address will do: nothing is accessed.
+#[inline]
+pub fn prefetch(from: *const u8, bytes: usize) {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use core::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        const LINE: usize = 64;
+        let before = from.addr() % LINE;
+        for at in (0..before + bytes).step_by(LINE) {
+            // SAFETY: a prefetch of an address that is not there does nothing.
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(from.wrapping_sub(before).wrapping_add(at).cast()) };
+        }
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = (from, bytes);
 }

@@ -1,7 +1,8 @@
 //! Dequantization and byte shuffles: scale layouts, gate/up interleaving, group offsets.
 
+use super::Cpu;
+use super::kernels::{Aligned, CHUNK};
 use super::rows::{over_rows, read_scales, report_groups, scope_index, write_row_padding, write_scales};
-use super::{Cpu, kernels::CHUNK};
 use crate::format::BLOCK;
 use crate::plan::dequantize::DequantizeProblem;
 use crate::plan::layouts::{GroupEndsProblem, InterleaveProblem, ScaleLayoutProblem};
@@ -12,7 +13,7 @@ pub unsafe fn dequantize(cpu: &Cpu, p: &DequantizeProblem) {
     report_groups(cpu, &p.groups);
     let (input, blocks) = (&p.input, p.cols / BLOCK);
     over_rows(cpu, &p.groups, input.scales.layout.tile_rows(), p.cols, |span, rows, _| {
-        let (mut values, mut scales) = ([0f32; CHUNK], [0u8; CHUNK / BLOCK]);
+        let (mut values, mut scales) = (Aligned::<CHUNK>::ZERO, [0u8; CHUNK / BLOCK]);
         for r in rows {
             // SAFETY: the caller's promise; the table was checked against this processor.
             unsafe {
@@ -24,7 +25,7 @@ pub unsafe fn dequantize(cpu: &Cpu, p: &DequantizeProblem) {
                 let dst = p.dst.row(&p.groups, span, r);
                 for col in (0..p.cols).step_by(CHUNK) {
                     let n = CHUNK.min(p.cols - col);
-                    let (values, scales) = (&mut values[..n], &mut scales[..n / BLOCK]);
+                    let (values, scales) = (&mut values.0[..n], &mut scales[..n / BLOCK]);
                     read_scales(&input.scales, span, r, col / BLOCK, blocks, scales);
                     let codes = std::slice::from_raw_parts(codes.add(col / 2), n / 2);
                     (cpu.kernels.dequantize)(codes, scales, g, values);

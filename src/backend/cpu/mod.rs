@@ -2,11 +2,20 @@
 //!
 //! Every call has finished when it returns. Results do not depend on the number of threads, nor on the SIMD path.
 
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
 pub mod fault;
 pub mod fpmode;
 pub mod gemm;
 pub mod kernels;
 pub mod layouts;
+mod output;
+#[cfg(test)]
+mod parity;
+#[cfg(test)]
+mod parity_rows;
 pub mod pool;
 mod portable;
 pub mod rows;

@@ -9,10 +9,12 @@ use crate::format::{BLOCK, dtype};
 pub static KERNELS: Kernels = Kernels {
     isa: Isa::Portable,
     widen,
+    transpose,
     narrow,
     round,
     finite_amax,
     quantize,
+    quantize_from,
     dequantize,
     square_sums,
     add,
@@ -27,6 +29,12 @@ pub unsafe fn widen(dtype: Dtype, src: *const u8, out: &mut [f32]) {
     for (i, v) in out.iter_mut().enumerate() {
         // SAFETY: the caller vouches for out.len() elements.
         *v = unsafe { dtype.load(src, i) };
+    }
+}
+
+pub unsafe fn transpose(x: &[f32], width: usize, out: &mut [f32], stride: usize) {
+    for (i, line) in x.chunks_exact(width).enumerate() {
+        line.iter().enumerate().for_each(|(j, &v)| out[j * stride + i] = v);
     }
 }
 
@@ -58,6 +66,26 @@ pub unsafe fn quantize(
         let (byte, seen) = block::quantize(x, encode, rule, codes);
         *scale = byte;
         flags |= seen;
+    }
+    flags
+}
+
+pub unsafe fn quantize_from(
+    dtype: Dtype,
+    src: *const u8,
+    encode: &Encode,
+    rule: ScaleRule,
+    codes: &mut [u8],
+    scales: &mut [u8],
+) -> u32 {
+    let mut flags = 0;
+    for (i, (codes, scale)) in codes.chunks_exact_mut(BLOCK / 2).zip(scales.chunks_mut(1)).enumerate() {
+        let mut x = [0f32; BLOCK];
+        // SAFETY: the caller vouches for scales.len() blocks.
+        unsafe {
+            widen(dtype, src.add(i * BLOCK * dtype.bytes()), &mut x);
+            flags |= quantize(&x, encode, rule, codes, scale);
+        }
     }
     flags
 }

@@ -1,22 +1,26 @@
 //! Rows → NVFP4: drives a [`Source`] of rows through the scopes and rules of the contract.
 //!
-//! Work is split over threads by logical rows; every output byte has one writer. Rows of up to [`ROW_CACHE`] values
-//! are produced once and kept; longer ones are produced again for the second look that dynamic scales need.
+//! Work is split over threads by logical rows; every output byte has one writer. A source hands out strips of rows,
+//! most of them one row high. Rows of up to [`SCRATCH`] values that have to be computed are produced once and kept;
+//! longer ones are produced again for the second look that dynamic scales need, and stored ones are read again.
 //! Twin of `kernels/rows.cuh`.
 
+use std::ops::Range;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::Cpu;
-use super::kernels::{CHUNK, Kernels};
-use super::sources::{GatedSource, NormSource, PlainSource, Source, TransposedSource};
+use super::kernels::{Aligned, CHUNK, Kernels};
+pub use super::output::{read_scales, write_row_padding, write_scales, write_values};
+use super::output::{write_chunk, write_stored};
+use super::sources::{GatedSource, NormSource, PlainSource, STRIP_ROWS, Source, TransposedSource};
 use crate::format::BLOCK;
 use crate::format::block::{self, Encode};
 use crate::plan::groups::{Groups, Span};
 use crate::plan::memory::Ptr;
-use crate::plan::quantize::{DecodeScales, Producer, QuantOut, QuantizeProblem, Scales, Scope, StageProblem};
+use crate::plan::quantize::{DecodeScales, Producer, QuantOut, QuantizeProblem, Scope, StageProblem};
 
-/// Values of a row that are kept between two looks at it.
-const ROW_CACHE: usize = 8192;
+/// Values of a task's scratch: a row that is kept between two looks at it, or a strip of chunks.
+const SCRATCH: usize = 8192;
 /// Values that make a task worth waking a thread for.
 const TASK_VALUES: usize = 16 * 1024;
 
@@ -75,14 +79,18 @@ fn drive<S: Source>(cpu: &Cpu, p: &QuantizeProblem, source: &S) {
             for i in 0..count {
                 slot(slots, i).store(0, Ordering::Relaxed);
             }
-            pass.over_rows(|span, r, scratch| {
-                let amax = pass.row_amax(span, r, scratch);
-                slot(slots, scope_index(scope, span, r)).fetch_max(amax.to_bits(), Ordering::Relaxed);
+            pass.over_strips(false, |span, rows, scratch| {
+                for (r, amax) in rows.clone().zip(pass.amax(span, rows, scratch)) {
+                    slot(slots, scope_index(scope, span, r)).fetch_max(amax.to_bits(), Ordering::Relaxed);
+                }
             });
             if let Some(out) = &p.out {
-                pass.over_rows(|span, r, scratch| {
-                    let amax = slot(slots, scope_index(scope, span, r)).load(Ordering::Relaxed);
-                    pass.write_row(out, span, r, &Encode::from_amax(f32::from_bits(amax)), false, scratch);
+                pass.over_strips(false, |span, rows, scratch| {
+                    let encodes = encodes(&rows, |r| {
+                        let amax = slot(slots, scope_index(scope, span, r)).load(Ordering::Relaxed);
+                        Encode::from_amax(f32::from_bits(amax))
+                    });
+                    pass.write(out, span, rows, &encodes, false, scratch);
                 });
             }
             for i in 0..count {
@@ -90,30 +98,43 @@ fn drive<S: Source>(cpu: &Cpu, p: &QuantizeProblem, source: &S) {
                 slot(slots, i).store(block::decode_scale_from_amax(amax).to_bits(), Ordering::Relaxed);
             }
         }
-        DecodeScales::Dynamic(slots) => pass.over_rows(|span, r, scratch| {
-            let amax = pass.row_amax(span, r, scratch);
-            let index = scope_index(scope, span, r);
-            // SAFETY: the array has one entry per logical row, and this row has one writer.
-            unsafe { slots.get_mut().add(index).write(block::decode_scale_from_amax(amax)) };
+        DecodeScales::Dynamic(slots) => pass.over_strips(pass.keeps_rows(), |span, rows, scratch| {
+            let amax = pass.amax(span, rows.clone(), scratch);
+            for (r, &amax) in rows.clone().zip(&amax) {
+                let index = scope_index(scope, span, r);
+                // SAFETY: the array has one entry per logical row, and this row has one writer.
+                unsafe { slots.get_mut().add(index).write(block::decode_scale_from_amax(amax)) };
+            }
             if let Some(out) = &p.out {
-                let encode = Encode::from_amax(amax);
-                if p.cols <= ROW_CACHE {
-                    pass.write_cached(out, span, r, &encode, scratch);
+                let encodes = encodes(&rows, |r| Encode::from_amax(amax[r - rows.start]));
+                if pass.keeps_rows() {
+                    pass.write_kept(out, span, rows.start, &encodes[0], scratch);
                 } else {
-                    pass.write_row(out, span, r, &encode, false, scratch);
+                    pass.write(out, span, rows, &encodes, false, scratch);
                 }
             }
         }),
         DecodeScales::Static(given) => {
             if let Some(out) = &p.out {
-                pass.over_rows(|span, r, scratch| {
-                    // SAFETY: the array covers the scope.
-                    let g = unsafe { given.get().add(scope_index(scope, span, r)).read() };
-                    pass.write_row(out, span, r, &Encode::from_static(g), true, scratch);
+                pass.over_strips(false, |span, rows, scratch| {
+                    let encodes = encodes(&rows, |r| {
+                        // SAFETY: the array covers the scope.
+                        Encode::from_static(unsafe { given.get().add(scope_index(scope, span, r)).read() })
+                    });
+                    pass.write(out, span, rows, &encodes, true, scratch);
                 });
             }
         }
     }
+}
+
+/// What each row of a strip is encoded with.
+fn encodes(rows: &Range<usize>, encode: impl Fn(usize) -> Encode) -> [Encode; STRIP_ROWS] {
+    let mut encodes = [Encode::from_amax(0.0); STRIP_ROWS];
+    for (r, slot) in rows.clone().zip(&mut encodes) {
+        *slot = encode(r);
+    }
+    encodes
 }
 
 /// Names the first group whose index had to be clamped in the fault word.
@@ -138,11 +159,6 @@ fn slot<'a>(slots: Ptr<f32>, i: usize) -> &'a AtomicU32 {
     unsafe { AtomicU32::from_ptr(slots.get_mut().add(i).cast()) }
 }
 
-/// Buffers of one task.
-struct Scratch {
-    row: [f32; ROW_CACHE],
-}
-
 /// One loop over the rows of a problem.
 struct Pass<'a, S> {
     cpu: &'a Cpu,
@@ -155,11 +171,22 @@ impl<S: Source> Pass<'_, S> {
         self.cpu.kernels
     }
 
-    /// Calls `each` for every row that belongs to a group, and writes the zero rows that pad tiles.
-    fn over_rows(&self, each: impl Fn(&Span, usize, &mut Scratch) + Sync) {
+    /// Calls `each` for strips of all rows that belong to a group, and writes the zero rows that pad tiles. The scratch
+    /// takes a chunk of every row of a strip, or a whole row where rows are kept.
+    fn over_strips(&self, keep: bool, each: impl Fn(&Span, Range<usize>, &mut [f32]) + Sync) {
         over_rows(self.cpu, &self.p.groups, self.tile_rows(), self.p.cols, |span, rows, last| {
-            let mut scratch = Scratch { row: [0.0; ROW_CACHE] };
-            rows.for_each(|r| each(span, r, &mut scratch));
+            // Clearing the larger scratch would be most of the work of a small call.
+            let (mut small, mut large);
+            let scratch: &mut [f32] = if keep || S::STRIP > 1 {
+                large = Aligned::<SCRATCH>::ZERO;
+                &mut large.0
+            } else {
+                small = Aligned::<CHUNK>::ZERO;
+                &mut small.0
+            };
+            for start in rows.clone().step_by(S::STRIP) {
+                each(span, start..rows.end.min(start + S::STRIP), scratch);
+            }
             if let (true, Some(out)) = (last, &self.p.out) {
                 // SAFETY: the scale buffer covers the padded rows of every group.
                 unsafe { write_row_padding(&out.scales, span, self.p.cols / BLOCK) };
@@ -167,50 +194,70 @@ impl<S: Source> Pass<'_, S> {
         });
     }
 
+    /// Values of a row that are worked on at a time.
+    const CHUNK: usize = if S::STRIP == 1 { CHUNK } else { SCRATCH / S::STRIP };
+
     fn tile_rows(&self) -> usize {
         self.p.out.map_or(1, |out| out.scales.layout.tile_rows())
     }
 
-    /// First look at a row: its largest finite magnitude. Fills the cache with as much of the row as fits.
-    fn row_amax(&self, span: &Span, r: usize, scratch: &mut Scratch) -> f32 {
-        let row = self.source.begin(self.kernels(), span, r, true);
-        let mut amax = 0.0;
-        for col in (0..self.p.cols).step_by(CHUNK) {
-            let n = CHUNK.min(self.p.cols - col);
-            let at = if self.p.cols <= ROW_CACHE { col } else { 0 };
-            let chunk = &mut scratch.row[at..at + n];
-            self.source.chunk(self.kernels(), &row, col, chunk, true);
-            // SAFETY: the table was checked against this processor.
-            amax = unsafe { (self.kernels().finite_amax)(amax, chunk) };
-        }
-        amax
+    /// Whether computed rows stay in the scratch between two looks.
+    fn keeps_rows(&self) -> bool {
+        S::STRIP == 1 && !S::STORED && self.p.cols <= SCRATCH
     }
 
-    /// Quantizes a row from its source. `first`: nobody has looked at it yet.
-    fn write_row(
+    /// First look at a strip: the largest finite magnitude of each row. Keeps a row where rows are kept.
+    fn amax(&self, span: &Span, rows: Range<usize>, scratch: &mut [f32]) -> [f32; STRIP_ROWS] {
+        let strip = self.source.begin(self.kernels(), span, rows.clone(), true);
+        let mut most = [0f32; STRIP_ROWS];
+        let keep = scratch.len() >= self.p.cols && self.keeps_rows();
+        for col in (0..self.p.cols).step_by(Self::CHUNK) {
+            let n = Self::CHUNK.min(self.p.cols - col);
+            let at = if keep { col } else { 0 };
+            let values = &mut scratch[at..at + rows.len() * n];
+            self.source.chunk(self.kernels(), &strip, col, values, true);
+            for (amax, x) in most.iter_mut().zip(values.chunks(n)) {
+                // SAFETY: the table was checked against this processor.
+                *amax = unsafe { (self.kernels().finite_amax)(*amax, x) };
+            }
+        }
+        most
+    }
+
+    /// Quantizes a strip from its source. `first`: nobody has looked at it yet.
+    fn write(
         &self,
         out: &QuantOut,
         span: &Span,
-        r: usize,
-        encode: &Encode,
+        rows: Range<usize>,
+        encodes: &[Encode],
         first: bool,
-        scratch: &mut Scratch,
+        scratch: &mut [f32],
     ) {
-        let row = self.source.begin(self.kernels(), span, r, first);
-        for col in (0..self.p.cols).step_by(CHUNK) {
-            let chunk = &mut scratch.row[..CHUNK.min(self.p.cols - col)];
-            self.source.chunk(self.kernels(), &row, col, chunk, first);
+        let (kernels, cols) = (self.kernels(), self.p.cols);
+        let mut flags = 0;
+        if let Some(stored) = self.source.stored(span, rows.start) {
             // SAFETY: the outputs cover the row.
-            let flags = unsafe { write_chunk(self.kernels(), out, span, r, col, self.p.cols, encode, chunk) };
-            self.cpu.faults.raise(fault_bits(flags));
+            flags = unsafe { write_stored(kernels, out, span, rows.start, cols, &encodes[0], &stored) };
+        } else {
+            let strip = self.source.begin(kernels, span, rows.clone(), first);
+            for col in (0..cols).step_by(Self::CHUNK) {
+                let n = Self::CHUNK.min(cols - col);
+                let values = &mut scratch[..rows.len() * n];
+                self.source.chunk(kernels, &strip, col, values, first);
+                for ((r, encode), x) in rows.clone().zip(encodes).zip(values.chunks(n)) {
+                    // SAFETY: the outputs cover the rows.
+                    flags |= unsafe { write_chunk(kernels, out, span, r, col, cols, encode, x) };
+                }
+            }
         }
+        self.cpu.faults.raise(fault_bits(flags));
     }
 
-    /// Quantizes a row that `row_amax` left in the cache.
-    fn write_cached(&self, out: &QuantOut, span: &Span, r: usize, encode: &Encode, scratch: &Scratch) {
+    /// Quantizes a row that `amax` kept.
+    fn write_kept(&self, out: &QuantOut, span: &Span, r: usize, encode: &Encode, row: &[f32]) {
         // SAFETY: the outputs cover the row.
-        let flags =
-            unsafe { write_values(self.kernels(), out, span, r, encode, &scratch.row[..self.p.cols]) };
+        let flags = unsafe { write_values(self.kernels(), out, span, r, encode, &row[..self.p.cols]) };
         self.cpu.faults.raise(fault_bits(flags));
     }
 }
@@ -237,7 +284,7 @@ pub fn over_rows(
     groups: &Groups,
     tile_rows: usize,
     cols: usize,
-    each: impl Fn(&Span, std::ops::Range<usize>, bool) + Sync,
+    each: impl Fn(&Span, Range<usize>, bool) + Sync,
 ) {
     let total = groups.total_rows();
     if total == 0 {
@@ -256,119 +303,4 @@ pub fn over_rows(
             }
         }
     });
-}
-
-/// Quantizes a whole row of values.
-///
-/// # Safety
-/// The outputs cover the row.
-pub unsafe fn write_values(
-    kernels: &Kernels,
-    out: &QuantOut,
-    span: &Span,
-    r: usize,
-    encode: &Encode,
-    x: &[f32],
-) -> u32 {
-    let mut flags = 0;
-    for (i, chunk) in x.chunks(CHUNK).enumerate() {
-        // SAFETY: the caller's promise.
-        flags |= unsafe { write_chunk(kernels, out, span, r, i * CHUNK, x.len(), encode, chunk) };
-    }
-    flags
-}
-
-/// Quantizes the values of row `r` of a span from column `col` on; a chunk at the row's end pads its last tile.
-///
-/// # Safety
-/// The outputs cover the row.
-pub unsafe fn write_chunk(
-    kernels: &Kernels,
-    out: &QuantOut,
-    span: &Span,
-    r: usize,
-    col: usize,
-    cols: usize,
-    encode: &Encode,
-    chunk: &[f32],
-) -> u32 {
-    let mut scales = [0u8; CHUNK / BLOCK];
-    let scales = &mut scales[..chunk.len() / BLOCK];
-    // SAFETY: the caller's promise; the table was checked against this processor.
-    unsafe {
-        let codes = out.codes.get_mut().add((span.first_row + r) * out.codes_row_stride + col / 2);
-        let codes = std::slice::from_raw_parts_mut(codes, chunk.len() / 2);
-        let flags = (kernels.quantize)(chunk, encode, out.rule, codes, scales);
-        write_scales(&out.scales, span, r, col / BLOCK, cols / BLOCK, scales);
-        flags
-    }
-}
-
-/// Writes scale bytes of row `r` from block column `first` on (a multiple of 4), and the zero columns behind the last.
-///
-/// # Safety
-/// The scale buffer covers the row.
-pub unsafe fn write_scales(
-    scales: &Scales,
-    span: &Span,
-    r: usize,
-    first: usize,
-    blocks: usize,
-    bytes: &[u8],
-) {
-    let base = scales.base.get_mut();
-    // SAFETY: the caller's promise.
-    unsafe {
-        if !scales.layout.is_tiled() {
-            let row = base.add((span.first_row + r) * scales.row_stride + first);
-            row.copy_from_nonoverlapping(bytes.as_ptr(), bytes.len());
-            return;
-        }
-        for (i, four) in bytes.chunks(4).enumerate() {
-            let mut word = [0u8; 4];
-            word[..four.len()].copy_from_slice(four);
-            let at = scales.layout.tiled_offset(span.first_scale_row + r, first + 4 * i, blocks);
-            base.add(at).copy_from_nonoverlapping(word.as_ptr(), 4);
-        }
-    }
-}
-
-/// Writes the zero rows between a group's last row and its tile's end.
-///
-/// # Safety
-/// The scale buffer covers the padded rows.
-pub unsafe fn write_row_padding(scales: &Scales, span: &Span, blocks: usize) {
-    let padded = span.rows.next_multiple_of(scales.layout.tile_rows());
-    for r in span.rows..padded {
-        for column in (0..blocks).step_by(4) {
-            // SAFETY: the caller's promise.
-            unsafe {
-                let at = scales.layout.tiled_offset(span.first_scale_row + r, column, blocks);
-                scales.base.get_mut().add(at).write_bytes(0, 4);
-            }
-        }
-    }
-}
-
-/// Reads scale bytes of row `r` from block column `first` on.
-///
-/// # Safety
-/// The scale buffer covers the row.
-pub unsafe fn read_scales(
-    scales: &Scales,
-    span: &Span,
-    r: usize,
-    first: usize,
-    blocks: usize,
-    out: &mut [u8],
-) {
-    for (i, byte) in out.iter_mut().enumerate() {
-        let at = if scales.layout.is_tiled() {
-            scales.layout.tiled_offset(span.first_scale_row + r, first + i, blocks)
-        } else {
-            (span.first_row + r) * scales.row_stride + first + i
-        };
-        // SAFETY: the caller's promise.
-        *byte = unsafe { scales.base.get().add(at).read() };
-    }
 }

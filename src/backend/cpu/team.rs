@@ -16,6 +16,8 @@ pub struct Team {
     /// Held by the caller whose loop runs.
     turn: Mutex<()>,
     workers: Vec<JoinHandle<()>>,
+    /// The process that has the workers: a forked child only has their handles.
+    process: u32,
 }
 
 struct Shared {
@@ -69,7 +71,8 @@ impl Team {
             finished: Condvar::new(),
             next: AtomicUsize::new(0),
         });
-        let mut team = Team { shared, turn: Mutex::new(()), workers: Vec::new() };
+        let mut team =
+            Team { shared, turn: Mutex::new(()), workers: Vec::new(), process: std::process::id() };
         for i in 1..threads {
             let shared = Arc::clone(&team.shared);
             let worker = std::thread::Builder::new().name(format!("nvfp4-{i}")).spawn(move || work(&shared));
@@ -181,6 +184,11 @@ fn work(shared: &Shared) {
 
 impl Drop for Team {
     fn drop(&mut self) {
+        if self.process != std::process::id() {
+            // There is nobody to join, and a worker may have held the lock when the process forked.
+            self.workers.drain(..).for_each(std::mem::forget);
+            return;
+        }
         lock(&self.shared.state).closing = true;
         self.shared.posted.notify_all();
         for worker in self.workers.drain(..) {

@@ -46,6 +46,8 @@ pub struct Device {
     pub(super) pool: Pool,
     pub(super) modules: Modules,
     pub(super) captures: Captures,
+    /// The process that made it: what the driver holds is not the child's of a fork.
+    process: u32,
     /// The error that made the context unusable.
     poisoned: OnceLock<String>,
 }
@@ -267,6 +269,7 @@ impl Device {
                 pool,
                 modules: Modules::default(),
                 captures: Captures::default(),
+                process: std::process::id(),
                 poisoned: OnceLock::new(),
             }),
             Err(error) => {
@@ -289,10 +292,18 @@ impl Device {
 
     /// As [`with`](Self::with) for giving things back: goes on after failures, also on an unusable context.
     pub(super) fn release(&self, body: impl FnOnce(&'static Driver)) {
+        if !self.is_ours() {
+            return;
+        }
         // Most destroying calls do not need the context to be current, so they are worth a try in any case.
         let _current = Current::enter(self.driver, self.context.context);
         let _mode = Undisturbing::enter(self.driver);
         body(self.driver);
+    }
+
+    /// Whether this is the process that made it. In another one the driver must not be called.
+    pub fn is_ours(&self) -> bool {
+        std::process::id() == self.process
     }
 
     /// Refuses to go on after an error that left the context unusable.
@@ -389,7 +400,7 @@ impl Drop for Device {
                 }
             }
         });
-        if self.context.retained {
+        if self.context.retained && self.is_ours() {
             // SAFETY: retained by us, once.
             let _ = unsafe { self.driver.cuDevicePrimaryCtxRelease(self.context.device) };
         }

@@ -130,6 +130,10 @@ pub struct CUlaunchConfig {
     pub attribute_count: c_uint,
 }
 
+/// What an edge of a graph says beside that it is there; nothing, where the pointer is NULL.
+#[repr(C)]
+pub struct CUgraphEdgeData([u8; 8]);
+
 #[repr(C)]
 pub struct CUgraphExecUpdateResultInfo {
     pub result: c_uint,
@@ -222,8 +226,8 @@ entries! {
     cuStreamIsCapturing "cuStreamIsCapturing" (stream: CUstream, status: *mut c_uint);
     cuStreamBeginCapture "cuStreamBeginCapture_v2" (stream: CUstream, mode: c_uint);
     cuStreamEndCapture "cuStreamEndCapture" (stream: CUstream, graph: *mut CUgraph);
-    cuStreamGetCaptureInfo "cuStreamGetCaptureInfo_v3" (stream: CUstream, status: *mut c_uint, id: *mut u64, graph: *mut CUgraph, dependencies: *mut *const CUgraphNode, edges: *mut *const c_void, count: *mut usize);
-    cuStreamUpdateCaptureDependencies "cuStreamUpdateCaptureDependencies_v2" (stream: CUstream, dependencies: *mut CUgraphNode, edges: *const c_void, count: usize, flags: c_uint);
+    cuStreamGetCaptureInfo "cuStreamGetCaptureInfo_v3" (stream: CUstream, status: *mut c_uint, id: *mut u64, graph: *mut CUgraph, dependencies: *mut *const CUgraphNode, edges: *mut *const CUgraphEdgeData, count: *mut usize);
+    cuStreamUpdateCaptureDependencies "cuStreamUpdateCaptureDependencies_v2" (stream: CUstream, dependencies: *mut CUgraphNode, edges: *const CUgraphEdgeData, count: usize, flags: c_uint);
     cuThreadExchangeStreamCaptureMode "cuThreadExchangeStreamCaptureMode" (mode: *mut c_uint);
     cuEventCreate "cuEventCreate" (event: *mut CUevent, flags: c_uint);
     cuEventDestroy "cuEventDestroy_v2" (event: CUevent);

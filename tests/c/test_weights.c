@@ -1,0 +1,136 @@
+/* Prepared weights: what goes in comes out, byte for byte, in every layout; values give the bytes of nvfp4_quantize. */
+#include "reference.h"
+
+static nvfp4_context *context;
+static nvfp4_stream *stream;
+
+typedef struct {
+    size_t groups, rows, cols;
+    uint32_t gate_up;
+} shape;
+static const shape shapes[] = {{1, 1, 16, 0}, {2, 17, 48, 0}, {3, 130, 272, 0}, {1, 32, 64, 1}, {2, 34, 80, 1}, {2, 128, 128, 1}, {0, 8, 16, 0}};
+
+static size_t layout_bytes(const shape *s, nvfp4_scale_layout layout) { return s->groups * scales_bytes(layout, s->rows, s->cols / 16); }
+
+static nvfp4_weights *prepare(nvfp4_weights_prepare_args *args) {
+    nvfp4_weights *weights = NULL;
+    MUST(nvfp4_weights_storage_size(context, args, &args->storage_size) == NVFP4_STATUS_SUCCESS);
+    args->storage = args->storage_size ? mem_out(args->storage_size) : NULL;
+    OK(nvfp4_weights_prepare(context, args, stream, &weights));
+    CHECK(mem_guards_ok());
+    return weights;
+}
+
+static void check_export(const shape *s, nvfp4_weights *weights, const unsigned char *codes, const unsigned char *linear, const float *decode) {
+    size_t blocks = s->cols / 16;
+    for (nvfp4_scale_layout layout = 0; layout <= NVFP4_SCALE_LAYOUT_TILED_8X4; layout++) {
+        size_t bytes = layout_bytes(s, layout), one = scales_bytes(layout, s->rows, blocks);
+        unsigned char *got_codes = mem_out(s->groups * s->rows * s->cols / 2), *got = mem_out(bytes), *want = calloc(bytes + 1, 1);
+        float *got_decode = mem_out(s->groups * 4);
+        for (size_t g = 0; g < s->groups; g++)
+            for (size_t r = 0; r < s->rows; r++)
+                for (size_t c = 0; c < blocks; c++)
+                    want[g * one + scale_offset(layout, r, c, blocks)] = linear[(g * s->rows + r) * blocks + c];
+        nvfp4_weights_export_args args = {.struct_size = sizeof args, .weights = weights, .codes = got_codes, .scales = got, .decode_scales = got_decode, .scale_layout = layout};
+        OK(nvfp4_weights_export(context, &args, stream));
+        CHECK(memcmp(got_codes, codes, s->groups * s->rows * s->cols / 2) == 0);
+        CHECK(memcmp(got, want, bytes) == 0);
+        CHECK(memcmp(got_decode, decode, s->groups * 4) == 0);
+        CHECK(mem_guards_ok());
+        free(want);
+    }
+}
+
+static void check_info(const shape *s, nvfp4_weights *weights, size_t storage) {
+    nvfp4_weights_shape info = {.struct_size = sizeof info};
+    OK(nvfp4_weights_info(weights, &info));
+    CHECK(info.groups == (int64_t)s->groups && info.rows == (int64_t)s->rows && info.cols == (int64_t)s->cols);
+    CHECK(info.gate_up == s->gate_up && info.reserved == 0 && info.storage_size == storage);
+    info.struct_size = 16;
+    BAD_ARGUMENT(nvfp4_weights_info(weights, &info), "struct_size = 16");
+    BAD_ARGUMENT(nvfp4_weights_info(weights, NULL), "shape is NULL");
+}
+
+static void from_codes(const shape *s) {
+    size_t blocks = s->cols / 16, rows = s->groups * s->rows;
+    unsigned char *codes = mem_in(rows * s->cols / 2), *canonical = mem_in(rows * s->cols / 2), *linear = mem_in(rows * blocks);
+    float *decode = mem_in(s->groups * 4);
+    for (size_t i = 0; i < rows * s->cols / 2; i++) codes[i] = (unsigned char)random_bits();
+    for (size_t i = 0; i < rows * blocks; i++) linear[i] = (unsigned char)(random_bits() % 8 == 0 ? 0 : random_bits() % 127);
+    for (size_t g = 0; g < s->groups; g++) decode[g] = 0.001f * (float)(g + 1);
+    memcpy(canonical, codes, rows * s->cols / 2);
+    for (size_t i = 0; i < rows * blocks; i++)
+        if (linear[i] == 0) memset(canonical + i * 8, 0, 8); /* codes under a zero scale are taken as 0 */
+    for (nvfp4_scale_layout layout = 0; layout <= NVFP4_SCALE_LAYOUT_TILED_8X4; layout++) {
+        size_t one = scales_bytes(layout, s->rows, blocks);
+        unsigned char *given = mem_in(layout_bytes(s, layout));
+        memset(given, 0xFF, layout_bytes(s, layout)); /* padding of an input may hold anything */
+        for (size_t r = 0; r < rows; r++)
+            for (size_t c = 0; c < blocks; c++) given[r / s->rows * one + scale_offset(layout, r % s->rows, c, blocks)] = linear[r * blocks + c];
+        nvfp4_weights_prepare_args args = {.struct_size = sizeof args, .groups = (int64_t)s->groups, .rows = (int64_t)s->rows, .cols = (int64_t)s->cols, .gate_up = s->gate_up,
+                                           .codes = codes, .scales = given, .scale_layout = layout, .decode_scales = decode};
+        nvfp4_weights *weights = prepare(&args);
+        if (!weights) return;
+        check_info(s, weights, args.storage_size);
+        check_export(s, weights, canonical, linear, decode);
+        OK(nvfp4_weights_destroy(weights));
+    }
+}
+
+static void from_values(const shape *s, nvfp4_dtype dtype, nvfp4_scale_rule rule, bool transposed, bool fixed) {
+    size_t rows = s->groups * s->rows, blocks = s->cols / 16, width = dtype_bytes(dtype);
+    unsigned char *values = mem_in(rows * s->cols * width), *turned = mem_in(rows * s->cols * width), *codes = mem_out(rows * s->cols / 2), *linear = mem_out(rows * blocks);
+    float *decode = mem_out(s->groups * 4), *given = mem_in(s->groups * 4);
+    fill_normal(values, dtype, rows * s->cols, 0.05f);
+    for (size_t g = 0; g < s->groups; g++) given[g] = 0.0001f * (float)(g + 1);
+    for (size_t r = 0; r < rows; r++)
+        for (size_t k = 0; k < s->cols; k++)
+            memcpy(turned + (r / s->rows * s->rows * s->cols + k * s->rows + r % s->rows) * width, values + (r * s->cols + k) * width, width);
+    nvfp4_quantize_args q = {.struct_size = sizeof q, .src = values, .src_dtype = dtype, .rows = (int64_t)rows, .cols = (int64_t)s->cols, .src_group_stride = (int64_t)(s->rows * s->cols),
+                             .groups = {.grouping = NVFP4_GROUPING_STRIDED, .count = (uint32_t)s->groups, .max_tokens = s->groups ? (int64_t)s->rows : 0},
+                             .out = {.codes = codes, .scales = linear, .scale_rule = rule, .scope = NVFP4_SCOPE_GROUP, .static_decode_scales = fixed ? given : NULL,
+                                     .decode_scales = fixed ? NULL : decode}};
+    OK(nvfp4_quantize(context, &q, stream));
+    nvfp4_weights_prepare_args args = {.struct_size = sizeof args, .groups = (int64_t)s->groups, .rows = (int64_t)s->rows, .cols = (int64_t)s->cols, .gate_up = s->gate_up,
+                                       .source = NVFP4_WEIGHTS_SOURCE_VALUES, .src = transposed ? turned : values, .src_dtype = dtype, .transposed = transposed, .scale_rule = rule,
+                                       .decode_scales = fixed ? given : NULL};
+    nvfp4_weights *weights = prepare(&args);
+    if (!weights) return;
+    memset(values, 0, rows * s->cols * width), memset(turned, 0, rows * s->cols * width); /* the source is not needed any more */
+    check_export(s, weights, codes, linear, fixed ? given : decode);
+    OK(nvfp4_weights_destroy(weights));
+}
+
+int main(void) {
+    open_cpu(&context, &stream, 2);
+    for (size_t i = 0; i < COUNT(shapes); i++) {
+        const shape *s = &shapes[i];
+        CASE("codes, %zu x %zu x %zu%s", s->groups, s->rows, s->cols, s->gate_up ? ", gate/up" : "") from_codes(s), mem_free();
+        for (nvfp4_dtype dtype = 0; dtype <= NVFP4_DTYPE_F32; dtype++)
+            CASE("values, %zu x %zu x %zu%s, dtype %u", s->groups, s->rows, s->cols, s->gate_up ? ", gate/up" : "", dtype)
+                for (int variant = 0; variant < 6; variant++) from_values(s, dtype, (nvfp4_scale_rule)(variant % 3), variant % 2, variant >= 3), mem_free();
+    }
+    CASE("export can be captured, and the graph keeps the weights") {
+        const shape *s = &shapes[1];
+        size_t rows = s->groups * s->rows;
+        nvfp4_graph *graph = NULL;
+        unsigned char *codes = mem_out(rows * s->cols / 2), *scales = mem_out(rows * s->cols / 16);
+        float *decode = mem_out(s->groups * 4);
+        nvfp4_weights_prepare_args args = {.struct_size = sizeof args, .groups = (int64_t)s->groups, .rows = (int64_t)s->rows, .cols = (int64_t)s->cols,
+                                           .source = NVFP4_WEIGHTS_SOURCE_VALUES, .src = mem_in(rows * s->cols * 2)};
+        nvfp4_weights *weights = prepare(&args);
+        nvfp4_weights_export_args e = {.struct_size = sizeof e, .weights = weights, .codes = codes, .scales = scales, .decode_scales = decode};
+        OK(nvfp4_graph_begin_capture(stream, NVFP4_CAPTURE_MODE_GLOBAL));
+        OK(nvfp4_weights_export(context, &e, stream));
+        OK(nvfp4_graph_end_capture(stream, &graph));
+        OK(nvfp4_weights_destroy(weights));
+        CHECK(all_bytes(codes, rows * s->cols / 2, 0xA5));
+        OK(nvfp4_graph_instantiate(graph));
+        OK(nvfp4_graph_launch(graph, stream));
+        CHECK(all_bytes(codes, rows * s->cols / 2, 0) && all_bytes(scales, rows * s->cols / 16, 0) && decode[0] == 1.0f && mem_guards_ok());
+        OK(nvfp4_graph_destroy(graph));
+        mem_free();
+    }
+    close_cpu(context, stream);
+    return finish();
+}
