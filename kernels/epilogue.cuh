@@ -87,7 +87,8 @@ NVFP4_INLINE uint8_t* out_scale(const GemmParams& p, const Tile& t, int row, uin
 // Rows first … end of the tile, as bfloat16 in shared memory [row][pitch] → codes and scales. Rows past those of the group
 // and columns past the last block are the zero padding of tiled scales.
 template <int THREADS>
-NVFP4_INLINE void quantize_rows(const GemmParams& p, const Tile& t, const uint16_t* staged, int pitch, int first, int end, uint32_t cols, int width) {
+NVFP4_INLINE void quantize_rows(const GemmParams& p, const Tile& t, const uint16_t* staged, int pitch, int first, int end,
+                                uint32_t cols, int width) {
   const uint32_t blocks = cols / 16, padded = p.out_layout == LINEAR ? blocks : rounded(blocks, 4);
   const uint32_t first_column = t.features * width / 16;
   const int across = min(static_cast<int>(padded - first_column), width / 16);
@@ -151,8 +152,8 @@ NVFP4_INLINE void write_tile(const GemmParams& p, const Tile& t, float (&acc)[2]
 #pragma unroll
     for (int i = 0; i < 4; i++) {
       const uint32_t row = stored + i;
-      if (row < p.weight_rows)
-        bias[i] = load_element(p.bias_dtype, p.bias, static_cast<int64_t>(t.group) * p.weight_rows + canonical_row(row, p.weight_rows, gated));
+      const int64_t at = static_cast<int64_t>(t.group) * p.weight_rows + canonical_row(row, p.weight_rows, gated);
+      if (row < p.weight_rows) bias[i] = load_element(p.bias_dtype, p.bias, at);
     }
   const int64_t base = p.grouping == GROUPS_STRIDED ? t.group * p.out_group_stride : t.first_row * p.out_row_stride;
   const int here = min(t.rows - t.row0, TOKENS);
@@ -165,7 +166,8 @@ NVFP4_INLINE void write_tile(const GemmParams& p, const Tile& t, float (&acc)[2]
 #pragma unroll
         for (int c = 0; c < 2; c++) {
           const int token = n * 8 % PIECE + 2 * (lane & 3) + c;
-          *reinterpret_cast<float4*>(sums + token * Stage::PITCH + column) = make_float4(acc[0][n][c], acc[0][n][2 + c], acc[1][n][c], acc[1][n][2 + c]);
+          *reinterpret_cast<float4*>(sums + token * Stage::PITCH + column) =
+              make_float4(acc[0][n][c], acc[0][n][2 + c], acc[1][n][c], acc[1][n][2 + c]);
         }
     __syncthreads();
     const int first = piece * PIECE, end = min(here, first + PIECE);

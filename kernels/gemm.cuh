@@ -50,7 +50,8 @@ template <class S> NVFP4_INLINE Weights weights_of(const GemmParams& p, const Ti
   const int unit = threadIdx.x >> 7;
   const uint32_t units = blocks_of(p.weight_rows, UNIT_ROWS), mine = t.features * S::UNITS + unit;
   const int64_t run = static_cast<int64_t>(t.group) * units + mine;
-  return {p.weights + p.units_at + (run * blocks_of(p.cols, UNIT_COLS) + step) * UNIT_BYTES + 16 * (threadIdx.x & 127), mine < units};
+  const int64_t at = (run * blocks_of(p.cols, UNIT_COLS) + step) * UNIT_BYTES + 16 * (threadIdx.x & 127);
+  return {p.weights + p.units_at + at, mine < units};
 }
 
 template <class S> NVFP4_INLINE void load_weights(Weights& w, uint32_t stage) {
@@ -140,7 +141,8 @@ template <class S> struct Codes {
     from = p.a + a_start(p, t) + row * p.a_row_stride + 8 * block;
     const int64_t first = (shares_rows(p) ? 0 : p.a_layout == LINEAR ? t.first_row : t.a_scale_row) + t.row0 + row;
     auto offset = [&](int64_t r, uint32_t b) {
-      return p.a_layout == LINEAR ? r * p.a_scales_row_stride + b : static_cast<int64_t>(tiled_offset(p.a_layout, r, b, blocks_of(blocks, 4)));
+      if (p.a_layout == LINEAR) return r * p.a_scales_row_stride + b;
+      return static_cast<int64_t>(tiled_offset(p.a_layout, r, b, blocks_of(blocks, 4)));
     };
     scales = p.a_scales + offset(first, block);
     scale_advance = p.a_layout == LINEAR ? 4 : 4 * static_cast<int>(tile_rows(p.a_layout));
@@ -253,7 +255,8 @@ template <class S> NVFP4_INLINE void accumulate(const GemmParams& p, const Tile&
 // the order of the splits whoever that is.
 template <class S> NVFP4_INLINE bool join_splits(const GemmParams& p, const Tile& t, Accumulators<S>& acc, uint32_t* ticket) {
   constexpr int EACH = S::TOKENS / 4;
-  float4* slab = reinterpret_cast<float4*>(p.partials) + static_cast<int64_t>(t.index) * p.splits * EACH * S::THREADS + threadIdx.x;
+  const int64_t first = static_cast<int64_t>(t.index) * p.splits * EACH * S::THREADS + threadIdx.x;
+  float4* slab = reinterpret_cast<float4*>(p.partials) + first;
   float4* mine = slab + static_cast<int64_t>(t.split) * EACH * S::THREADS;
 #pragma unroll
   for (int i = 0; i < EACH; i++) {

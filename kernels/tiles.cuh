@@ -131,7 +131,8 @@ template <int THREADS> __device__ bool find_tile(const GemmParams& p, int tokens
     Counts to = sum;
 #pragma unroll
     for (int d = 1; d < 32; d <<= 1) {
-      const Counts other = {__shfl_up_sync(~0u, to.tiles, d), __shfl_up_sync(~0u, to.a_scale_rows, d), __shfl_up_sync(~0u, to.out_scale_rows, d)};
+      const Counts other = {__shfl_up_sync(~0u, to.tiles, d), __shfl_up_sync(~0u, to.a_scale_rows, d),
+                            __shfl_up_sync(~0u, to.out_scale_rows, d)};
       if (lane >= d) to = to + other;
     }
     if (lane == 31) search.counts[warp] = to;
@@ -164,7 +165,7 @@ template <int THREADS> __device__ bool find_tile(const GemmParams& p, int tokens
     carry = total;
     carry_end = last;
     __syncthreads();
-    if (search.found && blockIdx.x != 0) break;
+    if (blockIdx.x != 0 && search.found) break;
   }
   if (p.groups == 0) __syncthreads();
   if (blockIdx.x == 0 && tid == 0 && search.bad_group != INT32_MAX) report_bad_group(p.fault, search.bad_group);

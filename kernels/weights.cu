@@ -103,7 +103,8 @@ NVFP4_INLINE void read_unit(UnitRows& rows, const uint8_t* unit) {
       for (int step = 0; step < 2; step++)
 #pragma unroll
         for (int q = 0; q < 4; q++)
-          rows.codes[first + 2 * half + (q & 1)][8 * (2 * p + step) + (lane & 3) + 4 * (q >> 1)] = static_cast<uint8_t>(pairs[step][q]);
+          rows.codes[first + 2 * half + (q & 1)][8 * (2 * p + step) + (lane & 3) + 4 * (q >> 1)] =
+              static_cast<uint8_t>(pairs[step][q]);
     }
   }
   if (t < 32) {
@@ -115,7 +116,8 @@ NVFP4_INLINE void read_unit(UnitRows& rows, const uint8_t* unit) {
       for (int h = 0; h < 2; h++)
 #pragma unroll
         for (int step = 0; step < 2; step++)
-          rows.scales[4 * t + 2 * (i >> 1) + h][2 * (i & 1) + step] = static_cast<uint8_t>(load_scale(unpack_scale(word[i], h, step)));
+          rows.scales[4 * t + 2 * (i >> 1) + h][2 * (i & 1) + step] =
+              static_cast<uint8_t>(load_scale(unpack_scale(word[i], h, step)));
   }
 }
 
@@ -176,7 +178,8 @@ NVFP4_KERNEL(nvfp4_weights_quantize, WeightsParams, 128, 2) {
     if (at.inside && block < at.blocks) {
       Block<F32> x;
       const int64_t row = p.transposed ? at.row : static_cast<int64_t>(at.row) * p.row_stride;
-      const int64_t step = p.transposed ? p.row_stride : 1, base = at.group * p.group_stride + row + static_cast<int64_t>(block) * 16 * step;
+      const int64_t step = p.transposed ? p.row_stride : 1;
+      const int64_t base = at.group * p.group_stride + row + static_cast<int64_t>(block) * 16 * step;
 #pragma unroll
       for (int k = 0; k < 16; k++) x.w[k] = __float_as_uint(load_element(p.dtype, p.values, base + k * step));
       scale = quantize_block_any(p.rule, x, encode, codes, flags);

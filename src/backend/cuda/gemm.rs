@@ -239,8 +239,51 @@ fn set_values(g: &mut GemmParams, out: &Matrix, groups: &Groups) {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
+
+    /// (name, bytes) of every field of a struct as kernels/params_gemm.cuh and a file of this folder write it.
+    pub fn assert_mirrored(name: &str, rust: &str) {
+        let text = include_str!("../../../kernels/params_gemm.cuh");
+        let body = |text: &'static str, head: &str| {
+            let from = text.find(head).expect("the struct is there") + head.len();
+            &text[from..from + text[from..].find("\n}").expect("the struct ends")]
+        };
+        let mut device = Vec::new();
+        for line in body(text, &format!("struct {name} {{")).lines() {
+            let code = line.split("//").next().unwrap_or("").trim();
+            let Some((kind, names)) = code.trim_end_matches(';').rsplit_once(['*', ' ']).map(|_| {
+                let names = code.trim_end_matches(';');
+                let cut = names.find("* ").map_or_else(|| names.find(' ').unwrap_or(0), |star| star + 1);
+                (&names[..cut], &names[cut..])
+            }) else {
+                continue;
+            };
+            let bytes = if kind.ends_with('*') || kind.contains("64") { 8 } else { 4 };
+            device.extend(names.split(',').map(|n| {
+                let (n, count) = n.trim().split_once('[').map_or((n.trim(), 1), |(n, rest)| {
+                    (n, rest.trim_end_matches(']').parse().expect("an array's length"))
+                });
+                (n.to_string(), bytes * count)
+            }));
+        }
+        let mut host = Vec::new();
+        for line in body(Box::leak(rust.to_string().into_boxed_str()), &format!("struct {name} {{")).lines() {
+            let Some((n, kind)) = line.trim().trim_end_matches(',').split_once(": ") else { continue };
+            let bytes = match kind {
+                "u64" | "i64" | "[u32; 2]" => 8,
+                _ => 4,
+            };
+            host.push((n.to_string(), bytes));
+        }
+        assert!(host.len() > 10);
+        assert_eq!(host, device);
+    }
+
+    #[test]
+    fn the_parameters_are_those_of_the_kernel() {
+        assert_mirrored("GemmParams", include_str!("gemm.rs"));
+    }
 
     #[test]
     fn the_table_has_a_kernel_for_every_tile() {

@@ -148,6 +148,11 @@ mod tests {
     use super::*;
 
     #[test]
+    fn the_parameters_are_those_of_the_kernels() {
+        crate::backend::cuda::gemm::tests::assert_mirrored("WeightsParams", include_str!("weights.rs"));
+    }
+
+    #[test]
     fn storage_is_a_header_and_whole_units() {
         let size = |groups, rows, cols| storage_size(&WeightsShape { groups, rows, cols, gate_up: false });
         assert_eq!(size(0, 1, 16), Some(128));
