@@ -107,8 +107,11 @@ fn drive<S: Source>(cpu: &Cpu, p: &QuantizeProblem, source: &S) {
         DecodeScales::Static(given) => {
             if let Some(out) = &p.out {
                 pass.over_rows(|span, r, scratch| {
-                    // SAFETY: the array covers the scope.
-                    let g = unsafe { given.get().add(scope_index(scope, span, r)).read() };
+                    let g = match given.some() {
+                        // SAFETY: the array covers the scope.
+                        Some(given) => unsafe { given.get().add(scope_index(scope, span, r)).read() },
+                        None => 1.0,
+                    };
                     pass.write_row(out, span, r, &Encode::from_static(g), true, scratch);
                 });
             }

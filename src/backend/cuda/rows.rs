@@ -403,8 +403,8 @@ impl Passes<'_> {
             (false, true) => {
                 (find(["nvfp4_amax_", dtype_name(dtype), ""]), if dtype == Dtype::F32 { 1 } else { 2 })
             }
-            (true, true) => (find(["nvfp4_gated_amax_", dtype_name(dtype), ""]), 2),
-            (true, false) => (find(["nvfp4_gated_", dtype_name(dtype), ""]), 2),
+            (true, true) => (find(["nvfp4_gated_amax_", dtype_name(dtype), ""]), 1),
+            (true, false) => (find(["nvfp4_gated_", dtype_name(dtype), ""]), 1),
             (false, false) => {
                 let (name, steps) = match rule {
                     ScaleRule::Amax => ("_amax", 4),
