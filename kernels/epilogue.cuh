@@ -105,7 +105,8 @@ NVFP4_INLINE void quantize_rows(const GemmParams& p, const Tile& t, const uint16
       for (int i = 0; i < 8; i++) x.w[i] = from[i];
       const int64_t scope = p.out_scope == SCOPE_TENSOR ? 0 : p.out_scope == SCOPE_GROUP ? t.group : t.first_row + row;
       uint2 codes;
-      scale = quantize_block<AMAX>(x, encode_from_static(p.out_decode[scope]), codes, flags);
+      const float g = p.out_decode ? p.out_decode[scope] : 1.f;
+      scale = quantize_block<AMAX>(x, encode_from_static(g), codes, flags);
       uint8_t* to = p.out + (t.first_row + row) * p.out_row_stride + static_cast<int64_t>(column) * 8;
       if (p.out_vectors) {
         *reinterpret_cast<uint2*>(to) = codes;

@@ -18,7 +18,7 @@ struct GemmParams {
   const uint8_t* bias;         // [groups, rows of weights] in canonical order; NULL: none
   uint8_t* out;                // values, or codes
   uint8_t* out_scales;         // of codes
-  const float* out_decode;     // static decode scales of codes
+  const float* out_decode;     // static decode scales of codes; NULL: 1
   float* partials;             // splits > 1: [tile][split][thread's share]
   uint32_t* counters;          // splits > 1: one a tile, zero before the launch
   uint64_t* fault;             // the context's fault word, system scope

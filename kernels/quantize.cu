@@ -5,12 +5,12 @@
 
 using namespace nvfp4;
 
-NVFP4_KERNEL(nvfp4_quantize_bf16_amax, RowsParams, 256, 4) { tile_pass<PlainBlock<Bf16>, Bf16, AMAX, 4>(p); }
-NVFP4_KERNEL(nvfp4_quantize_f16_amax, RowsParams, 256, 4) { tile_pass<PlainBlock<F16>, F16, AMAX, 4>(p); }
-NVFP4_KERNEL(nvfp4_quantize_f32_amax, RowsParams, 256, 4) { tile_pass<PlainBlock<F32>, F32, AMAX, 2>(p); }
-NVFP4_KERNEL(nvfp4_quantize_bf16_four_over_six, RowsParams, 256, 4) { tile_pass<PlainBlock<Bf16>, Bf16, FOUR_OVER_SIX, 2>(p); }
-NVFP4_KERNEL(nvfp4_quantize_f16_four_over_six, RowsParams, 256, 4) { tile_pass<PlainBlock<F16>, F16, FOUR_OVER_SIX, 2>(p); }
-NVFP4_KERNEL(nvfp4_quantize_f32_four_over_six, RowsParams, 256, 4) { tile_pass<PlainBlock<F32>, F32, FOUR_OVER_SIX, 1>(p); }
+NVFP4_KERNEL(nvfp4_quantize_bf16_amax, RowsParams, 256, 3) { tile_pass<PlainBlock<Bf16>, Bf16, AMAX, 4>(p); }
+NVFP4_KERNEL(nvfp4_quantize_f16_amax, RowsParams, 256, 3) { tile_pass<PlainBlock<F16>, F16, AMAX, 4>(p); }
+NVFP4_KERNEL(nvfp4_quantize_f32_amax, RowsParams, 256, 3) { tile_pass<PlainBlock<F32>, F32, AMAX, 2>(p); }
+NVFP4_KERNEL(nvfp4_quantize_bf16_four_over_six, RowsParams, 256, 3) { tile_pass<PlainBlock<Bf16>, Bf16, FOUR_OVER_SIX, 2>(p); }
+NVFP4_KERNEL(nvfp4_quantize_f16_four_over_six, RowsParams, 256, 3) { tile_pass<PlainBlock<F16>, F16, FOUR_OVER_SIX, 2>(p); }
+NVFP4_KERNEL(nvfp4_quantize_f32_four_over_six, RowsParams, 256, 3) { tile_pass<PlainBlock<F32>, F32, FOUR_OVER_SIX, 1>(p); }
 NVFP4_KERNEL(nvfp4_quantize_bf16_min_mse, RowsParams, 256, 4) { tile_pass<PlainBlock<Bf16>, Bf16, MIN_MSE, 1>(p); }
 NVFP4_KERNEL(nvfp4_quantize_f16_min_mse, RowsParams, 256, 4) { tile_pass<PlainBlock<F16>, F16, MIN_MSE, 1>(p); }
 NVFP4_KERNEL(nvfp4_quantize_f32_min_mse, RowsParams, 256, 4) { tile_pass<PlainBlock<F32>, F32, MIN_MSE, 1>(p); }
@@ -21,9 +21,9 @@ NVFP4_KERNEL(nvfp4_amax_f32, RowsParams, 256, 4) { tile_pass<PlainBlock<F32>, F3
 
 NVFP4_KERNEL(nvfp4_rows_bf16, RowsParams, 512, 2) { cached_rows<PlainBlock<Bf16>, Bf16, PLAIN, AMAX, 1, 1>(p); }
 NVFP4_KERNEL(nvfp4_rows_f16, RowsParams, 512, 2) { cached_rows<PlainBlock<F16>, F16, PLAIN, AMAX, 1, 1>(p); }
-NVFP4_KERNEL(nvfp4_rows_f32, RowsParams, 512, 2) { cached_rows<PlainBlock<F32>, F32, PLAIN, AMAX, 1, 1>(p); }
-NVFP4_KERNEL(nvfp4_rows_bf16_x4, RowsParams, 512, 2) { cached_rows<PlainBlock<Bf16>, Bf16, PLAIN, AMAX, 4, 1>(p); }
-NVFP4_KERNEL(nvfp4_rows_f16_x4, RowsParams, 512, 2) { cached_rows<PlainBlock<F16>, F16, PLAIN, AMAX, 4, 1>(p); }
+NVFP4_KERNEL(nvfp4_rows_f32, RowsParams, 512, 1) { cached_rows<PlainBlock<F32>, F32, PLAIN, AMAX, 1, 1>(p); }
+NVFP4_KERNEL(nvfp4_rows_bf16_x4, RowsParams, 448, 2) { cached_rows<PlainBlock<Bf16>, Bf16, PLAIN, AMAX, 4, 1>(p); }
+NVFP4_KERNEL(nvfp4_rows_f16_x4, RowsParams, 448, 2) { cached_rows<PlainBlock<F16>, F16, PLAIN, AMAX, 4, 1>(p); }
 NVFP4_KERNEL(nvfp4_rows_bf16_long, RowsParams, 512, 2) { cached_rows<PlainBlock<Bf16>, Bf16, PLAIN, AMAX, 1, 2>(p); }
 NVFP4_KERNEL(nvfp4_rows_f16_long, RowsParams, 512, 2) { cached_rows<PlainBlock<F16>, F16, PLAIN, AMAX, 1, 2>(p); }
 NVFP4_KERNEL(nvfp4_rows_f32_long, RowsParams, 512, 1) { cached_rows<PlainBlock<F32>, F32, PLAIN, AMAX, 1, 2>(p); }

@@ -70,8 +70,8 @@ NVFP4_INLINE uint8_t* scale_address(const ScalesParams& s, const Span& span, uin
                             : s.base + tiled_offset(s.layout, span.first_scale_row + r, c, tiles);
 }
 
-NVFP4_INLINE Encode encode_of(const RowsParams& p, const Span& span, uint64_t r) {
-  const uint64_t i = scope_index(p.scope, span, r);
+NVFP4_INLINE Encode encode_of(const RowsParams& p, uint32_t group, uint64_t logical) {
+  const uint64_t i = p.scope == SCOPE_TENSOR ? 0 : p.scope == SCOPE_GROUP ? group : logical;
   if (p.mode == MODE_STATIC) return encode_from_static(p.decode ? p.decode[i] : 1.f);
   return encode_from_amax(p.decode[i]);
 }
@@ -81,6 +81,8 @@ NVFP4_INLINE void raise_slot(float* slot, uint32_t bits) {
   uint32_t* p = reinterpret_cast<uint32_t*>(slot);
   if (bits > *reinterpret_cast<volatile uint32_t*>(p)) atomicMax(p, bits);
 }
+
+NVFP4_INLINE uint64_t min_u64(uint64_t a, uint64_t b) { return a < b ? a : b; }
 
 // Largest value of the CTA, for all its threads. `shared`: 32 words.
 NVFP4_INLINE uint32_t cta_max(uint32_t v, uint32_t* shared) {
@@ -103,7 +105,7 @@ struct PlainBlock {
     if (p.mode == MODE_FIND_AMAX) load_block<Reuse::SOON>(x, p.src.base, row + 16ull * b);
     else load_block<Reuse::ONCE>(x, p.src.base, row + 16ull * b);
   }
-  NVFP4_INLINE const Block<D>& make(const RowsParams&, const Span&, uint64_t, uint32_t) { return x; }
+  NVFP4_INLINE const Block<D>& make(const RowsParams&, uint64_t, uint32_t) { return x; }
 };
 
 // Gate and up, or what else an activation takes; `make` turns them into its result.
@@ -129,7 +131,7 @@ struct GatedBlock {
       if (p.producer == SWIGLU) load_block<Reuse::ONCE>(up, p.src.base, row + p.cols + col);
     }
   }
-  NVFP4_INLINE const Block<D>& make(const RowsParams& p, const Span& span, uint64_t r, uint32_t b) {
+  NVFP4_INLINE const Block<D>& make(const RowsParams& p, uint64_t logical, uint32_t b) {
     if (p.producer == SWIGLU) {
       const SwiGlu s{p.limit, p.alpha, p.beta};
       if (is_tame(x, s)) {
@@ -144,23 +146,20 @@ struct GatedBlock {
       for (int i = 0; i < 8; i++) x.set(i, relu2(x.value(2 * i)), relu2(x.value(2 * i + 1)));
     }
     if (p.first && p.copy.base)
-      store_block(x, p.copy.base, (span.first_row + r) * p.copy.row_stride + 16ull * b, x.magnitude());
+      store_block(x, p.copy.base, logical * p.copy.row_stride + 16ull * b, x.magnitude());
     return x;
   }
 
  private:
-  // Any gates: a loop over words that stays rolled, so that the rare case costs no registers.
+  // Any gates. Out of line, so that the rare case costs the others no registers.
   NVFP4_INLINE void slow(const SwiGlu& s) {
 #pragma unroll
-    for (int i = 0; i < 8; i++) {
-      float l, h;
-      plain_pair(x.value(2 * i), up.value(2 * i), x.value(2 * i + 1), up.value(2 * i + 1), s, l, h);
-      x.set(i, l, h);
-    }
+    for (int i = 0; i < 8; i++)
+      x.set(i, plain(x.value(2 * i), up.value(2 * i), s.limit, s.alpha, s.beta),
+            plain(x.value(2 * i + 1), up.value(2 * i + 1), s.limit, s.alpha, s.beta));
   }
-  static NVFP4_NOINLINE void plain_pair(float g0, float u0, float g1, float u1, const SwiGlu& s, float& l, float& h) {
-    l = swiglu(g0, u0, s);
-    h = swiglu(g1, u1, s);
+  static NVFP4_NOINLINE float plain(float gate, float up, float limit, float alpha, float beta) {
+    return swiglu(gate, up, SwiGlu{limit, alpha, beta});
   }
 };
 
@@ -207,7 +206,7 @@ NVFP4_INLINE void tile_pass(const RowsParams& p) {
       if (s < p.steps && valid && b < blocks) source[s].load(p, row, b);
     }
     Encode encode{};
-    if (RULE != FIND_AMAX && valid) encode = encode_of(p, span, r);
+    if (RULE != FIND_AMAX && valid) encode = encode_of(p, span.group, span.first_row + r);
 #pragma unroll
     for (int s = 0; s < STEPS; s++) {
       const uint32_t b = (first_column + s << lane_shift) + (lane & ((1u << lane_shift) - 1));
@@ -215,14 +214,14 @@ NVFP4_INLINE void tile_pass(const RowsParams& p) {
       const bool here = valid && b < blocks;
       if constexpr (RULE == FIND_AMAX) {
         if (here) {
-          const Block<D>& x = source[s].make(p, span, r, b);
+          const Block<D>& x = source[s].make(p, span.first_row + r, b);
           largest = max(largest, finite_magnitude(x, x.magnitude()));
         }
       } else {
         uint32_t scale = 0;
         if (here) {
           uint2 codes;
-          scale = quantize_block<RULE>(source[s].make(p, span, r, b), encode, codes, faults);
+          scale = quantize_block<RULE>(source[s].make(p, span.first_row + r, b), encode, codes, faults);
           *reinterpret_cast<uint2*>(p.codes + (span.first_row + r) * p.codes_row_stride + 8ull * b) = codes;
         }
         if (layout == LINEAR ? here : b < tiles * 4) *scale_address(p.scales, span, r, b, tiles) = uint8_t(scale);
@@ -246,22 +245,22 @@ NVFP4_INLINE void tile_pass(const RowsParams& p) {
 
 // ---------------------------------------------------------------- cached_rows
 
-// The weight of a norm for one block, widened, the offset added.
-NVFP4_INLINE void load_weight(float (&weight)[16], const RowsParams& p, uint32_t b) {
-  const uint64_t at = 16ull * b;
+// Eight values of a norm's weight from `at` on, widened, the offset added.
+NVFP4_INLINE void load_weight(float (&weight)[8], const RowsParams& p, uint64_t at) {
+  const char* base = static_cast<const char*>(p.weight);
   if (p.weight_dtype == DTYPE_F32) {
-    Block<F32> w;
-    load_block<Reuse::OURS>(w, p.weight, at);
+    const uint4 a = *reinterpret_cast<const uint4*>(base + 4 * at), b = *reinterpret_cast<const uint4*>(base + 4 * at + 16);
+    const uint32_t w[8] = {a.x, a.y, a.z, a.w, b.x, b.y, b.z, b.w};
 #pragma unroll
-    for (int i = 0; i < 16; i++) weight[i] = __fadd_rn(w.value(i), p.weight_offset);
+    for (int i = 0; i < 8; i++) weight[i] = __fadd_rn(__uint_as_float(w[i]), p.weight_offset);
   } else {
-    Block<Bf16> w;
-    load_block<Reuse::OURS>(w, p.weight, at);
+    const uint4 a = *reinterpret_cast<const uint4*>(base + 2 * at);
+    const uint32_t w[4] = {a.x, a.y, a.z, a.w};
     const bool bf16 = p.weight_dtype == DTYPE_BF16;
 #pragma unroll
-    for (int i = 0; i < 16; i++) {
-      const float v = bf16 ? w.value(i) : i & 1 ? F16::high(w.w[i >> 1]) : F16::low(w.w[i >> 1]);
-      weight[i] = __fadd_rn(v, p.weight_offset);
+    for (int i = 0; i < 4; i++) {
+      weight[2 * i] = __fadd_rn(bf16 ? Bf16::low(w[i]) : F16::low(w[i]), p.weight_offset);
+      weight[2 * i + 1] = __fadd_rn(bf16 ? Bf16::high(w[i]) : F16::high(w[i]), p.weight_offset);
     }
   }
 }
@@ -345,27 +344,40 @@ NVFP4_INLINE void cached_rows(const RowsParams& p) {
     const uint64_t scale_row = R == 4 ? (unit >> 5) * 128 + (unit & 31) : unit;
     Span span;
     if (!finder.find(scale_row, span)) continue;
-    const uint64_t r0 = scale_row - span.first_scale_row;  // rows r0 + 32 q
+    // Rows r0 + 32 q, of which the first `have` belong to the group; the others pad its last tile.
+    const uint64_t r0 = scale_row - span.first_scale_row, logical = span.first_row + r0;
+    const uint32_t have = r0 >= span.rows ? 0 : uint32_t(min_u64((span.rows - r0 + 31) / 32, R));
+    const uint32_t group = span.group;
+    const uint64_t src_row = PRODUCER == NORM || PRODUCER == HYPER ? 0 : row_offset(p.src, p.groups, span, r0);
+    uint8_t* const scales_at = R == 4 ? p.scales.base + tiled_offset(TILED_128X4, scale_row, 0, tiles)
+                               : layout == LINEAR ? p.scales.base + logical * p.scales.row_stride
+                                                  : p.scales.base + tiled_offset(layout, scale_row, 0, tiles);
 
     Block<D> x[R][NB];
-    if (r0 < span.rows) {
+    if (have) {
 #pragma unroll
       for (int n = 0; n < NB; n++) {
         const uint32_t b = n * blockDim.x + threadIdx.x;
         if constexpr (NORMED) {
 #pragma unroll
           for (int q = 0; q < R; q++) {
-            if (b < blocks && r0 + 32 * q < span.rows) load_norm_input<D, PRODUCER>(x[q][n], p, span.first_row + r0 + 32 * q, b);
+            if (b < blocks && q < have) load_norm_input<D, PRODUCER>(x[q][n], p, logical + 32 * q, b);
             else clear(x[q][n]);
+          }
+        } else if constexpr (PRODUCER == PLAIN) {
+#pragma unroll
+          for (int q = 0; q < R; q++) {
+            clear(x[q][n]);
+            if (b < blocks && q < have) load_block<Reuse::ONCE>(x[q][n], p.src.base, src_row + 32 * q * p.src.row_stride + 16ull * b);
           }
         } else {
           Source source[R];
 #pragma unroll
           for (int q = 0; q < R; q++)
-            if (b < blocks && r0 + 32 * q < span.rows) source[q].load(p, row_offset(p.src, p.groups, span, r0 + 32 * q), b);
+            if (b < blocks && q < have) source[q].load(p, src_row + 32 * q * p.src.row_stride, b);
 #pragma unroll
           for (int q = 0; q < R; q++) {
-            if (b < blocks && r0 + 32 * q < span.rows) x[q][n] = source[q].make(p, span, r0 + 32 * q, b);
+            if (b < blocks && q < have) x[q][n] = source[q].make(p, logical + 32 * q, b);
             else clear(x[q][n]);
           }
         }
@@ -382,25 +394,34 @@ NVFP4_INLINE void cached_rows(const RowsParams& p) {
         __syncthreads();
         const float inv = inverse_rms(join_parts<R, true>(sums, parts_count), p.cols, p.eps);
         if (p.inv_rms && p.first && threadIdx.x % (32 / R) == 0 && threadIdx.x < 32) {
-          const uint64_t r = r0 + 32 * (threadIdx.x / (32 / R));
-          if (r < span.rows) p.inv_rms[span.first_row + r] = inv;
+          const uint32_t q = threadIdx.x / (32 / R);
+          if (q < have) p.inv_rms[logical + 32 * q] = inv;
         }
 #pragma unroll
         for (int n = 0; n < NB; n++) {
           const uint32_t b = n * blockDim.x + threadIdx.x;
-          float weight[16];
-          if (b < blocks) load_weight(weight, p, b);
 #pragma unroll
-          for (int q = 0; q < R; q++) {
-            const float mine = of_row<R>(inv, q);
-            if (b >= blocks || r0 + 32 * q >= span.rows) continue;
+          for (int h = 0; h < 2; h++) {  // half a block of weights at a time: registers
+            float weight[8];
+            if (b < blocks) load_weight(weight, p, 16ull * b + 8 * h);
 #pragma unroll
-            for (int i = 0; i < 8; i++)
-              x[q][n].set(i, __fmul_rn(__fmul_rn(x[q][n].value(2 * i), mine), weight[2 * i]),
-                          __fmul_rn(__fmul_rn(x[q][n].value(2 * i + 1), mine), weight[2 * i + 1]));
-            if (p.normed.base && p.first)
-              store_block(x[q][n], p.normed.base, (span.first_row + r0 + 32 * q) * p.normed.row_stride + 16ull * b,
-                          x[q][n].magnitude());
+            for (int q = 0; q < R; q++) {
+              const float mine = of_row<R>(inv, q);
+              if (b >= blocks || q >= have) continue;
+#pragma unroll
+              for (int i = 0; i < 4; i++) {
+                Block<D>& y = x[q][n];
+                const int j = 4 * h + i;
+                y.set(j, __fmul_rn(__fmul_rn(y.value(2 * j), mine), weight[2 * i]),
+                      __fmul_rn(__fmul_rn(y.value(2 * j + 1), mine), weight[2 * i + 1]));
+              }
+            }
+          }
+          if (p.normed.base && p.first) {
+#pragma unroll
+            for (int q = 0; q < R; q++)
+              if (b < blocks && q < have)
+                store_block(x[q][n], p.normed.base, (logical + 32 * q) * p.normed.row_stride + 16ull * b, x[q][n].magnitude());
           }
         }
       }
@@ -408,8 +429,8 @@ NVFP4_INLINE void cached_rows(const RowsParams& p) {
 
     // One encode scale a row; lane q · 32/R and its neighbours hold row q's.
     Encode mine{1.f, 0.f, false};
-    if (r0 < span.rows) {
-      const uint64_t r = r0 + 32 * (lane / (32 / R));
+    if (have) {
+      const uint32_t row = lane / (32 / R);
       if (p.mode == MODE_ROW) {
 #pragma unroll
         for (int q = 0; q < R; q++) {
@@ -422,9 +443,9 @@ NVFP4_INLINE void cached_rows(const RowsParams& p) {
         __syncthreads();
         const float amax = join_parts<R, false>(peaks, warps);
         mine = encode_from_amax(amax);
-        if (threadIdx.x < 32 && lane % (32 / R) == 0 && r < span.rows) p.decode[span.first_row + r] = decode_scale_from_amax(amax);
-      } else if (r < span.rows) {
-        mine = encode_of(p, span, r);
+        if (threadIdx.x < 32 && lane % (32 / R) == 0 && row < have) p.decode[logical + 32 * row] = decode_scale_from_amax(amax);
+      } else if (row < have) {
+        mine = encode_of(p, group, logical + 32 * row);
       }
     }
 
@@ -436,18 +457,18 @@ NVFP4_INLINE void cached_rows(const RowsParams& p) {
       for (int q = 0; q < R; q++) {
         const Encode e{of_row<R>(mine.inverse, q), of_row<R>(mine.sixth, q),
                        R == 1 ? mine.invalid : bool(__shfl_sync(0xFFFFFFFFu, int(mine.invalid), q * (32 / R)))};
-        const uint64_t r = r0 + 32 * q;
-        if (b >= blocks || r >= span.rows) continue;
+        if (b >= blocks || q >= have) continue;
         uint2 codes;
         uint32_t scale;
         if constexpr (RULE == AMAX) scale = quantize_block<AMAX>(x[q][n], e, codes, faults);
         else scale = quantize_block_any(p.rule, x[q][n], e, codes, faults);
-        *reinterpret_cast<uint2*>(p.codes + (span.first_row + r) * p.codes_row_stride + 8ull * b) = codes;
+        *reinterpret_cast<uint2*>(p.codes + (logical + 32 * q) * p.codes_row_stride + 8ull * b) = codes;
         scales |= scale << 8 * q;
       }
       if constexpr (R == 1) {
-        if (layout == LINEAR ? b < blocks && r0 < span.rows : b < tiles * 4)
-          *scale_address(p.scales, span, r0, b, tiles) = uint8_t(scales);
+        const uint64_t across = layout == TILED_128X4 ? (b >> 2) * 512ull : (b >> 2) * 32ull;
+        if (layout == LINEAR ? b < blocks && have : b < tiles * 4)
+          scales_at[layout == LINEAR ? b : across + (b & 3)] = uint8_t(scales);
       } else {
         // Four lanes hold 4 × 4 bytes, a column each: turned over, a lane holds a row's four.
         const uint32_t one = __shfl_xor_sync(0xFFFFFFFFu, scales, 1);
@@ -456,7 +477,7 @@ NVFP4_INLINE void cached_rows(const RowsParams& p) {
         const uint32_t word = lane & 2 ? __byte_perm(two, pair, 0x7632) : __byte_perm(pair, two, 0x5410);
         // Lanes hold rows 0, 1, 2, 3 of their group in order.
         if ((b & ~3u) < tiles * 4)
-          *reinterpret_cast<uint32_t*>(p.scales.base + tiled_offset(TILED_128X4, span.first_scale_row + r0 + 32 * (lane & 3), b & ~3u, tiles)) = word;
+          *reinterpret_cast<uint32_t*>(scales_at + (b >> 2) * 512ull + (lane & 3) * 4) = word;
       }
     }
     if (p.groups.kind != GROUPS_NONE || gridDim.x < units) __syncthreads();  // before the next rows use the arrays
@@ -642,7 +663,7 @@ NVFP4_INLINE void general_rows(const RowsParams& p) {
       if (!quantizes) continue;
       encode = encode_from_amax(amax);
     } else {
-      encode = encode_of(p, span, r);
+      encode = encode_of(p, span.group, span.first_row + r);
     }
 
     for (uint64_t b = threadIdx.x; b < (layout == LINEAR ? blocks : tiles * 4); b += blockDim.x) {

@@ -5,6 +5,12 @@
   kernels_quant.py --emulate --kit DIR  the same cases on the CPU emulator (built with g++ into DIR); no timings
 Options: --only TEXT, --seed N, --no-tests, --no-times, --show N (differences a case), --jobs I/N (every Nth case)
 
+The kit, with nvcc 13.0 on the PATH:
+  NVFP4_KERNELS=placeholder cargo build --release --features cuda --example plan_rows
+  mkdir -p target/kit && strip --strip-debug -o target/kit/libplan_rows.so target/release/examples/libplan_rows.so
+  for f in kernels/{quantize,norm,swiglu,dequantize,layouts} tests/gpu/variants; do nvcc -std=c++17 -O3 -fmad=false \\
+    -gencode arch=compute_90a,code=sm_90a -cubin -o target/kit/$(basename $f).cubin $f.cu; done
+
 A case's memory is one arena: inputs, outputs poisoned with 0xA5 or 0x5A, guards between them. The CPU backend works on one
 copy, the kernels on another; then every byte must agree, so stray and missing writes show like wrong ones.
 Launches come from the planner (src/backend/cuda/rows.rs) inside libplan_rows.so."""
@@ -55,7 +61,9 @@ class Gpu:
         self.cu.cuDeviceGetName(name, 100, 0)
         self.name = name.value.decode()
         self.modules, self.functions = [], {}
-        for file in FILES:
+        extra = ["variants"] if os.path.exists(os.path.join(kit, "variants.cubin")) else []
+        self.has_variants = bool(extra)
+        for file in FILES + extra:
             module = C.c_void_p()
             self.check(self.cu.cuModuleLoad(C.byref(module), os.path.join(kit, file + ".cubin").encode()))
             self.modules.append(module)
@@ -316,6 +324,7 @@ def quantize_case(rng, name, *, rows, cols, dtype=0, producer=PLAIN, grouping=NO
         src = strided(rng, total, width, stride, dtype, kind)
         group_stride = groups[3] * stride if grouping == STRIDED else 0
     if wild is not None:
+        np.seterr(over="ignore")
         src = to_dtype(np.asarray(src.view(np.uint16) if dtype == 0 else src).astype(np.float32) if dtype else
                        (src.astype(np.uint32) << 16).view(np.float32) * np.float32(wild), dtype) if dtype == 0 else (src * src.dtype.type(wild))
     src = c.add("src", src, offset=shift * e)
@@ -675,6 +684,23 @@ def run_times(gpu, lib, options):
         def edit(list_, steps=steps):
             shape_steps(list_, steps)
         report(f"static bf16 tiled steps {steps}", big("t", rows=R, cols=K), moved, None, edit=edit)
+    def swap(new, steps=None, grid_factor=1):
+        """Times another kernel of tests/gpu/variants.cu in place of the last launch's."""
+        def edit(list_):
+            if steps:
+                shape_steps(list_, steps)
+            list_[-1].name = new.encode()
+            list_[-1].grid_x *= grid_factor
+        return edit
+
+    if gpu.has_variants:
+        for new, steps in (("try_quantize_2x5", 2), ("try_quantize_2x6", 2), ("try_quantize_4x4", 4), ("try_quantize_4x4", 2)):
+            report(f"variant {new} steps {steps}", big("t", rows=R, cols=K), moved, None, edit=swap(new, steps))
+        row = lambda **k: big("t", rows=R, cols=K, scope=ROW, dynamic=True, **k)
+        report("variant try_rows_x4_3", row(), moved, None, edit=swap("try_rows_x4_3"))
+        report("variant try_rows_1x3", row(), moved, None, edit=swap("try_rows_1x3", grid_factor=4))
+        report("variant try_norm_1x3", row(producer=NORM), moved, None, edit=swap("try_norm_1x3", grid_factor=4))
+        report("variant norm, a row a CTA", row(producer=NORM), moved, None, edit=one_row)
     report("static bf16 linear", big("t", rows=R, cols=K, layout=0), moved, None)
     report("static bf16 8x4", big("t", rows=R, cols=K, layout=2), moved, None)
     report("static f16 tiled", big("t", rows=R, cols=K, dtype=1), moved, 0.88)
@@ -694,6 +720,9 @@ def run_times(gpu, lib, options):
     report("swiglu static I 7168", big("t", rows=R, cols=K, producer=SWIGLU), moved + R * K * 2, 0.85)
     report("swiglu per row I 3072", big("t", rows=R, cols=3072, producer=SWIGLU, scope=ROW, dynamic=True), (moved + R * K * 2) * 3072 / K, 0.85)
     report("swiglu static I 3072 interleaved", big("t", rows=R, cols=3072, producer=SWIGLU, interleaved=1), (moved + R * K * 2) * 3072 / K, 0.85)
+    if gpu.has_variants:
+        gated = lambda: big("t", rows=R, cols=K, producer=SWIGLU)
+        report("variant try_gated_2x2", gated(), moved + R * K * 2, None, edit=gated_steps("try_gated_2x2", 2))
     report("relu2 static", big("t", rows=R, cols=K, producer=RELU2), moved, None)
     report("grouped ends static tiled", big("t", rows=R, cols=K, grouping=ENDS, count=48), moved, None)
     report("grouped ends per row tiled", big("t", rows=R, cols=K, grouping=ENDS, count=256, scope=ROW, dynamic=True), moved, None)
@@ -710,8 +739,8 @@ def run_times(gpu, lib, options):
     report("tile scales", move_case(rng, "t", rows=R, blocks=K // 16, layout=1, forward=True), 2 * R * K / 16, None, copies=20)
 
 
-# Offsets inside RowsParams (kernels/params.cuh): cols, steps.
-COLS, STEPS, LAYOUT = 32, 236, 192
+# Offsets inside RowsParams (kernels/params.cuh).
+COLS, STEPS = 32, 244
 
 
 def shape_steps(list_, steps):
@@ -724,6 +753,17 @@ def shape_steps(list_, steps):
             C.memmove(C.addressof(s) + Step.params.offset, bytes(raw), len(raw))
             warps = 16 * -(-(cols // 64) // steps)
             s.grid_x, s.threads = -(-warps // 8), 256
+
+
+def gated_steps(new, steps):
+    def edit(list_):
+        s = list_[-1]
+        raw = bytearray(s.params)
+        cols = int.from_bytes(raw[COLS:COLS + 8], "little")
+        raw[STEPS:STEPS + 4] = steps.to_bytes(4, "little")
+        C.memmove(C.addressof(s) + Step.params.offset, bytes(raw), len(raw))
+        s.grid_x, s.threads, s.name = -(-(16 * -(-(cols // 64) // steps)) // 8), 256, new.encode()
+    return edit
 
 
 def one_row(list_):

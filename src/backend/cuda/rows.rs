@@ -24,23 +24,23 @@ const fn kernel(file: &'static str, name: &'static str, registers: u32, threads:
 
 /// By what they do; `find` looks them up by name.
 pub static KERNELS: &[Kernel] = &[
-    kernel("quantize", "nvfp4_quantize_bf16_amax", 64, 256),
-    kernel("quantize", "nvfp4_quantize_f16_amax", 64, 256),
-    kernel("quantize", "nvfp4_quantize_f32_amax", 64, 256),
+    kernel("quantize", "nvfp4_quantize_bf16_amax", 80, 256),
+    kernel("quantize", "nvfp4_quantize_f16_amax", 80, 256),
+    kernel("quantize", "nvfp4_quantize_f32_amax", 80, 256),
     kernel("quantize", "nvfp4_quantize_bf16_four_over_six", 80, 256),
     kernel("quantize", "nvfp4_quantize_f16_four_over_six", 80, 256),
     kernel("quantize", "nvfp4_quantize_f32_four_over_six", 80, 256),
-    kernel("quantize", "nvfp4_quantize_bf16_min_mse", 80, 256),
-    kernel("quantize", "nvfp4_quantize_f16_min_mse", 80, 256),
-    kernel("quantize", "nvfp4_quantize_f32_min_mse", 80, 256),
+    kernel("quantize", "nvfp4_quantize_bf16_min_mse", 64, 256),
+    kernel("quantize", "nvfp4_quantize_f16_min_mse", 64, 256),
+    kernel("quantize", "nvfp4_quantize_f32_min_mse", 64, 256),
     kernel("quantize", "nvfp4_amax_bf16", 64, 256),
     kernel("quantize", "nvfp4_amax_f16", 64, 256),
     kernel("quantize", "nvfp4_amax_f32", 64, 256),
     kernel("quantize", "nvfp4_rows_bf16", 64, 512),
     kernel("quantize", "nvfp4_rows_f16", 64, 512),
-    kernel("quantize", "nvfp4_rows_f32", 80, 512),
-    kernel("quantize", "nvfp4_rows_bf16_x4", 80, 512),
-    kernel("quantize", "nvfp4_rows_f16_x4", 80, 512),
+    kernel("quantize", "nvfp4_rows_f32", 128, 512),
+    kernel("quantize", "nvfp4_rows_bf16_x4", 72, 448),
+    kernel("quantize", "nvfp4_rows_f16_x4", 72, 448),
     kernel("quantize", "nvfp4_rows_bf16_long", 64, 512),
     kernel("quantize", "nvfp4_rows_f16_long", 64, 512),
     kernel("quantize", "nvfp4_rows_f32_long", 128, 512),
@@ -52,21 +52,21 @@ pub static KERNELS: &[Kernel] = &[
     kernel("quantize", "nvfp4_stage_routes", 32, 256),
     kernel("norm", "nvfp4_norm_bf16", 64, 512),
     kernel("norm", "nvfp4_norm_f16", 64, 512),
-    kernel("norm", "nvfp4_norm_bf16_x4", 80, 512),
-    kernel("norm", "nvfp4_norm_f16_x4", 80, 512),
+    kernel("norm", "nvfp4_norm_bf16_x4", 144, 448),
+    kernel("norm", "nvfp4_norm_f16_x4", 144, 448),
     kernel("norm", "nvfp4_norm_bf16_rule", 128, 512),
     kernel("norm", "nvfp4_norm_f16_rule", 128, 512),
     kernel("norm", "nvfp4_norm_f32_rule", 128, 512),
-    kernel("norm", "nvfp4_hyper_bf16", 80, 512),
-    kernel("norm", "nvfp4_hyper_f16", 80, 512),
+    kernel("norm", "nvfp4_hyper_bf16", 128, 512),
+    kernel("norm", "nvfp4_hyper_f16", 128, 512),
     kernel("norm", "nvfp4_hyper_bf16_rule", 128, 512),
     kernel("norm", "nvfp4_hyper_f16_rule", 128, 512),
-    kernel("swiglu", "nvfp4_gated_bf16", 80, 256),
-    kernel("swiglu", "nvfp4_gated_f16", 80, 256),
-    kernel("swiglu", "nvfp4_gated_amax_bf16", 80, 256),
-    kernel("swiglu", "nvfp4_gated_amax_f16", 80, 256),
-    kernel("swiglu", "nvfp4_gated_rows_bf16", 80, 512),
-    kernel("swiglu", "nvfp4_gated_rows_f16", 80, 512),
+    kernel("swiglu", "nvfp4_gated_bf16", 128, 256),
+    kernel("swiglu", "nvfp4_gated_f16", 128, 256),
+    kernel("swiglu", "nvfp4_gated_amax_bf16", 64, 256),
+    kernel("swiglu", "nvfp4_gated_amax_f16", 64, 256),
+    kernel("swiglu", "nvfp4_gated_rows_bf16", 64, 512),
+    kernel("swiglu", "nvfp4_gated_rows_f16", 64, 512),
     kernel("swiglu", "nvfp4_gated_rows_bf16_rule", 128, 512),
     kernel("swiglu", "nvfp4_gated_rows_f16_rule", 128, 512),
 ];
@@ -81,11 +81,14 @@ fn find(parts: [&str; 3]) -> &'static Kernel {
 
 /// Blocks that a thread of `cached_rows` may hold, times the threads of a CTA.
 const CACHED_THREADS: usize = 512;
+/// Threads of a CTA that holds four rows: more would not leave each the registers it needs.
+const FOUR_ROWS_THREADS: usize = 448;
 /// Columns that the passes with 32-bit block indices take.
 const MOST_BLOCKS: usize = 1 << 24;
 const GRID_Y: usize = 65535;
 
-/// One thing to put on the stream.
+/// One thing to put on the stream. Four of them live on the stack of a call: boxing would allocate.
+#[allow(clippy::large_enum_variant)]
 #[derive(Clone, Copy)]
 pub enum Step {
     /// Words of zeros.
@@ -371,7 +374,7 @@ impl Passes<'_> {
             && matches!(family, "nvfp4_rows_" | "nvfp4_norm_")
             && rows >= 8 * self.facts.sm_count as usize;
         let variant = match blocks <= CACHED_THREADS {
-            true if plain && hot && four => "_x4",
+            true if plain && hot && four && blocks <= FOUR_ROWS_THREADS => "_x4",
             true if plain && (hot || family == "nvfp4_rows_") => "",
             false if plain && family == "nvfp4_rows_" => "_long",
             _ => "_rule",
@@ -400,8 +403,8 @@ impl Passes<'_> {
             (false, true) => {
                 (find(["nvfp4_amax_", dtype_name(dtype), ""]), if dtype == Dtype::F32 { 1 } else { 2 })
             }
-            (true, true) => (find(["nvfp4_gated_amax_", dtype_name(dtype), ""]), 2),
-            (true, false) => (find(["nvfp4_gated_", dtype_name(dtype), ""]), 2),
+            (true, true) => (find(["nvfp4_gated_amax_", dtype_name(dtype), ""]), 1),
+            (true, false) => (find(["nvfp4_gated_", dtype_name(dtype), ""]), 1),
             (false, false) => {
                 let (name, steps) = match rule {
                     ScaleRule::Amax => ("_amax", 4),
@@ -465,5 +468,128 @@ impl TileShape {
         }
         let threads = 32 * warps(steps).min(8);
         TileShape { steps, grid_x: warps(steps).div_ceil(8), tiles, threads }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::format::math::SwiGlu;
+    use crate::plan::quantize::{Norm, QuantOut, Scales};
+
+    const FACTS: DeviceFacts = DeviceFacts {
+        sm_count: 132,
+        compute_capability: (9, 0),
+        shared_per_block_optin: 227 << 10,
+        l2_bytes: 60 << 20,
+        fault: 64,
+    };
+
+    fn matrix(dtype: Dtype, row_stride: usize) -> Matrix {
+        Matrix { base: Ptr::new(4096 as *const u8), dtype, row_stride, group_stride: 0 }
+    }
+
+    fn problem(rows: usize, cols: usize, scope: Scope, dynamic: bool, dtype: Dtype) -> QuantizeProblem {
+        let decode = Ptr::new(256 as *const f32);
+        QuantizeProblem {
+            groups: Groups::None { rows },
+            cols,
+            producer: Producer::Plain { src: matrix(dtype, cols) },
+            activated: None,
+            out: Some(QuantOut {
+                codes: Ptr::new(8192 as *const u8),
+                codes_row_stride: cols / 2,
+                scales: Scales {
+                    base: Ptr::new(1024 as *const u8),
+                    layout: ScaleLayout::Tiled128x4,
+                    row_stride: 0,
+                },
+                rule: ScaleRule::Amax,
+                scope,
+                decode: if dynamic { DecodeScales::Dynamic(decode) } else { DecodeScales::Static(decode) },
+            }),
+            amax: None,
+        }
+    }
+
+    /// Names of the steps; every launch has a grid and whole warps within its kernel's limit.
+    fn names(p: &QuantizeProblem) -> Vec<&'static str> {
+        let name = |step: &Step| match step {
+            Step::Zero { words, .. } => {
+                assert!(*words > 0);
+                "zero"
+            }
+            Step::Finish { .. } => "finish",
+            Step::Rows { kernel, grid, threads, .. } => {
+                assert!(grid.0 > 0 && grid.1 > 0 && grid.1 <= 65535);
+                assert!(*threads > 0 && threads % 32 == 0 && *threads <= kernel.threads, "{}", kernel.name);
+                kernel.name
+            }
+        };
+        plan(p, &FACTS).steps().map(name).collect()
+    }
+
+    #[test]
+    fn aligned_rows_take_the_fast_passes() {
+        let p = |rows, cols, scope, dynamic, dtype| names(&problem(rows, cols, scope, dynamic, dtype));
+        assert_eq!(p(8192, 7168, Scope::Tensor, false, Dtype::Bf16), ["nvfp4_quantize_bf16_amax"]);
+        assert_eq!(p(8192, 7168, Scope::Row, true, Dtype::Bf16), ["nvfp4_rows_bf16_x4"]);
+        assert_eq!(p(64, 7168, Scope::Row, true, Dtype::Bf16), ["nvfp4_rows_bf16"]);
+        assert_eq!(p(8192, 8192, Scope::Row, true, Dtype::F16), ["nvfp4_rows_f16"]);
+        assert_eq!(p(8192, 16384, Scope::Row, true, Dtype::F32), ["nvfp4_rows_f32_long"]);
+        assert_eq!(p(8192, 16400, Scope::Row, true, Dtype::Bf16), ["nvfp4_general"]);
+        assert_eq!(
+            p(300, 64, Scope::Tensor, true, Dtype::F16),
+            ["zero", "nvfp4_amax_f16", "nvfp4_quantize_f16_amax", "finish"]
+        );
+    }
+
+    #[test]
+    fn every_alignment_rule_is_seen() {
+        let odd = |edit: fn(&mut QuantizeProblem)| {
+            let mut p = problem(64, 128, Scope::Tensor, false, Dtype::Bf16);
+            edit(&mut p);
+            assert_eq!(names(&p), ["nvfp4_general"]);
+        };
+        odd(|p| p.producer = Producer::Plain { src: matrix(Dtype::Bf16, 129) });
+        odd(|p| p.producer = Producer::Transposed { src: matrix(Dtype::Bf16, 64) });
+        odd(|p| p.out.as_mut().unwrap().codes_row_stride = 65);
+        odd(|p| {
+            let src = Matrix { base: Ptr::new(4098 as *const u8), ..matrix(Dtype::Bf16, 128) };
+            p.producer = Producer::Plain { src };
+        });
+        odd(|p| {
+            p.activated = Some(matrix(Dtype::Bf16, 132));
+            let activation = GatedActivation::SwiGlu(SwiGlu { limit: 0.0, alpha: 1.0, beta: 0.0 });
+            p.producer = Producer::Gated { src: matrix(Dtype::Bf16, 256), interleaved: false, activation };
+        });
+        odd(|p| {
+            let weight = crate::plan::memory::Vector { base: Ptr::new(4104 as *const u8), dtype: Dtype::F32 };
+            let norm = Norm { weight, weight_offset: 0.0, eps: 1e-6, normed: None, inv_rms: None };
+            let input = NormInput::Rows { src: matrix(Dtype::Bf16, 128), residual: None };
+            p.producer = Producer::Norm { input, norm };
+        });
+    }
+
+    #[test]
+    fn no_rows_are_no_launch_but_slots_become_one() {
+        assert_eq!(names(&problem(0, 64, Scope::Row, true, Dtype::Bf16)), [""; 0]);
+        assert_eq!(names(&problem(0, 64, Scope::Tensor, true, Dtype::Bf16)), ["zero", "finish"]);
+        let mut p = problem(0, 64, Scope::Row, true, Dtype::Bf16);
+        p.groups = Groups::Ends { ends: Ptr::new(16 as *const i32), count: 3, rows: 0 };
+        assert_eq!(names(&p), ["nvfp4_general"], "the ends may still be wrong, and that is reported");
+    }
+
+    #[test]
+    fn any_shape_has_a_launch() {
+        for rows in [1, 7, 128, 129, 1 << 20, 1 << 40] {
+            for cols in [16, 48, 7168, 1 << 20, 1 << 30] {
+                for scope in [Scope::Tensor, Scope::Row] {
+                    for (dynamic, dtype) in [(false, Dtype::Bf16), (true, Dtype::F32), (true, Dtype::F16)] {
+                        assert!(!names(&problem(rows, cols, scope, dynamic, dtype)).is_empty());
+                    }
+                }
+            }
+        }
     }
 }
