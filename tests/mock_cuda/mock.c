@@ -29,7 +29,7 @@ enum node_kind { KERNEL, COPY, SET, CHILD };
 struct node {
   enum node_kind kind;
   struct function *function;
-  unsigned char parameters[512];
+  unsigned char parameters[4096];
   size_t bytes;
   void *dst; const void *src; uint32_t value;
   struct graph *child;
@@ -51,6 +51,7 @@ static struct context *primary[2];
 static uint64_t next_capture = 1;
 static int initialised, version = 13000, devices = 2, capability_major = 9, capability_minor = 0, no_image;
 static R sticky;
+static size_t sized;
 static long launches;
 
 static _Thread_local struct context *stack[16];
@@ -113,7 +114,7 @@ static struct stream *stream_of(struct stream *s) {
 
 void mock_reset(void) {
   LOCK;
-  traced = 0; fail_name[0] = 0; sticky = 0; version = 13000; devices = 2; capability_major = 9; capability_minor = 0; no_image = 0;
+  traced = 0; sized = 0; fail_name[0] = 0; sticky = 0; version = 13000; devices = 2; capability_major = 9; capability_minor = 0; no_image = 0;
   pthread_mutex_unlock(&big);
 }
 void mock_fail(const char *name, long nth, R code) {
@@ -282,6 +283,14 @@ R cuCtxSynchronize(void) {
 
 /* ---- modules ---- */
 
+/* Bytes of the parameters of kernels, as their images would say; 32 where nobody has told. */
+static struct { char name[64]; size_t bytes; } sizes[256];
+void mock_set_parameter_bytes(const char *name, size_t bytes) {
+  if (sized == 256 || bytes > sizeof ((struct node *)0)->parameters) abort();
+  snprintf(sizes[sized].name, sizeof sizes[sized].name, "%s", name);
+  sizes[sized++].bytes = bytes;
+}
+
 R cuModuleLoadData(struct module **module, const void *image) {
   CALL("cuModuleLoadData");
   if (!current()) return INVALID_CONTEXT;
@@ -307,6 +316,7 @@ R cuModuleGetFunction(struct function **function, struct module *module, const c
   struct function *f = make(FUNCTION, sizeof *f, current());
   snprintf(f->name, sizeof f->name, "%s", name);
   f->parameter_bytes = 32;
+  for (size_t i = 0; i < sized; i++) if (!strcmp(sizes[i].name, name)) f->parameter_bytes = sizes[i].bytes;
   f->next = module->functions;
   module->functions = f;
   *function = f;

@@ -107,6 +107,11 @@ impl Mock {
     pub fn set_capability(&self, major: i32, minor: i32) {
         call!(self "mock_set_capability" (c_int, c_int), major, minor)
     }
+    /// What the image of a kernel says of its parameters; 32 bytes where nobody has told.
+    pub fn set_parameter_bytes(&self, kernel: &str, bytes: usize) {
+        let kernel = CString::new(kernel).unwrap();
+        call!(self "mock_set_parameter_bytes" (*const c_char, usize), kernel.as_ptr(), bytes)
+    }
     pub fn set_no_image(&self, on: bool) {
         call!(self "mock_set_no_image" (c_int), on as c_int)
     }

@@ -469,6 +469,18 @@ fn a_broken_context_is_latched_and_can_be_given_back() {
 }
 
 #[test]
+fn parameters_of_another_size_than_the_images_are_refused() {
+    let (_turn, mock) = mock();
+    mock.set_parameter_bytes("nvfp4_group_ends", 40);
+    let gpu = Gpu::new(0);
+    let data = gpu.buffer(16);
+    let launches = mock.launches();
+    let status = gpu.group_ends(gpu.stream, data.data, data.data, 4);
+    refused(status, NVFP4_STATUS_INTERNAL, "32 bytes of parameters and 1024 threads; its image takes 40");
+    assert_eq!(mock.launches(), launches);
+}
+
+#[test]
 fn an_error_code_of_a_newer_driver_is_told() {
     let (_turn, mock) = mock();
     let gpu = Gpu::new(0);

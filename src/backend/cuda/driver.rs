@@ -329,7 +329,9 @@ impl Driver {
             None => {
                 let driver = load().map_err(|missing| match missing {
                     Missing::Library(text) => Error::Driver {
-                        what: format!("no GPU driver: {text}; install the NVIDIA driver R580 or newer"),
+                        what: format!(
+                            "no CUDA driver: {text}; install the NVIDIA driver R580 (CUDA 13.0) or newer"
+                        ),
                     },
                     Missing::Symbol { version: Some(version), .. } if version < OLDEST => too_old(version),
                     Missing::Symbol { name, .. } => Error::Driver {
