@@ -176,8 +176,10 @@ fn plan(args: &nvfp4_grouped_gemm_args, weights: &Weights) -> Result<(GemmProble
     };
     let cols = if matches!(activation, Activation::SwiGlu(_)) { shape.rows / 2 } else { shape.rows };
     let out = output(args, &groups, cols, activation, &mut regions)?;
-    let problem =
-        GemmProblem { groups, a, weights: weights.plan(), bias, activation, out, workspace: Ptr::NULL };
+    let batch_invariant = args.flags & NVFP4_GEMM_BATCH_INVARIANT != 0;
+    let workspace = Ptr::NULL;
+    let weights = weights.plan();
+    let problem = GemmProblem { groups, a, weights, bias, activation, out, batch_invariant, workspace };
     Ok((problem, regions))
 }
 

@@ -56,8 +56,6 @@ zeroed_default!(nvfp4_stage_moe_inputs_args);
 /// Four scales make an int32.
 const HIDDEN_MULTIPLE: i64 = 64;
 const MAX_ROUTES: i64 = 64;
-/// The decode scale of calls that give none.
-static ONE: f32 = 1.0;
 
 /// Quantizes tokens for expert kernels and copies their routes.
 ///
@@ -89,7 +87,7 @@ fn plan(args: &nvfp4_stage_moe_inputs_args) -> Result<StageProblem> {
     let bytes = check::extent("packed_scales", rows, cols / 16, cols / 16, 1)?;
     let scales = regions.write("packed_scales", args.packed_scales.cast::<u8>(), bytes, MATRIX)?;
     let decode = match args.static_decode_scale.is_null() {
-        true => Ptr::new(&raw const ONE),
+        true => Ptr::NULL,
         false => regions.read_array("static_decode_scale", args.static_decode_scale, 1)?,
     };
     let routes = rows.checked_mul(per_token).ok_or(Error::TooLarge { argument: "topk_ids" })?;

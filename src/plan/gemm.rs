@@ -43,6 +43,8 @@ pub struct GemmProblem {
     pub bias: Option<Vector>,
     pub activation: Activation,
     pub out: GemmOut,
+    /// A row's bits must not depend on other rows, their number or their split into groups.
+    pub batch_invariant: bool,
     pub workspace: Ptr<u8>,
 }
 

@@ -3,6 +3,7 @@
 
 pub mod dequantize;
 pub mod gemm;
+pub mod gemm_cuda;
 pub mod groups;
 pub mod layouts;
 pub mod memory;

@@ -17,7 +17,7 @@ pub enum Scope {
 /// Where decode scales come from: indexed 0, by group or by logical row, as the scope says.
 #[derive(Clone, Copy, Debug)]
 pub enum DecodeScales {
-    /// Read from the caller.
+    /// Read from the caller; NULL means 1.
     Static(Ptr<f32>),
     /// Found from the data and written.
     Dynamic(Ptr<f32>),

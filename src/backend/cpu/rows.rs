@@ -118,8 +118,12 @@ fn drive<S: Source>(cpu: &Cpu, p: &QuantizeProblem, source: &S) {
             if let Some(out) = &p.out {
                 pass.over_strips(false, |span, rows, scratch| {
                     let encodes = encodes(&rows, |r| {
-                        // SAFETY: the array covers the scope.
-                        Encode::from_static(unsafe { given.get().add(scope_index(scope, span, r)).read() })
+                        let g = match given.some() {
+                            // SAFETY: the array covers the scope.
+                            Some(given) => unsafe { given.get().add(scope_index(scope, span, r)).read() },
+                            None => 1.0,
+                        };
+                        Encode::from_static(g)
                     });
                     pass.write(out, span, rows, &encodes, true, scratch);
                 });

@@ -6,14 +6,19 @@
 
 pub mod context;
 pub mod driver;
+pub mod gemm;
 pub mod graph;
 pub mod group_ends;
 pub mod launch;
+pub mod layouts;
 pub mod module;
+pub mod params;
 pub mod pool;
+pub mod rows;
 pub mod stream;
+pub mod weights;
 
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::plan::Job;
 use crate::plan::gemm::GemmProblem;
 use crate::plan::weights::{PrepareProblem, WeightsShape};
@@ -21,7 +26,8 @@ pub use context::Device;
 use launch::{Kernel, Queue};
 
 /// The kernels of every operation.
-pub static KERNELS: &[&[Kernel]] = &[group_ends::KERNELS];
+pub static KERNELS: &[&[Kernel]] =
+    &[group_ends::KERNELS, rows::KERNELS, layouts::KERNELS, gemm::KERNELS, weights::KERNELS];
 
 impl Device {
     /// Gives a job to a stream; the context is current.
@@ -36,13 +42,13 @@ impl Device {
                 Job::Copy { dst, src, bytes } => {
                     queue.copy(dst.get_mut().addr() as u64, src.get().addr() as u64, *bytes)
                 }
-                Job::Quantize(_)
-                | Job::Stage(_)
-                | Job::Dequantize(_)
-                | Job::MoveScales(_)
-                | Job::Interleave(_)
-                | Job::Export(_)
-                | Job::Gemm(_) => missing("this operation on CUDA"),
+                Job::Quantize(p) => rows::quantize(queue, p),
+                Job::Stage(p) => rows::stage(queue, p),
+                Job::Dequantize(p) => layouts::dequantize(queue, p),
+                Job::MoveScales(p) => layouts::move_scales(queue, p),
+                Job::Interleave(p) => layouts::interleave(queue, p),
+                Job::Export(p) => weights::export(queue, p),
+                Job::Gemm(p) => gemm::gemm(queue, p),
             }
         }
     }
@@ -51,21 +57,18 @@ impl Device {
     ///
     /// # Safety
     /// Every address of the problem is valid on the device for what its documentation says.
-    unsafe fn prepare_weights(&self, _queue: &Queue, _problem: &PrepareProblem) -> Result<()> {
-        missing("prepared weights on CUDA")
+    unsafe fn prepare_weights(&self, queue: &Queue, problem: &PrepareProblem) -> Result<()> {
+        // SAFETY: the caller's promise.
+        unsafe { weights::prepare(queue, problem) }
     }
 
     /// Bytes of storage for prepared weights, or none where they pass the address space.
     pub fn weights_storage_size(&self, shape: &WeightsShape) -> Option<usize> {
-        crate::backend::cpu::weights::storage_size(shape)
+        weights::storage_size(shape)
     }
 
     /// Bytes of workspace of a product.
-    pub fn gemm_workspace_size(&self, _problem: &GemmProblem) -> usize {
-        0
+    pub fn gemm_workspace_size(&self, problem: &GemmProblem) -> usize {
+        gemm::workspace_size(problem, &self.facts)
     }
-}
-
-fn missing(what: &str) -> Result<()> {
-    Err(Error::Unsupported { what: what.into(), next: "use NVFP4_BACKEND_CPU" })
 }

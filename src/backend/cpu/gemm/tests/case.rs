@@ -304,6 +304,7 @@ impl Case {
             bias: self.bias.then(|| Vector { base: data.bias.ptr(), dtype: Dtype::F32 }),
             activation: self.activation,
             out,
+            batch_invariant: false,
             workspace: Ptr::NULL,
         };
         let mut workspace = Buffer::new(workspace_size(cpu, &p).unwrap(), poison);

@@ -1,0 +1,179 @@
+// Rows → groups: which group a row of the padded row space belongs to, from ends or counts in device memory.
+// The padded row space has every group's rows rounded up to the height of a scale tile, group after group; without
+// tiles (height 1) it is the row space itself. Index arrays are read clamped, as the contract says; twin of
+// src/plan/groups.rs.
+#pragma once
+#include "params.cuh"
+#include "ptx.cuh"
+
+namespace nvfp4 {
+
+constexpr uint32_t FAULT_BAD_GROUP = 1, FAULT_BAD_DECODE_SCALE = 2, FAULT_NON_FINITE = 4, FAULT_SATURATED = 8;
+
+// The rows of one group.
+struct Span {
+  uint64_t first_row;
+  uint64_t rows;
+  uint64_t first_scale_row;
+  uint32_t group;
+};
+
+NVFP4_INLINE uint64_t round_up(uint64_t x, uint32_t to) { return (x + to - 1) / to * to; }
+NVFP4_INLINE uint32_t tile_rows(uint32_t layout) { return layout == TILED_128X4 ? 128 : layout == TILED_8X4 ? 8 : 1; }
+
+NVFP4_INLINE void raise_fault(uint64_t* fault, uint32_t flags) {
+  if (flags) ptx::system_or(reinterpret_cast<uint32_t*>(fault), flags);
+}
+
+// Keeps the first report since the last clear.
+NVFP4_INLINE void report_bad_group(uint64_t* fault, uint32_t group) {
+  ptx::system_set_if_zero(reinterpret_cast<uint32_t*>(fault) + 1, group + 1);
+  raise_fault(fault, FAULT_BAD_GROUP);
+}
+
+// Flags of a whole warp in one write.
+NVFP4_INLINE void raise_fault_warp(uint64_t* fault, uint32_t flags) {
+  flags = ptx::warp_or(flags);
+  if ((threadIdx.x & 31) == 0) raise_fault(fault, flags);
+}
+
+// Inclusive maximum or sum over the lanes of a warp. Ends and their padded sums stay below 2^32.
+template <bool MAXIMUM>
+NVFP4_INLINE uint32_t warp_scan(uint32_t v) {
+#pragma unroll
+  for (uint32_t d = 1; d < 32; d *= 2) {
+    const uint32_t other = __shfl_up_sync(0xFFFFFFFFu, v, d);
+    if ((threadIdx.x & 31) >= d) v = MAXIMUM ? max(v, other) : v + other;
+  }
+  return v;
+}
+
+// Finds spans for rising scale rows. All threads of the CTA call every member together; blockDim.x is whole warps.
+// `ends` are taken a CTA of groups at a time: end used = min(max(0, ends so far), rows), scale rows by a running sum.
+// The walk goes on where it stopped, so one CTA reads the array once however many rows it asks for.
+class SpanFinder {
+ public:
+  NVFP4_INLINE SpanFinder(const GroupsParams& groups, uint32_t tile) : g(groups), tile(tile), base(0), end(0), scale(0) {}
+
+  // False: the scale row belongs to no group. A row of the span may still be padding (scale_row - first >= rows).
+  NVFP4_INLINE bool find(uint64_t scale_row, Span& span) {
+    switch (g.kind) {
+      case GROUPS_NONE:
+        span = Span{0, g.rows, 0, 0};
+        return scale_row < round_up(g.rows, tile);
+      case GROUPS_ENDS:
+        return find_ends(scale_row, span);
+      default: {
+        const uint64_t padded = round_up(g.rows, tile);
+        if (padded == 0 || scale_row >= padded * g.count) return false;
+        span.group = uint32_t(padded >> 32 || scale_row >> 32 ? scale_row / padded : uint32_t(scale_row) / uint32_t(padded));
+        span.first_row = span.group * g.rows;
+        span.first_scale_row = span.group * padded;
+        span.rows = g.kind == GROUPS_STRIDED ? g.rows : clamp_count(g.index[span.group]);
+        return scale_row - span.first_scale_row < round_up(span.rows, tile);
+      }
+    }
+  }
+
+  // Reports the first entry that had to be clamped. One CTA of a launch calls this.
+  NVFP4_INLINE void report(uint64_t* fault) {
+    if (g.kind != GROUPS_ENDS && g.kind != GROUPS_MASKED) return;
+    __shared__ uint32_t first;
+    if (threadIdx.x == 0) first = 0xFFFFFFFFu;
+    uint32_t carry = 0;
+    __syncthreads();
+    for (uint32_t at = 0; at < g.count; at += blockDim.x) {
+      const uint32_t i = at + threadIdx.x;
+      const int64_t raw = i < g.count ? g.index[i] : 0;
+      bool bad = i < g.count && (raw < 0 || raw > int64_t(g.rows));
+      if (g.kind == GROUPS_ENDS) {
+        const uint32_t top = cta_scan<true>(raw > 0 ? uint32_t(raw) : 0, carry);
+        bad |= i < g.count && raw < int64_t(top);  // less than one before it
+      }
+      if (bad) atomicMin(&first, i);
+      __syncthreads();
+      if (first != 0xFFFFFFFFu) break;
+      __syncthreads();
+    }
+    if (threadIdx.x == 0 && first != 0xFFFFFFFFu) report_bad_group(fault, first);
+    __syncthreads();
+  }
+
+ private:
+  const GroupsParams& g;
+  uint32_t tile;
+  uint32_t base;        // first group of the chunk
+  uint32_t end, scale;  // rows and scale rows before it
+
+  NVFP4_INLINE uint64_t clamp_count(int64_t raw) const {
+    return raw < 0 ? 0 : uint64_t(raw) > g.rows ? g.rows : uint64_t(raw);
+  }
+
+  // Inclusive scan over the CTA behind `carry`, which becomes the value of the last thread.
+  template <bool MAXIMUM>
+  NVFP4_INLINE uint32_t cta_scan(uint32_t v, uint32_t& carry) {
+    __shared__ uint32_t totals[32];
+    const uint32_t lane = threadIdx.x & 31, warp = threadIdx.x >> 5, warps = blockDim.x >> 5;
+    v = warp_scan<MAXIMUM>(v);
+    __syncthreads();
+    if (lane == 31) totals[warp] = v;
+    __syncthreads();
+    const uint32_t sums = warp_scan<MAXIMUM>(lane < warps ? totals[lane] : 0);
+    const uint32_t below = __shfl_sync(0xFFFFFFFFu, sums, (warp + 31) & 31);
+    const uint32_t all = __shfl_sync(0xFFFFFFFFu, sums, warps - 1);
+    const uint32_t before = warp == 0 ? carry : MAXIMUM ? max(carry, below) : carry + below;
+    carry = MAXIMUM ? max(carry, all) : carry + all;
+    return MAXIMUM ? max(before, v) : before + v;
+  }
+
+  NVFP4_INLINE bool find_ends(uint64_t scale_row, Span& span) {
+    __shared__ Span found;
+    __shared__ uint32_t hit, edges[33];
+    const uint32_t lane = threadIdx.x & 31, warp = threadIdx.x >> 5;
+#pragma unroll 1
+    while (base < g.count) {
+      uint32_t next_end = end, next_scale = scale;
+      const uint32_t i = base + threadIdx.x;
+      const int64_t raw = i < g.count ? g.index[i] : 0;
+      const uint32_t used = cta_scan<true>(raw < 0 ? 0 : min(uint32_t(raw), uint32_t(g.rows)), next_end);
+      // The end before: of the thread below, or of the chunk before.
+      const uint32_t below = __shfl_up_sync(0xFFFFFFFFu, used, 1);
+      if (lane == 31) edges[warp + 1] = used;
+      if (threadIdx.x == 0) {
+        edges[0] = end;
+        hit = 0;
+      }
+      __syncthreads();
+      const uint32_t previous = lane ? below : edges[warp];
+      const uint32_t mine = i < g.count ? used - previous : 0;
+      const uint32_t padded = (mine + tile - 1) & ~(tile - 1);
+      const uint32_t after = cta_scan<false>(padded, next_scale);
+      if (scale_row < after && scale_row >= after - padded) {
+        found = Span{previous, mine, after - padded, i};
+        hit = 1;
+      }
+      __syncthreads();
+      const bool done = hit != 0;
+      if (done) span = found;
+      __syncthreads();
+      if (done) return true;
+      if (scale_row < next_scale) return false;
+      base += blockDim.x;
+      end = next_end;
+      scale = next_scale;
+    }
+    return false;
+  }
+};
+
+// Element index of row `r` of a span.
+NVFP4_INLINE uint64_t row_offset(const MatrixParams& m, const GroupsParams& g, const Span& span, uint64_t r) {
+  return g.kind == GROUPS_STRIDED ? span.group * m.group_stride + r * m.row_stride : (span.first_row + r) * m.row_stride;
+}
+
+// Index of a row's decode scale.
+NVFP4_INLINE uint64_t scope_index(uint32_t scope, const Span& span, uint64_t r) {
+  return scope == SCOPE_TENSOR ? 0 : scope == SCOPE_GROUP ? span.group : span.first_row + r;
+}
+
+}  // namespace nvfp4

@@ -1,0 +1,118 @@
+// All inline assembly, one wrapper an instruction, with the reason why the language has no better word for it.
+// NVFP4_EMULATED: the same functions in plain C++, for the emulator under tests/emulator that runs kernels on a CPU.
+#pragma once
+#include <stdint.h>
+
+#ifdef NVFP4_EMULATED
+#include "emulator.h"
+#else
+#define NVFP4_INLINE __device__ __forceinline__
+#define NVFP4_NOINLINE __device__ __noinline__
+// A kernel: its name, its parameter struct, its threads and the CTAs an SM should hold; `p` in the body.
+#define NVFP4_KERNEL(name, Params, threads, ctas) \
+  extern "C" __global__ void __launch_bounds__(threads, ctas) name(const __grid_constant__ Params p)
+#endif
+
+// e2m1 conversions exist in the architecture-specific feature sets from sm_100 on.
+#if !defined(NVFP4_EMULATED) && defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 1000 && \
+    (defined(__CUDA_ARCH_FAMILY_SPECIFIC__) || defined(__CUDA_ARCH_SPECIFIC__))
+#define NVFP4_HAS_CVT_E2M1 1
+#else
+#define NVFP4_HAS_CVT_E2M1 0
+#endif
+
+namespace nvfp4::ptx {
+
+#ifndef NVFP4_EMULATED
+
+// Reads 16 bytes once: first to leave the caches. `nc` promises that the kernel does not write them.
+NVFP4_INLINE uint4 load_once(const void* p) {
+  uint4 v;
+  asm volatile("ld.global.cs.nc.v4.u32 {%0,%1,%2,%3}, [%4];"
+               : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "l"(p));
+  return v;
+}
+
+// Reads 16 bytes that another pass reads again soon.
+NVFP4_INLINE uint4 load_keep(const void* p) {
+  uint4 v;
+  asm volatile("ld.global.nc.L1::no_allocate.v4.u32 {%0,%1,%2,%3}, [%4];"
+               : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "l"(p));
+  return v;
+}
+
+// Largest value of a warp in one instruction (sm_80); the intrinsic needs a header that hides this.
+NVFP4_INLINE uint32_t warp_max(uint32_t v) { return __reduce_max_sync(0xFFFFFFFFu, v); }
+NVFP4_INLINE uint32_t warp_or(uint32_t v) { return __reduce_or_sync(0xFFFFFFFFu, v); }
+
+// min and max that pass a NaN on, which fminf and fmaxf do not.
+NVFP4_INLINE float min_nan(float a, float b) {
+  float d;
+  asm("min.NaN.f32 %0, %1, %2;" : "=f"(d) : "f"(a), "f"(b));
+  return d;
+}
+NVFP4_INLINE float max_nan(float a, float b) {
+  float d;
+  asm("max.NaN.f32 %0, %1, %2;" : "=f"(d) : "f"(a), "f"(b));
+  return d;
+}
+
+// The smallest of three as one VIMNMX3 where the chip has it.
+NVFP4_INLINE int32_t min3(int32_t a, int32_t b, int32_t c) { return __vimin3_s32(a, b, c); }
+NVFP4_INLINE uint32_t max_u16x2(uint32_t a, uint32_t b) { return __vmaxu2(a, b); }
+NVFP4_INLINE uint32_t min_u16x2(uint32_t a, uint32_t b) { return __vminu2(a, b); }
+
+// Two floats to a packed pair, nearest even; a NaN comes out as 0x7FFF.
+NVFP4_INLINE uint32_t pack_bf16(float low, float high) {
+  uint32_t d;
+  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(d) : "f"(high), "f"(low));
+  return d;
+}
+NVFP4_INLINE uint32_t pack_f16(float low, float high) {
+  uint32_t d;
+  asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(d) : "f"(high), "f"(low));
+  return d;
+}
+NVFP4_INLINE float f16_to_f32(uint32_t bits) {
+  float d;
+  asm("{ .reg .b16 h; cvt.u16.u32 h, %1; cvt.f32.f16 %0, h; }" : "=f"(d) : "r"(bits));
+  return d;
+}
+
+// Reciprocal within an ulp: the seed of a division whose range is known.
+NVFP4_INLINE float rcp_approx(float x) {
+  float d;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(d) : "f"(x));
+  return d;
+}
+
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 890
+// E4M3 of t >= 0, nearest even, saturating at 448.
+NVFP4_INLINE uint32_t e4m3_encode(float t) {
+  uint16_t d;
+  asm("cvt.rn.satfinite.e4m3x2.f32 %0, %1, %2;" : "=h"(d) : "f"(0.f), "f"(t));
+  return d;
+}
+#define NVFP4_HAS_CVT_E4M3 1
+#else
+#define NVFP4_HAS_CVT_E4M3 0
+#endif
+
+#if NVFP4_HAS_CVT_E2M1
+// Two floats to a byte of E2M1, nearest even, saturating at 6, sign of zero kept; `low` in the low nibble.
+NVFP4_INLINE uint32_t e2m1_pair(float low, float high) {
+  uint32_t d;
+  asm("{ .reg .b8 b; cvt.rn.satfinite.e2m1x2.f32 b, %1, %2; cvt.u32.u8 %0, b; }" : "=r"(d) : "f"(high), "f"(low));
+  return d;
+}
+#endif
+
+// The fault word lies in host memory: system scope, and only where the bit is not yet set.
+NVFP4_INLINE void system_or(uint32_t* p, uint32_t bits) {
+  if (bits & ~*reinterpret_cast<volatile uint32_t*>(p)) atomicOr_system(p, bits);
+}
+NVFP4_INLINE void system_set_if_zero(uint32_t* p, uint32_t value) { atomicCAS_system(p, 0u, value); }
+
+#endif  // NVFP4_EMULATED
+
+}  // namespace nvfp4::ptx

@@ -1,0 +1,301 @@
+//! The grouped product on a device: a plan of `plan::gemm_cuda` → one launch of kernels/gemm.cu, with a memset of the
+//! counters before it where blocks share a tile's k, and a quantizing pass behind it for requantized outputs whose scales
+//! are dynamic or searched for. Twin: backend/cpu/gemm.
+
+use super::context::DeviceFacts;
+use super::launch::{Kernel, Queue};
+use super::params::{address, dtype, layout, scope};
+use super::{rows, weights};
+use crate::error::{Error, Result};
+use crate::format::BLOCK;
+use crate::format::dtype::Dtype;
+use crate::plan::gemm::{Activation, Activations, GemmOut, GemmProblem};
+use crate::plan::gemm_cuda::{self, GemmPlan, Machine, TILES};
+use crate::plan::groups::Groups;
+use crate::plan::memory::Matrix;
+use crate::plan::quantize::{DecodeScales, Producer, QuantizeProblem};
+
+const FILE: &str = "gemm";
+
+const fn kernel(name: &'static str, registers: u32, threads: u32) -> Kernel {
+    Kernel { file: FILE, name, registers, threads }
+}
+
+/// [operand: bf16, f16, codes][tile], in the order of `TILES`.
+pub static KERNELS: &[Kernel] = &[
+    kernel("nvfp4_gemm_bf16_8", 80, 128),
+    kernel("nvfp4_gemm_bf16_16", 96, 128),
+    kernel("nvfp4_gemm_bf16_32", 128, 128),
+    kernel("nvfp4_gemm_bf16_64", 192, 128),
+    kernel("nvfp4_gemm_bf16_128", 255, 256),
+    kernel("nvfp4_gemm_f16_8", 80, 128),
+    kernel("nvfp4_gemm_f16_16", 96, 128),
+    kernel("nvfp4_gemm_f16_32", 128, 128),
+    kernel("nvfp4_gemm_f16_64", 192, 128),
+    kernel("nvfp4_gemm_f16_128", 255, 256),
+    kernel("nvfp4_gemm_codes_8", 80, 128),
+    kernel("nvfp4_gemm_codes_16", 96, 128),
+    kernel("nvfp4_gemm_codes_32", 128, 128),
+    kernel("nvfp4_gemm_codes_64", 192, 128),
+    kernel("nvfp4_gemm_codes_128", 255, 256),
+];
+
+/// `struct GemmParams` of kernels/params_gemm.cuh, field by field.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+struct GemmParams {
+    index: u64,
+    a: u64,
+    a_scales: u64,
+    a_decode: u64,
+    weights: u64,
+    bias: u64,
+    out: u64,
+    out_scales: u64,
+    out_decode: u64,
+    partials: u64,
+    counters: u64,
+    fault: u64,
+    a_row_stride: i64,
+    a_group_stride: i64,
+    a_scales_row_stride: i64,
+    out_row_stride: i64,
+    out_group_stride: i64,
+    out_scales_row_stride: i64,
+    rows: i64,
+    units_at: u64,
+    groups: u32,
+    grouping: u32,
+    weight_rows: u32,
+    cols: u32,
+    splits: u32,
+    a_layout: u32,
+    a_scope: u32,
+    a_vectors: u32,
+    bias_dtype: u32,
+    activation: u32,
+    out_dtype: u32,
+    out_vectors: u32,
+    accumulate: u32,
+    out_layout: u32,
+    out_scope: u32,
+    limit: f32,
+    alpha: f32,
+    beta: f32,
+    reserved: [u32; 2],
+}
+const _: () = assert!(size_of::<GemmParams>() == 240);
+
+/// `DTYPE_CODES` of kernels/params_gemm.cuh.
+const DTYPE_CODES: u32 = 3;
+
+pub fn workspace_size(p: &GemmProblem, facts: &DeviceFacts) -> usize {
+    plan(p, facts).workspace_bytes
+}
+
+fn plan(p: &GemmProblem, facts: &DeviceFacts) -> GemmPlan {
+    let machine = Machine {
+        processors: facts.sm_count as usize,
+        shared_per_block: facts.shared_per_block_optin as usize,
+    };
+    gemm_cuda::plan(p, &machine)
+}
+
+/// Multiplies the rows of each group with its weights.
+///
+/// # Safety
+/// Every address of the problem is valid on the device; the workspace has [`workspace_size`] bytes.
+pub unsafe fn gemm(queue: &Queue, p: &GemmProblem) -> Result<()> {
+    let has_index = matches!(p.groups, Groups::Ends { .. } | Groups::Masked { .. });
+    if p.groups.count() == 0 || p.groups.total_rows() == 0 && !has_index {
+        return Ok(());
+    }
+    let plan = plan(p, queue.facts);
+    let tile = &TILES[plan.tile];
+    let blocks = plan.tiles.checked_mul(plan.splits).filter(|&blocks| blocks <= i32::MAX as usize);
+    let Some(blocks) = blocks.filter(|_| p.groups.total_rows() <= i32::MAX as usize) else {
+        return Err(Error::TooLarge { argument: "rows" });
+    };
+    let params = params(p, &plan, queue.facts);
+    let operand = match p.a {
+        Activations::Values { a, .. } if a.dtype == Dtype::F16 => 1,
+        Activations::Values { .. } => 0,
+        Activations::Codes(_) => 2,
+    };
+    let kernel = &KERNELS[operand * TILES.len() + plan.tile];
+    // SAFETY: the caller's promise, here and below; the struct is the kernel's.
+    unsafe {
+        if plan.splits > 1 {
+            queue.memset32(params.counters, 0, plan.tiles)?;
+        }
+        let shared = tile.shared_bytes() as u32;
+        queue.launch(kernel, (blocks as u32, 1, 1), tile.threads() as u32, shared, &params)?;
+        match (p.out, plan.second_pass && p.groups.total_rows() > 0) {
+            (GemmOut::Codes(out), true) => rows::quantize(
+                queue,
+                &QuantizeProblem {
+                    groups: p.groups,
+                    cols: p.out_cols(),
+                    producer: Producer::Plain { src: staged(p) },
+                    activated: None,
+                    out: Some(out),
+                    amax: None,
+                },
+            ),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// The bfloat16 rows of an output before a second pass quantizes them.
+fn staged(p: &GemmProblem) -> Matrix {
+    let cols = p.out_cols();
+    let group_rows = p.groups.total_rows() / p.groups.count().max(1);
+    Matrix { base: p.workspace, dtype: Dtype::Bf16, row_stride: cols, group_stride: group_rows * cols }
+}
+
+fn params(p: &GemmProblem, plan: &GemmPlan, facts: &DeviceFacts) -> GemmParams {
+    let shape = &p.weights.shape;
+    let workspace = address(p.workspace);
+    let (grouping, index, group_rows) = match p.groups {
+        Groups::None { rows } => (0, 0, rows),
+        Groups::Ends { ends, rows, .. } => (1, address(ends), rows),
+        Groups::Masked { counts, max_rows, .. } => (2, address(counts), max_rows),
+        Groups::Strided { rows, .. } => (3, 0, rows),
+    };
+    let (activation, swiglu) = match p.activation {
+        Activation::None => (0, None),
+        Activation::SwiGlu(parameters) => (1, Some(parameters)),
+        Activation::Relu2 => (2, None),
+    };
+    let mut g = GemmParams {
+        index,
+        weights: address(p.weights.storage),
+        bias: p.bias.map_or(0, |bias| address(bias.base)),
+        bias_dtype: p.bias.map_or(0, |bias| dtype(bias.dtype)),
+        counters: workspace + plan.counters_at as u64,
+        partials: workspace + plan.partials_at as u64,
+        fault: facts.fault,
+        rows: group_rows as i64,
+        units_at: weights::header_bytes(shape.groups) as u64,
+        groups: shape.groups as u32,
+        grouping,
+        weight_rows: shape.rows as u32,
+        cols: shape.cols as u32,
+        splits: plan.splits as u32,
+        a_vectors: gemm_cuda::a_vectors(p) as u32,
+        activation,
+        limit: swiglu.map_or(0.0, |s| s.limit),
+        alpha: swiglu.map_or(1.0, |s| s.alpha),
+        beta: swiglu.map_or(0.0, |s| s.beta),
+        ..GemmParams::default()
+    };
+    match p.a {
+        Activations::Values { a, scope: of, decode } => {
+            g.a = address(a.base);
+            g.a_row_stride = a.row_stride as i64;
+            g.a_group_stride = a.group_stride as i64;
+            (g.a_decode, g.a_scope) = (address(decode), scope(of));
+        }
+        Activations::Codes(q) => {
+            g.a = address(q.codes);
+            g.a_row_stride = q.codes_row_stride as i64;
+            g.a_group_stride = q.codes_group_stride as i64;
+            (g.a_decode, g.a_scope) = (address(q.decode), scope(q.scope));
+            (g.a_scales, g.a_layout) = (address(q.scales.base), layout(q.scales.layout));
+            g.a_scales_row_stride = q.scales.row_stride as i64;
+        }
+    }
+    match p.out {
+        GemmOut::Codes(out) if !plan.second_pass => {
+            g.out = address(out.codes);
+            g.out_dtype = DTYPE_CODES;
+            g.out_row_stride = out.codes_row_stride as i64;
+            g.out_vectors = out.codes_row_stride.is_multiple_of(BLOCK / 2) as u32;
+            (g.out_scales, g.out_layout) = (address(out.scales.base), layout(out.scales.layout));
+            g.out_scales_row_stride = out.scales.row_stride as i64;
+            g.out_scope = scope(out.scope);
+            if let DecodeScales::Static(given) = out.decode {
+                g.out_decode = address(given);
+            }
+        }
+        GemmOut::Codes(_) => set_values(&mut g, &staged(p), &p.groups),
+        GemmOut::Values { out, accumulate } => {
+            set_values(&mut g, &out, &p.groups);
+            g.accumulate = accumulate as u32;
+        }
+    }
+    g
+}
+
+fn set_values(g: &mut GemmParams, out: &Matrix, groups: &Groups) {
+    let strided = matches!(groups, Groups::Strided { .. });
+    g.out = address(out.base);
+    g.out_dtype = dtype(out.dtype);
+    g.out_row_stride = out.row_stride as i64;
+    g.out_group_stride = out.group_stride as i64;
+    let vectors = out.row_stride.is_multiple_of(4) && (!strided || out.group_stride.is_multiple_of(4));
+    g.out_vectors = vectors as u32;
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+
+    /// (name, bytes) of every field of a struct as kernels/params_gemm.cuh and a file of this folder write it.
+    pub fn assert_mirrored(name: &str, rust: &str) {
+        let text = include_str!("../../../kernels/params_gemm.cuh");
+        let body = |text: &'static str, head: &str| {
+            let from = text.find(head).expect("the struct is there") + head.len();
+            &text[from..from + text[from..].find("\n}").expect("the struct ends")]
+        };
+        let mut device = Vec::new();
+        for line in body(text, &format!("struct {name} {{")).lines() {
+            let code = line.split("//").next().unwrap_or("").trim();
+            let Some((kind, names)) = code.trim_end_matches(';').rsplit_once(['*', ' ']).map(|_| {
+                let names = code.trim_end_matches(';');
+                let cut = names.find("* ").map_or_else(|| names.find(' ').unwrap_or(0), |star| star + 1);
+                (&names[..cut], &names[cut..])
+            }) else {
+                continue;
+            };
+            let bytes = if kind.ends_with('*') || kind.contains("64") { 8 } else { 4 };
+            device.extend(names.split(',').map(|n| {
+                let (n, count) = n.trim().split_once('[').map_or((n.trim(), 1), |(n, rest)| {
+                    (n, rest.trim_end_matches(']').parse().expect("an array's length"))
+                });
+                (n.to_string(), bytes * count)
+            }));
+        }
+        let mut host = Vec::new();
+        for line in body(Box::leak(rust.to_string().into_boxed_str()), &format!("struct {name} {{")).lines() {
+            let Some((n, kind)) = line.trim().trim_end_matches(',').split_once(": ") else { continue };
+            let bytes = match kind {
+                "u64" | "i64" | "[u32; 2]" => 8,
+                _ => 4,
+            };
+            host.push((n.to_string(), bytes));
+        }
+        assert!(host.len() > 10);
+        assert_eq!(host, device);
+    }
+
+    #[test]
+    fn the_parameters_are_those_of_the_kernel() {
+        assert_mirrored("GemmParams", include_str!("gemm.rs"));
+    }
+
+    #[test]
+    fn the_table_has_a_kernel_for_every_tile() {
+        for (i, kernel) in KERNELS.iter().enumerate() {
+            let (operand, tile) = (["bf16", "f16", "codes"][i / TILES.len()], &TILES[i % TILES.len()]);
+            assert_eq!(kernel.name, format!("nvfp4_gemm_{operand}_{}", tile.tokens));
+            assert_eq!(kernel.threads as usize, tile.threads());
+        }
+        let text = include_str!("../../../kernels/gemm.cu");
+        for tile in TILES {
+            let entry = format!(" {}, {}, {}, ", tile.tokens, tile.units, tile.stages);
+            assert!(text.contains(&entry), "kernels/gemm.cu lists{entry}");
+        }
+    }
+}

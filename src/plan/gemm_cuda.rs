@@ -1,0 +1,257 @@
+//! Which tile of the portable CUDA product takes a problem, and how its workspace is cut. Pure: no device is asked.
+//!
+//! A block owns `tokens` rows of a group × `units` · 128 weight rows (kernels/gemm.cuh). The split of the rows over the
+//! groups is unknown here, so grids are sized for any split, and the tile for the average over the groups that can have
+//! rows. Small products leave processors idle, so blocks share the k of a tile (`splits`), unless the caller wants every
+//! row's bits to be independent of the batch.
+
+use super::gemm::{Activations, GemmOut, GemmProblem};
+use super::groups::Groups;
+use super::quantize::DecodeScales;
+use crate::format::block::ScaleRule;
+
+/// Weight rows, k and bytes of a unit of prepared weights.
+pub const UNIT_ROWS: usize = 128;
+pub const UNIT_COLS: usize = 64;
+pub const UNIT_BYTES: usize = 4608;
+
+/// A form of the kernel, as kernels/gemm.cu lists them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tile {
+    pub tokens: usize,
+    pub units: usize,
+    pub stages: usize,
+    /// Blocks that a processor of a large chip holds at once.
+    pub resident: usize,
+}
+
+pub const TILES: [Tile; 5] = [
+    Tile { tokens: 8, units: 1, stages: 6, resident: 4 },
+    Tile { tokens: 16, units: 1, stages: 6, resident: 4 },
+    Tile { tokens: 32, units: 1, stages: 5, resident: 4 },
+    Tile { tokens: 64, units: 1, stages: 4, resident: 3 },
+    Tile { tokens: 128, units: 2, stages: 3, resident: 1 },
+];
+
+impl Tile {
+    pub const fn threads(&self) -> usize {
+        128 * self.units
+    }
+
+    pub const fn shared_bytes(&self) -> usize {
+        self.stages * (self.tokens * UNIT_COLS * 2 + self.units * UNIT_BYTES)
+    }
+
+    /// Bytes of the sums that one split of a tile leaves behind.
+    const fn partial_bytes(&self) -> usize {
+        self.tokens * self.units * UNIT_ROWS * size_of::<f32>()
+    }
+}
+
+/// What a device has of what matters here.
+#[derive(Clone, Copy, Debug)]
+pub struct Machine {
+    pub processors: usize,
+    /// Bytes of shared memory that a block may ask for.
+    pub shared_per_block: usize,
+}
+
+/// How a product runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GemmPlan {
+    /// Index into [`TILES`].
+    pub tile: usize,
+    pub splits: usize,
+    /// Tiles of any split of the rows, at most; 1 where there are no rows but an index array to be checked.
+    pub tiles: usize,
+    /// The output is requantized by a second pass over bfloat16 rows in the workspace.
+    pub second_pass: bool,
+    /// Byte offsets in the workspace: those rows come first, then a counter a tile, then the sums of splits.
+    pub counters_at: usize,
+    pub partials_at: usize,
+    pub workspace_bytes: usize,
+}
+
+/// k that a split is worth having: shorter ones cost more than they bring.
+const LEAST_STEPS: usize = 8;
+const MOST_SPLITS: usize = 16;
+/// The average rows a group up to which each tile is taken; a little room, for groups are rarely even.
+const AVERAGES: [usize; 4] = [4, 16, 32, 64];
+
+/// Rows of any group start where whole vectors can be loaded: 16 bytes of values, 8 of codes.
+pub fn a_vectors(p: &GemmProblem) -> bool {
+    let strided = matches!(p.groups, Groups::Strided { .. });
+    let (row, group) = match p.a {
+        Activations::Values { a, .. } => (a.row_stride, a.group_stride),
+        Activations::Codes(q) => (q.codes_row_stride, q.codes_group_stride),
+    };
+    row % 8 == 0 && (!strided || group % 8 == 0)
+}
+
+/// Chooses tile and splits and cuts the workspace.
+pub fn plan(p: &GemmProblem, machine: &Machine) -> GemmPlan {
+    let shape = &p.weights.shape;
+    let (rows, active) = match p.groups {
+        Groups::None { rows } => (rows, 1),
+        Groups::Ends { rows, count, .. } => (rows, count.min(rows)),
+        Groups::Masked { count, max_rows: rows, .. } | Groups::Strided { count, rows } => {
+            (rows * count, count)
+        }
+    };
+    let average = rows.div_ceil(active.max(1));
+    let mut tile = AVERAGES.iter().take_while(|&&most| average > most).count();
+    while tile > 0
+        && (TILES[tile].shared_bytes() > machine.shared_per_block || TILES[tile].tokens > 64 && !a_vectors(p))
+    {
+        tile -= 1;
+    }
+    let form = &TILES[tile];
+    let token_tiles = match p.groups {
+        // A group wastes at most tokens − 1 rows of its last tile.
+        Groups::Ends { rows, .. } => (rows + (form.tokens - 1) * active) / form.tokens,
+        Groups::None { rows } => rows.div_ceil(form.tokens),
+        Groups::Masked { count, max_rows: rows, .. } | Groups::Strided { count, rows } => {
+            count * rows.div_ceil(form.tokens)
+        }
+    };
+    let tiles = (token_tiles * shape.rows.div_ceil(form.units * UNIT_ROWS)).max(1);
+    let steps = shape.cols.div_ceil(UNIT_COLS);
+    let mut splits = 1;
+    if !p.batch_invariant && form.tokens <= 64 {
+        while 2 * splits <= MOST_SPLITS
+            && tiles * splits * 2 <= machine.processors * form.resident
+            && steps / (splits * 2) >= LEAST_STEPS
+        {
+            splits *= 2;
+        }
+    }
+    let second_pass = match p.out {
+        GemmOut::Values { .. } => false,
+        GemmOut::Codes(out) => matches!(out.decode, DecodeScales::Dynamic(_)) || out.rule != ScaleRule::Amax,
+    };
+    let up = |bytes: usize| bytes.next_multiple_of(128);
+    let counters_at = if second_pass { up(p.groups.total_rows() * p.out_cols() * 2) } else { 0 };
+    let (counters, partials) = match splits {
+        1 => (0, 0),
+        _ => (up(4 * tiles), tiles * splits * form.partial_bytes()),
+    };
+    let partials_at = counters_at + counters;
+    GemmPlan {
+        tile,
+        splits,
+        tiles,
+        second_pass,
+        counters_at,
+        partials_at,
+        workspace_bytes: if p.groups.total_rows() == 0 { 0 } else { partials_at + partials },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::format::dtype::Dtype;
+    use crate::plan::gemm::Activation;
+    use crate::plan::memory::{Matrix, Ptr};
+    use crate::plan::quantize::Scope;
+    use crate::plan::weights::{Weights, WeightsShape};
+
+    const H200: Machine = Machine { processors: 132, shared_per_block: 232_448 };
+    const ADA: Machine = Machine { processors: 142, shared_per_block: 101_376 };
+
+    fn problem(groups: Groups, n: usize, k: usize, a_stride: usize) -> GemmProblem {
+        let matrix = |row_stride| Matrix { base: Ptr::NULL, dtype: Dtype::Bf16, row_stride, group_stride: 0 };
+        let shape = WeightsShape { groups: groups.count(), rows: n, cols: k, gate_up: false };
+        GemmProblem {
+            groups,
+            a: Activations::Values { a: matrix(a_stride), scope: Scope::Tensor, decode: Ptr::NULL },
+            weights: Weights { shape, storage: Ptr::NULL },
+            bias: None,
+            activation: Activation::None,
+            out: GemmOut::Values { out: matrix(n), accumulate: false },
+            batch_invariant: false,
+            workspace: Ptr::NULL,
+        }
+    }
+
+    fn ends(count: usize, rows: usize) -> Groups {
+        Groups::Ends { ends: Ptr::NULL, count, rows }
+    }
+
+    /// (E, K, N) of docs and benches: expert layers, output projections, a dense layer.
+    const SHAPES: [(usize, usize, usize); 13] = [
+        (48, 7168, 6144),
+        (48, 3072, 7168),
+        (32, 4096, 4096),
+        (32, 2048, 4096),
+        (32, 7168, 4096),
+        (64, 4096, 3072),
+        (128, 2048, 1536),
+        (128, 768, 2048),
+        (128, 2688, 1856),
+        (32, 2880, 5760),
+        (8, 4096, 1024),
+        (8, 8192, 1536),
+        (1, 8192, 8192),
+    ];
+
+    #[test]
+    fn every_listed_shape_has_a_plan_that_holds() {
+        for machine in [H200, ADA] {
+            for (e, k, n) in SHAPES {
+                for tokens in [1, 4, 16, 32, 64, 128, 512, 1024] {
+                    let p = problem(ends(e, tokens * e), n, k, k);
+                    let plan = plan(&p, &machine);
+                    let tile = &TILES[plan.tile];
+                    assert!(tile.shared_bytes() <= machine.shared_per_block);
+                    assert!(plan.splits <= k.div_ceil(UNIT_COLS), "{e} {k} {n} {tokens}: {plan:?}");
+                    assert!(plan.splits == 1 || tile.tokens <= 64);
+                    assert!(plan.tiles * plan.splits < i32::MAX as usize);
+                    // Enough for even groups and for one group that has all rows.
+                    let across = n.div_ceil(tile.units * UNIT_ROWS);
+                    assert!(plan.tiles >= e * tokens.div_ceil(tile.tokens) * across);
+                    assert!(plan.tiles >= (e * tokens).div_ceil(tile.tokens) * across);
+                    assert!(tile.tokens >= tokens.min(128) || tokens <= 4);
+                    assert!(plan.workspace_bytes < 64 << 20, "{e} {k} {n} {tokens}: {plan:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn few_tokens_keep_the_chip_busy_and_fit_one_wave() {
+        for (e, k, n) in SHAPES {
+            for rows in [1, 6, 8] {
+                let plan = plan(&problem(ends(e, rows), n, k, k), &H200);
+                let blocks = plan.tiles * plan.splits;
+                assert!(blocks >= 132 || k.div_ceil(UNIT_COLS) / plan.splits < 2 * LEAST_STEPS, "{plan:?}");
+                assert!(plan.splits == 1 || blocks <= 132 * TILES[plan.tile].resident);
+            }
+        }
+    }
+
+    #[test]
+    fn batch_invariance_forbids_splits() {
+        for rows in [1, 7, 100, 5000] {
+            let p = GemmProblem { batch_invariant: true, ..problem(ends(8, rows), 1536, 8192, 8192) };
+            assert_eq!(plan(&p, &H200).splits, 1);
+            assert_eq!(plan(&p, &H200).workspace_bytes, 0);
+        }
+    }
+
+    #[test]
+    fn wide_tiles_need_aligned_rows_and_room() {
+        let wide = problem(Groups::None { rows: 4096 }, 4096, 4096, 4096);
+        assert_eq!(TILES[plan(&wide, &H200).tile].tokens, 128);
+        let odd = problem(Groups::None { rows: 4096 }, 4096, 4096, 4097);
+        assert_eq!(TILES[plan(&odd, &H200).tile].tokens, 64);
+        let small = Machine { processors: 20, shared_per_block: 48 << 10 };
+        assert!(TILES[plan(&wide, &small).tile].shared_bytes() <= 48 << 10);
+    }
+
+    #[test]
+    fn no_rows_still_check_the_index() {
+        let plan = plan(&problem(ends(4, 0), 64, 64, 64), &H200);
+        assert_eq!((plan.tiles, plan.workspace_bytes), (1, 0));
+    }
+}

@@ -1,0 +1,137 @@
+// Runs kernels of kernels/ on a CPU, one CTA at a time, every thread a fiber: enough of CUDA for the row and layout
+// kernels, so that their indexing, barriers and bits are tested where there is no GPU. Not a model of memory ordering.
+#pragma once
+#include <math.h>
+#include <stdint.h>
+#include <string.h>
+
+#include <functional>
+
+#define __shared__ static
+#define NVFP4_INLINE inline
+#define NVFP4_NOINLINE __attribute__((noinline))
+#define NVFP4_KERNEL(name, Params, threads, ctas)                                                       \
+  static void name(const Params& p);                                                                    \
+  extern "C" void name##_run(uint32_t grid_x, uint32_t grid_y, uint32_t block, const void* params) {    \
+    emulator::launch(grid_x, grid_y, block, [=] { name(*static_cast<const Params*>(params)); });        \
+  }                                                                                                     \
+  static void name(const Params& p)
+
+struct uint2 { uint32_t x, y; };
+struct uint4 { uint32_t x, y, z, w; };
+inline uint2 make_uint2(uint32_t x, uint32_t y) { return {x, y}; }
+inline uint4 make_uint4(uint32_t x, uint32_t y, uint32_t z, uint32_t w) { return {x, y, z, w}; }
+struct Index { uint32_t x, y, z; };
+extern Index threadIdx, blockIdx, blockDim, gridDim;
+
+namespace emulator {
+void launch(uint32_t grid_x, uint32_t grid_y, uint32_t block, const std::function<void()>& body);
+void barrier();
+// Every lane's value of a warp, once all have come.
+const uint64_t* exchange(uint64_t value);
+
+template <class T>
+uint64_t bits(T v) {
+  uint64_t b = 0;
+  memcpy(&b, &v, sizeof v);
+  return b;
+}
+template <class T>
+T lane(const uint64_t* all, uint32_t i) {
+  T v;
+  memcpy(&v, all + i, sizeof v);
+  return v;
+}
+}  // namespace emulator
+
+inline void __syncthreads() { emulator::barrier(); }
+template <class T>
+T __shfl_sync(uint32_t, T v, int src) { return emulator::lane<T>(emulator::exchange(emulator::bits(v)), src & 31); }
+template <class T>
+T __shfl_xor_sync(uint32_t, T v, int d) { return emulator::lane<T>(emulator::exchange(emulator::bits(v)), (threadIdx.x & 31) ^ d); }
+template <class T>
+T __shfl_up_sync(uint32_t, T v, uint32_t d) {
+  const uint32_t me = threadIdx.x & 31;
+  return emulator::lane<T>(emulator::exchange(emulator::bits(v)), me >= d ? me - d : me);
+}
+
+inline uint32_t __float_as_uint(float f) { uint32_t b; memcpy(&b, &f, 4); return b; }
+inline int32_t __float_as_int(float f) { return int32_t(__float_as_uint(f)); }
+inline float __uint_as_float(uint32_t b) { float f; memcpy(&f, &b, 4); return f; }
+inline float __fmul_rn(float a, float b) { return a * b; }
+inline float __fadd_rn(float a, float b) { return a + b; }
+inline float __fsub_rn(float a, float b) { return a - b; }
+inline float __fdiv_rn(float a, float b) { return a / b; }
+inline float __frcp_rn(float a) { return 1.f / a; }
+inline float __fsqrt_rn(float a) { return sqrtf(a); }
+inline float __fmaf_rn(float a, float b, float c) { return fmaf(a, b, c); }
+inline uint32_t __byte_perm(uint32_t a, uint32_t b, uint32_t s) {
+  const uint64_t all = uint64_t(b) << 32 | a;
+  uint32_t out = 0;
+  for (int i = 0; i < 4; i++) out |= uint32_t(all >> 8 * (s >> 4 * i & 7) & 0xFF) << 8 * i;
+  return out;
+}
+inline uint32_t min(uint32_t a, uint32_t b) { return a < b ? a : b; }
+inline uint32_t max(uint32_t a, uint32_t b) { return a > b ? a : b; }
+inline int min(int a, int b) { return a < b ? a : b; }
+inline int max(int a, int b) { return a > b ? a : b; }
+inline uint32_t atomicMin(uint32_t* p, uint32_t v) { uint32_t old = *p; *p = min(old, v); return old; }
+inline uint32_t atomicMax(uint32_t* p, uint32_t v) { uint32_t old = *p; *p = max(old, v); return old; }
+
+namespace nvfp4::ptx {
+
+inline uint4 load_once(const void* p) {
+  if (reinterpret_cast<uintptr_t>(p) & 15) __builtin_trap();
+  uint4 v;
+  memcpy(&v, p, 16);
+  return v;
+}
+inline uint4 load_keep(const void* p) { return load_once(p); }
+inline uint32_t warp_max(uint32_t v) {
+  const uint64_t* all = emulator::exchange(v);
+  uint32_t m = 0;
+  for (int i = 0; i < 32; i++) m = max(m, uint32_t(all[i]));
+  return m;
+}
+inline uint32_t warp_or(uint32_t v) {
+  const uint64_t* all = emulator::exchange(v);
+  uint32_t m = 0;
+  for (int i = 0; i < 32; i++) m |= uint32_t(all[i]);
+  return m;
+}
+inline float min_nan(float a, float b) { return a != a || b != b ? __uint_as_float(0x7FFFFFFF) : a < b ? a : b; }
+inline float max_nan(float a, float b) { return a != a || b != b ? __uint_as_float(0x7FFFFFFF) : a > b ? a : b; }
+inline int32_t min3(int32_t a, int32_t b, int32_t c) { return min(min(a, b), c); }
+inline uint32_t max_u16x2(uint32_t a, uint32_t b) { return max(a & 0xFFFF, b & 0xFFFF) | max(a >> 16, b >> 16) << 16; }
+inline uint32_t min_u16x2(uint32_t a, uint32_t b) { return min(a & 0xFFFF, b & 0xFFFF) | min(a >> 16, b >> 16) << 16; }
+
+inline uint32_t bf16_bits(float x) {
+  const uint32_t b = __float_as_uint(x);
+  return x != x ? 0x7FFF : (b + 0x7FFF + (b >> 16 & 1)) >> 16;
+}
+inline uint32_t f16_bits(float x) {
+  if (x != x) return 0x7FFF;
+  const _Float16 h = _Float16(x);
+  uint16_t b;
+  memcpy(&b, &h, 2);
+  return b;
+}
+inline uint32_t pack_bf16(float low, float high) { return bf16_bits(low) | bf16_bits(high) << 16; }
+inline uint32_t pack_f16(float low, float high) { return f16_bits(low) | f16_bits(high) << 16; }
+inline float f16_to_f32(uint32_t bits) {
+  const uint16_t b = uint16_t(bits);
+  _Float16 h;
+  memcpy(&h, &b, 2);
+  return float(h);
+}
+// Wrong by up to an ulp, as the instruction is.
+inline float rcp_approx(float x) {
+  const uint32_t b = __float_as_uint(1.f / x);
+  return __uint_as_float(b + __float_as_uint(x) % 3 - 1);
+}
+inline void system_or(uint32_t* p, uint32_t bits) { *p |= bits; }
+inline void system_set_if_zero(uint32_t* p, uint32_t value) { if (*p == 0) *p = value; }
+
+}  // namespace nvfp4::ptx
+
+#define NVFP4_HAS_CVT_E4M3 0
