@@ -491,6 +491,7 @@ NVFP4_INLINE void cached_rows(const RowsParams& p) {
 NVFP4_INLINE void load_values(float (&v)[16], uint32_t dtype, const void* base, uint64_t element) {
   const char* at = static_cast<const char*>(base) + element * (dtype == DTYPE_F32 ? 4 : 2);
   if (reinterpret_cast<uintptr_t>(at) & 15) {
+#pragma unroll
     for (int i = 0; i < 16; i++) v[i] = load_element(dtype, base, element + i);
   } else if (dtype == DTYPE_F32) {
     Block<F32> b;
@@ -507,6 +508,7 @@ NVFP4_INLINE void load_values(float (&v)[16], uint32_t dtype, const void* base, 
 }
 
 NVFP4_INLINE void store_values(const float (&v)[16], uint32_t dtype, void* base, uint64_t element) {
+#pragma unroll
   for (int i = 0; i < 16; i++) store_element(dtype, base, element + i, v[i]);
 }
 
@@ -518,8 +520,10 @@ NVFP4_INLINE void norm_input(float (&v)[16], const RowsParams& p, uint64_t row, 
       const float mix = p.mix[row * p.mix_row_stride + l];
       float x[16];
       load_values(x, p.dtype, p.src.base, row * p.src.row_stride + l * p.stream_stride + col);
+#pragma unroll
       for (int i = 0; i < 16; i++) v[i] = l == 0 ? __fmul_rn(mix, x[i]) : __fmaf_rn(mix, x[i], v[i]);
     }
+#pragma unroll
     for (int i = 0; i < 16; i++) v[i] = round_to(p.dtype, v[i]);
     if (first && p.copy.base) store_values(v, p.dtype, p.copy.base, at);
   } else if (p.copy.base == nullptr) {
@@ -529,6 +533,7 @@ NVFP4_INLINE void norm_input(float (&v)[16], const RowsParams& p, uint64_t row, 
     if (!first) return;
     float x[16];
     load_values(x, p.dtype, p.src.base, row * p.src.row_stride + col);
+#pragma unroll
     for (int i = 0; i < 16; i++) v[i] = round_to(p.dtype, __fadd_rn(v[i], x[i]));
     store_values(v, p.dtype, p.copy.base, at);
   }
@@ -548,6 +553,7 @@ NVFP4_INLINE void general_block(float (&v)[16], const RowsParams& p, const Span&
       return load_values(v, p.dtype, p.src.base, row + col);
     case TRANSPOSED: {
       const uint64_t at = p.groups.kind == GROUPS_STRIDED ? span.group * p.src.group_stride + r : logical;
+#pragma unroll
       for (int i = 0; i < 16; i++) v[i] = load_element(p.dtype, p.src.base, at + (col + i) * p.src.row_stride);
       return;
     }
@@ -556,6 +562,7 @@ NVFP4_INLINE void general_block(float (&v)[16], const RowsParams& p, const Span&
       norm_input(v, p, logical, b, false);
       float weight[16];
       load_values(weight, p.weight_dtype, p.weight, col);
+#pragma unroll
       for (int i = 0; i < 16; i++)
         v[i] = round_to(p.dtype, __fmul_rn(__fmul_rn(v[i], inv), __fadd_rn(weight[i], p.weight_offset)));
       if (first && p.normed.base) store_values(v, p.dtype, p.normed.base, logical * p.normed.row_stride + col);
@@ -563,6 +570,7 @@ NVFP4_INLINE void general_block(float (&v)[16], const RowsParams& p, const Span&
     }
     default: {
       const SwiGlu s{p.limit, p.alpha, p.beta};
+#pragma unroll
       for (int i = 0; i < 16; i++) {
         const uint64_t c = col + i, width = p.cols / 2;
         float x;
@@ -588,6 +596,7 @@ NVFP4_INLINE float general_inverse_rms(const RowsParams& p, uint64_t row, bool f
     float v[16], acc = 0.f;
     if (base + threadIdx.x < blocks) {
       norm_input(v, p, row, base + threadIdx.x, first);
+#pragma unroll
       for (int i = 0; i < 16; i++) acc = __fmaf_rn(v[i], v[i], acc);
     }
     acc = pair_sum(acc);
@@ -648,6 +657,7 @@ NVFP4_INLINE void general_rows(const RowsParams& p) {
       for (uint64_t b = threadIdx.x; b < blocks; b += blockDim.x) {
         float v[16];
         general_block(v, p, span, r, b, inv, first);
+#pragma unroll
         for (int i = 0; i < 16; i++) {
           const uint32_t bits = __float_as_uint(v[i]) & 0x7FFFFFFFu;
           if (bits < INFINITY_BITS) m = max(m, bits);

@@ -4,8 +4,8 @@
 
 using namespace nvfp4;
 
-// CTAs an SM that leave enough registers: sm_80 needs a few more for f16.
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 890
+// CTAs an SM that leave enough registers: sm_80 to sm_89 need a few more for f16.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 900
 #define GATED_CTAS 2
 #else
 #define GATED_CTAS 3

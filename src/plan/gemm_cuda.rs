@@ -15,6 +15,9 @@ pub const UNIT_ROWS: usize = 128;
 pub const UNIT_COLS: usize = 64;
 pub const UNIT_BYTES: usize = 4608;
 
+/// Stages of 64 k that the tensor cores add up by themselves.
+pub const RUN_STEPS: usize = 32;
+
 /// A form of the kernel, as kernels/gemm.cu lists them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Tile {
@@ -38,11 +41,14 @@ impl Tile {
         128 * self.units
     }
 
-    pub const fn shared_bytes(&self) -> usize {
-        self.stages * (self.tokens * UNIT_COLS * 2 + self.units * UNIT_BYTES)
+    /// Bytes of shared memory for `steps` stages of k: the pipeline, and totals where one run of the tensor cores is not
+    /// exact enough (RUN_STEPS of kernels/gemm.cuh).
+    pub const fn shared_bytes(&self, steps: usize) -> usize {
+        let totals = if steps > RUN_STEPS { self.partial_bytes() } else { 0 };
+        self.stages * (self.tokens * UNIT_COLS * 2 + self.units * UNIT_BYTES) + totals
     }
 
-    /// Bytes of the sums that one split of a tile leaves behind.
+    /// Bytes of the sums of a tile: its totals, or what one split leaves behind.
     const fn partial_bytes(&self) -> usize {
         self.tokens * self.units * UNIT_ROWS * size_of::<f32>()
     }
@@ -62,6 +68,8 @@ pub struct GemmPlan {
     /// Index into [`TILES`].
     pub tile: usize,
     pub splits: usize,
+    /// Bytes of shared memory of a block.
+    pub shared_bytes: usize,
     /// Tiles of any split of the rows, at most; 1 where there are no rows but an index array to be checked.
     pub tiles: usize,
     /// The output is requantized by a second pass over bfloat16 rows in the workspace.
@@ -99,9 +107,10 @@ pub fn plan(p: &GemmProblem, machine: &Machine) -> GemmPlan {
         }
     };
     let average = rows.div_ceil(active.max(1));
+    let steps = shape.cols.div_ceil(UNIT_COLS);
     let mut tile = AVERAGES.iter().take_while(|&&most| average > most).count();
     while tile > 0
-        && (TILES[tile].shared_bytes() > machine.shared_per_block || TILES[tile].tokens > 64 && !a_vectors(p))
+        && (TILES[tile].shared_bytes(steps) > machine.shared_per_block || TILES[tile].tokens > 64 && !a_vectors(p))
     {
         tile -= 1;
     }
@@ -115,7 +124,6 @@ pub fn plan(p: &GemmProblem, machine: &Machine) -> GemmPlan {
         }
     };
     let tiles = (token_tiles * shape.rows.div_ceil(form.units * UNIT_ROWS)).max(1);
-    let steps = shape.cols.div_ceil(UNIT_COLS);
     let mut splits = 1;
     if !p.batch_invariant && form.tokens <= 64 {
         while 2 * splits <= MOST_SPLITS
@@ -139,6 +147,7 @@ pub fn plan(p: &GemmProblem, machine: &Machine) -> GemmPlan {
     GemmPlan {
         tile,
         splits,
+        shared_bytes: form.shared_bytes(steps.div_ceil(splits)),
         tiles,
         second_pass,
         counters_at,
@@ -203,7 +212,7 @@ mod tests {
                     let p = problem(ends(e, tokens * e), n, k, k);
                     let plan = plan(&p, &machine);
                     let tile = &TILES[plan.tile];
-                    assert!(tile.shared_bytes() <= machine.shared_per_block);
+                    assert!(plan.shared_bytes <= machine.shared_per_block);
                     assert!(plan.splits <= k.div_ceil(UNIT_COLS), "{e} {k} {n} {tokens}: {plan:?}");
                     assert!(plan.splits == 1 || tile.tokens <= 64);
                     assert!(plan.tiles * plan.splits < i32::MAX as usize);
@@ -211,7 +220,7 @@ mod tests {
                     let across = n.div_ceil(tile.units * UNIT_ROWS);
                     assert!(plan.tiles >= e * tokens.div_ceil(tile.tokens) * across);
                     assert!(plan.tiles >= (e * tokens).div_ceil(tile.tokens) * across);
-                    assert!(tile.tokens >= tokens.min(128) || tokens <= 4);
+                    assert!(tile.tokens >= tokens.min(64) || tokens <= 4);
                     assert!(plan.workspace_bytes < 64 << 20, "{e} {k} {n} {tokens}: {plan:?}");
                 }
             }
@@ -246,7 +255,7 @@ mod tests {
         let odd = problem(Groups::None { rows: 4096 }, 4096, 4096, 4097);
         assert_eq!(TILES[plan(&odd, &H200).tile].tokens, 64);
         let small = Machine { processors: 20, shared_per_block: 48 << 10 };
-        assert!(TILES[plan(&wide, &small).tile].shared_bytes() <= 48 << 10);
+        assert!(plan(&wide, &small).shared_bytes <= 48 << 10);
     }
 
     #[test]

@@ -128,7 +128,7 @@ pub unsafe fn gemm(queue: &Queue, p: &GemmProblem) -> Result<()> {
         if plan.splits > 1 {
             queue.memset32(params.counters, 0, plan.tiles)?;
         }
-        let shared = tile.shared_bytes() as u32;
+        let shared = plan.shared_bytes as u32;
         queue.launch(kernel, (blocks as u32, 1, 1), tile.threads() as u32, shared, &params)?;
         match (p.out, plan.second_pass && p.groups.total_rows() > 0) {
             (GemmOut::Codes(out), true) => rows::quantize(
