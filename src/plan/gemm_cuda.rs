@@ -110,7 +110,8 @@ pub fn plan(p: &GemmProblem, machine: &Machine) -> GemmPlan {
     let steps = shape.cols.div_ceil(UNIT_COLS);
     let mut tile = AVERAGES.iter().take_while(|&&most| average > most).count();
     while tile > 0
-        && (TILES[tile].shared_bytes(steps) > machine.shared_per_block || TILES[tile].tokens > 64 && !a_vectors(p))
+        && (TILES[tile].shared_bytes(steps) > machine.shared_per_block
+            || TILES[tile].tokens > 64 && !a_vectors(p))
     {
         tile -= 1;
     }
