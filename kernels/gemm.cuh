@@ -30,6 +30,7 @@ template <Operand OPERAND_, int TOKENS_, int UNITS_, int STAGES_, int BLOCKS_> s
   static constexpr int THREADS = 128 * UNITS, ROWS = UNIT_ROWS * UNITS;
   static constexpr int A_BYTES = TOKENS * UNIT_COLS * 2, STAGE_BYTES = A_BYTES + UNITS * UNIT_BYTES;
   static constexpr bool SPLITS = TOKENS <= 64;
+  static constexpr bool TOTALS = TOKENS <= 64 || OPERAND != Operand::CODES;  // no registers left there: RUN_STEPS at most
   static constexpr bool WIDE_ROWS = TOKENS > 64;  // rows of a are known to be aligned
   using Activations = std::conditional_t<OPERAND == Operand::CODES, Codes<Shape>, Values<Shape>>;
 };
@@ -272,11 +273,11 @@ template <class S> NVFP4_INLINE void accumulate(const GemmParams& p, const Tile&
     if (weights.here) multiply_stage<S>(acc, from + a_at, from + values_at, from + scales_at, exponent);
     if (more) activations.store(to);
     const int done = steps - left + 1;
-    if (done % RUN_STEPS == 0 && left > 1) finish_run<S>(acc, totals, done == RUN_STEPS);
+    if (S::TOTALS && done % RUN_STEPS == 0 && left > 1) finish_run<S>(acc, totals, done == RUN_STEPS);
     to = from;
     from = from == shared + (S::STAGES - 1) * S::STAGE_BYTES ? shared : from + S::STAGE_BYTES;
   }
-  if (steps > RUN_STEPS) add_runs<S>(acc, totals);
+  if (S::TOTALS && steps > RUN_STEPS) add_runs<S>(acc, totals);
   ptx::copy_async_wait<0>();
   __syncthreads();
 }

@@ -108,10 +108,12 @@ pub fn plan(p: &GemmProblem, machine: &Machine) -> GemmPlan {
     };
     let average = rows.div_ceil(active.max(1));
     let steps = shape.cols.div_ceil(UNIT_COLS);
+    // The widest form for codes has no registers left for totals.
+    let short_runs = matches!(p.a, Activations::Codes(_)) && steps > RUN_STEPS;
     let mut tile = AVERAGES.iter().take_while(|&&most| average > most).count();
     while tile > 0
         && (TILES[tile].shared_bytes(steps) > machine.shared_per_block
-            || TILES[tile].tokens > 64 && !a_vectors(p))
+            || TILES[tile].tokens > 64 && (short_runs || !a_vectors(p)))
     {
         tile -= 1;
     }

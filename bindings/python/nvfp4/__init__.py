@@ -12,7 +12,7 @@ from .context import (
     status_name, version, version_string,
 )
 from .enums import (
-    Activation, Backend, CaptureMode, DType, FaultFlags, Feature, GemmFlags, Grouping, Isa, LogLevel, ScaleLayout, ScaleRule, Scope, Status,
+    Activation, Backend, CaptureMode, ContextFlags, DType, FaultFlags, Feature, GemmFlags, Grouping, Isa, LogLevel, ScaleLayout, ScaleRule, Scope, Status,
     WeightsSource,
 )
 from .errors import (
@@ -30,7 +30,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Activation", "ActivationQuantized", "Backend", "BackendInfo", "Buffer", "CaptureError", "CaptureMode", "Context",
-    "DType", "DeviceError", "DevicePoisonedError", "Event", "FaultFlags", "Faults", "Feature", "ForkedError",
+    "DType", "DeviceError", "DevicePoisonedError", "Event", "ContextFlags", "FaultFlags", "Faults", "Feature", "ForkedError",
     "GemmFlags", "Graph", "Grouping", "Groups", "InternalError", "InvalidArgumentError", "InvalidHandleError", "Isa",
     "LibraryError", "LogLevel", "NormQuantized", "NotPreparedError", "NvFp4Error", "OutOfMemoryError", "PoolStats",
     "Quantized", "Recording", "ScaleLayout", "ScaleRule", "Scope", "StagedInputs", "Status", "Stream",

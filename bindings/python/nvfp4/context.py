@@ -148,8 +148,8 @@ class Context(Handle):
 
     kind = "context"
 
-    def __init__(self, backend: int = Backend.CPU, device: int = 0, threads: int = 0, isa: int = Isa.BEST) -> None:
-        options = _abi.nvfp4_context_options(backend=backend, device=device, threads=threads, isa=isa)
+    def __init__(self, backend: int = Backend.CPU, device: int = 0, threads: int = 0, isa: int = Isa.BEST, flags: int = 0) -> None:
+        options = _abi.nvfp4_context_options(backend=backend, device=device, threads=threads, isa=isa, flags=flags)
         super().__init__(create("nvfp4_context_create", _abi.nvfp4_context, ctypes.byref(options)))
         self.backend = Backend(backend)
         self.device = device

@@ -114,6 +114,13 @@ class Feature(IntEnum):
     NATIVE_FP4 = 4
 
 
+class ContextFlags(IntFlag):
+    """Flags of a context."""
+
+    NONE = 0
+    ADOPT_CURRENT = 1
+
+
 class FaultFlags(IntFlag):
     """Bits of the sticky fault word."""
 
@@ -152,6 +159,7 @@ PREFIXES: dict[str, type[IntEnum] | type[IntFlag]] = {
     "NVFP4_WEIGHTS_SOURCE_": WeightsSource,
     "NVFP4_GEMM_": GemmFlags,
     "NVFP4_BACKEND_": Backend,
+    "NVFP4_CONTEXT_": ContextFlags,
     "NVFP4_ISA_": Isa,
     "NVFP4_FEATURE_": Feature,
     "NVFP4_FAULT_": FaultFlags,
