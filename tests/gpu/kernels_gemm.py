@@ -813,7 +813,7 @@ def check_products(device, report, rng, cases, big, backwards_device=None):
 
 def check_long(device, report, rng):
     """the bound on long sums of one sign: what truncation in the tensor cores would show in"""
-    for k, a, tokens in [(8192, a, t) for a in (BF16, F16, CODES) for t in (8, 16, 32, 64, 128)] + [(32768, F16, 32), (65536, CODES, 32)]:
+    for k, a, tokens in [(8192, a, t) for a in (BF16, F16, CODES) for t in (8, 16, 32, 64, 128) if (a, t) != (CODES, 128)] + [(32768, F16, 32), (65536, CODES, 32)]:
         base = dict(grouping=NONE, e=1, t=20, n=200, k=k, index=[], shared=False, activation=0, out=F32D, nan=False, a_gap=0, out_gap=0, group_gap=0, code_gap=0, scale_gap=0,
                     a_layout=LINEAR, w_layout=LINEAR, out_layout=LINEAR, a_scope=None, out_scope=TENSOR, bias=None, accumulate=False, swiglu=(0.0, 1.0, 0.0), splits=1, positive=True)
         run = Run(device, Case(**base, a=a, tokens=tokens), rng)
