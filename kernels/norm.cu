@@ -1,6 +1,6 @@
-// RMSNorm, with the residual added or streams mixed before it, → NVFP4. cached_rows of rows.cuh; up to 1024 blocks a row,
+// RMSNorm, with the residual added or streams mixed before it, → NVFP4. cached_rows; up to 1024 blocks a row,
 // 16-byte aligned rows, scales static or per row. Everything else: nvfp4_general in quantize.cu.
-#include "rows.cuh"
+#include "cached_rows.cuh"
 
 using namespace nvfp4;
 

@@ -1,7 +1,9 @@
-// Values → NVFP4, and the amax of scopes. Thin: rows.cuh holds the passes; names are those of src/backend/cuda/rows.rs.
+// Values → NVFP4, and the amax of scopes. Thin: the passes do it; names are those of src/backend/cuda/rows.rs.
 // nvfp4_quantize_*: tile_pass, known decode scales. nvfp4_amax_*: tile_pass, amax only. nvfp4_rows_*: cached_rows, scales
 // per row (x4: four rows a CTA, 128x4). nvfp4_general: anything. nvfp4_finish_scales: amax bits → decode scales.
-#include "rows.cuh"
+#include "cached_rows.cuh"
+#include "general_rows.cuh"
+#include "tile_pass.cuh"
 
 using namespace nvfp4;
 

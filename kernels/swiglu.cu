@@ -1,6 +1,7 @@
-// Gated activations → NVFP4: SwiGLU, relu², or the interleaving undone. tile_pass and cached_rows of rows.cuh, as in
+// Gated activations → NVFP4: SwiGLU, relu², or the interleaving undone. tile_pass and cached_rows, as in
 // quantize.cu. 16-byte aligned rows; the rest goes through nvfp4_general.
-#include "rows.cuh"
+#include "cached_rows.cuh"
+#include "tile_pass.cuh"
 
 using namespace nvfp4;
 

@@ -1,5 +1,5 @@
 // Other shapes of the hot passes, for timing beside those that ship. Not part of the library.
-#include "../../kernels/rows.cuh"
+#include "../../kernels/tile_pass.cuh"
 
 using namespace nvfp4;
 
