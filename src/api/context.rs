@@ -222,7 +222,7 @@ impl Context {
     }
 
     fn new(backend: Backend) -> Context {
-        Context(Arc::new(Inner { backend, process: std::process::id(), closed: AtomicBool::new(false) }))
+        Context(Arc::new(Inner { backend, process: crate::process::id(), closed: AtomicBool::new(false) }))
     }
 
     pub(super) fn backend(&self) -> &Backend {
@@ -236,7 +236,7 @@ impl Context {
 
     /// Refuses to go on in another process than the one that made the context, or after its destruction.
     pub fn check_process(&self) -> Result<()> {
-        let now = std::process::id();
+        let now = crate::process::id();
         if now != self.0.process {
             return Err(Error::Forked { created: self.0.process, now });
         }

@@ -269,7 +269,7 @@ impl Device {
                 pool,
                 modules: Modules::default(),
                 captures: Captures::default(),
-                process: std::process::id(),
+                process: crate::process::id(),
                 poisoned: OnceLock::new(),
             }),
             Err(error) => {
@@ -303,7 +303,7 @@ impl Device {
 
     /// Whether this is the process that made it. In another one the driver must not be called.
     pub fn is_ours(&self) -> bool {
-        std::process::id() == self.process
+        crate::process::id() == self.process
     }
 
     /// Refuses to go on after an error that left the context unusable.
