@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use super::operation::Call;
 use super::types::zeroed_default;
 use crate::backend::cpu::Cpu;
 use crate::backend::cpu::kernels::Isa;
@@ -136,8 +137,16 @@ pub struct nvfp4_pool_stats {
 pub struct nvfp4_prepare_args {
     /// sizeof(nvfp4_prepare_args).
     pub struct_size: usize,
-    /// Must be 0: everything is prepared.
+    /// Must be 0.
     pub reserved: u64,
+    /// What is prepared: NVFP4_OPERATION_ALL, or the operation of one call.
+    pub operation: super::operation::nvfp4_operation,
+    /// Must be 0.
+    pub reserved_operation: u32,
+    /// The call's arguments, as its operation says; NULL for NVFP4_OPERATION_ALL. Their memory is not touched, and
+    /// pointers in them may be NULL, except where NULL itself says something: of static_decode_scales and decode_scales
+    /// exactly one is set, and an optional array is there or not. What is set must be as aligned as in the call.
+    pub args: *const core::ffi::c_void,
 }
 
 zeroed_default!(
@@ -325,13 +334,21 @@ impl Context {
     }
 
     /// Loads what run calls need. The CPU needs nothing: its kernels are code.
-    pub fn prepare(&self, args: &nvfp4_prepare_args) -> Result<()> {
+    /// `call` none: for every call there is.
+    pub fn prepare(&self, args: &nvfp4_prepare_args, call: Option<&Call>) -> Result<()> {
         if args.reserved != 0 {
             return Err(Error::Reserved { argument: "args.reserved", value: args.reserved });
         }
-        match self.backend() {
-            Backend::Cpu(_) => Ok(()),
-            Backend::Cuda(device) => device.prepare(),
+        if args.reserved_operation != 0 {
+            let value = args.reserved_operation as u64;
+            return Err(Error::Reserved { argument: "args.reserved_operation", value });
+        }
+        // Wrong arguments are refused on every backend.
+        let work = call.map(|call| call.work(self)).transpose()?;
+        match (self.backend(), work) {
+            (Backend::Cpu(_), _) => Ok(()),
+            (Backend::Cuda(device), None) => device.prepare(),
+            (Backend::Cuda(device), Some(work)) => device.prepare_for(&work),
         }
     }
 

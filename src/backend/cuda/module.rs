@@ -1,6 +1,8 @@
 //! The kernel images that the build embedded, and the cache of what a context has loaded of them.
 //!
-//! Everything is loaded by nvfp4_prepare, or a file at a time by the first call that needs one outside of a capture.
+//! nvfp4_prepare loads everything, or what a given call takes; the first call outside of a capture loads what it needs.
+//! A file's image is loaded with the first of its kernels. One lock is held while anything is loaded; what is loaded is
+//! read without.
 
 use std::ffi::CString;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -98,6 +100,12 @@ impl Modules {
             });
         }
         let _mode = Undisturbing::enter(device.driver)?;
+        self.load(device.driver, &device.facts, slot, &mut self.loaded())
+    }
+
+    /// Loads a kernel. The device's context is current, and captures are not disturbed.
+    pub fn load_one(&self, device: &Device, kernel: &'static Kernel) -> Result<Function> {
+        let slot = self.slot(kernel)?;
         self.load(device.driver, &device.facts, slot, &mut self.loaded())
     }
 
