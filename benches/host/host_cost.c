@@ -151,12 +151,10 @@ int main(int count, char **words) {
   args.out.static_decode_scales = (float *)(base + 524288);
   double allocated = now_us();
   if (!strcmp(mode, "all")) ok(prepare(context, NULL), "nvfp4_prepare");
-#ifdef NVFP4_PREPARE_PROBLEMS
   if (!strcmp(mode, "problem")) {
     nvfp4_prepare_args one = {.struct_size = sizeof one, .operation = NVFP4_OPERATION_QUANTIZE, .args = &args};
     ok(prepare(context, &one), "nvfp4_prepare");
   }
-#endif
   double prepared = now_us();
   ok(quantize(context, &args, borrowed), "nvfp4_quantize");
   ok(cuStreamSynchronize(stream), "cuStreamSynchronize");
