@@ -1186,7 +1186,10 @@ nvfp4_status nvfp4_quantize(struct nvfp4_context *context,
                             const struct nvfp4_quantize_args *args,
                             struct nvfp4_stream *stream);
 
-/** Bytes of workspace that nvfp4_quantize needs with these arguments; 0 means none. Reads no device memory. */
+/**
+ * Bytes of workspace that nvfp4_quantize needs with these arguments; 0 means none. Reads no device memory and needs
+ * none yet: pointers may be NULL as for nvfp4_prepare.
+ */
 nvfp4_status nvfp4_quantize_workspace_size(struct nvfp4_context *context,
                                            const struct nvfp4_quantize_args *args,
                                            size_t *bytes);
@@ -1199,7 +1202,10 @@ nvfp4_status nvfp4_amax_scale(struct nvfp4_context *context,
                               const struct nvfp4_amax_scale_args *args,
                               struct nvfp4_stream *stream);
 
-/** Bytes of workspace that nvfp4_amax_scale needs with these arguments; 0 means none. Reads no device memory. */
+/**
+ * Bytes of workspace that nvfp4_amax_scale needs with these arguments; 0 means none. Reads no device memory and needs
+ * none yet: pointers may be NULL as for nvfp4_prepare.
+ */
 nvfp4_status nvfp4_amax_scale_workspace_size(struct nvfp4_context *context,
                                              const struct nvfp4_amax_scale_args *args,
                                              size_t *bytes);
@@ -1220,7 +1226,10 @@ nvfp4_status nvfp4_rmsnorm_quantize(struct nvfp4_context *context,
                                     const struct nvfp4_rmsnorm_quantize_args *args,
                                     struct nvfp4_stream *stream);
 
-/** Bytes of workspace that nvfp4_rmsnorm_quantize needs with these arguments; 0 means none. Reads no device memory. */
+/**
+ * Bytes of workspace that nvfp4_rmsnorm_quantize needs with these arguments; 0 means none. Reads no device memory and needs
+ * none yet: pointers may be NULL as for nvfp4_prepare.
+ */
 nvfp4_status nvfp4_rmsnorm_quantize_workspace_size(struct nvfp4_context *context,
                                                    const struct nvfp4_rmsnorm_quantize_args *args,
                                                    size_t *bytes);
@@ -1233,7 +1242,10 @@ nvfp4_status nvfp4_hc_rmsnorm_quantize(struct nvfp4_context *context,
                                        const struct nvfp4_hc_rmsnorm_quantize_args *args,
                                        struct nvfp4_stream *stream);
 
-/** Bytes of workspace that nvfp4_hc_rmsnorm_quantize needs with these arguments; 0 means none. Reads no device memory. */
+/**
+ * Bytes of workspace that nvfp4_hc_rmsnorm_quantize needs with these arguments; 0 means none. Reads no device memory and needs
+ * none yet: pointers may be NULL as for nvfp4_prepare.
+ */
 nvfp4_status nvfp4_hc_rmsnorm_quantize_workspace_size(struct nvfp4_context *context,
                                                       const struct nvfp4_hc_rmsnorm_quantize_args *args,
                                                       size_t *bytes);
@@ -1246,7 +1258,10 @@ nvfp4_status nvfp4_swiglu_quantize(struct nvfp4_context *context,
                                    const struct nvfp4_swiglu_quantize_args *args,
                                    struct nvfp4_stream *stream);
 
-/** Bytes of workspace that nvfp4_swiglu_quantize needs with these arguments; 0 means none. Reads no device memory. */
+/**
+ * Bytes of workspace that nvfp4_swiglu_quantize needs with these arguments; 0 means none. Reads no device memory and needs
+ * none yet: pointers may be NULL as for nvfp4_prepare.
+ */
 nvfp4_status nvfp4_swiglu_quantize_workspace_size(struct nvfp4_context *context,
                                                   const struct nvfp4_swiglu_quantize_args *args,
                                                   size_t *bytes);
@@ -1328,7 +1343,7 @@ nvfp4_status nvfp4_grouped_gemm(struct nvfp4_context *context,
 
 /**
  * Bytes of workspace that nvfp4_grouped_gemm needs with these arguments, for any split of the rows into the groups.
- * Reads no device memory.
+ * Reads no device memory and needs none yet: pointers may be NULL as for nvfp4_prepare.
  */
 nvfp4_status nvfp4_grouped_gemm_workspace_size(struct nvfp4_context *context,
                                                const struct nvfp4_grouped_gemm_args *args,
@@ -1341,7 +1356,7 @@ nvfp4_status nvfp4_gemm(struct nvfp4_context *context,
 
 /**
  * Bytes of workspace that nvfp4_gemm needs with these arguments, for any split of the rows into the groups.
- * Reads no device memory.
+ * Reads no device memory and needs none yet: pointers may be NULL as for nvfp4_prepare.
  */
 nvfp4_status nvfp4_gemm_workspace_size(struct nvfp4_context *context,
                                        const nvfp4_gemm_args *args,

@@ -13,6 +13,7 @@ use crate::plan::weights::{PrepareProblem, WeightsShape};
 pub type Keep = Option<Arc<dyn Send + Sync>>;
 
 /// What a call would do.
+#[allow(clippy::large_enum_variant)]
 pub enum Work {
     Job(Job),
     PrepareWeights(PrepareProblem),

@@ -173,7 +173,7 @@ impl Tuning {
             return Err(format!("it does not begin with \"{HEAD}\""));
         }
         let at = text.rfind("checksum ").ok_or("it has no checksum; it was cut off")?;
-        if text[at..] != format!("checksum {:016x}\n", checksum(text[..at].as_bytes())) {
+        if text[at..] != format!("checksum {:016x}\n", checksum(&text.as_bytes()[..at])) {
             return Err("its checksum is wrong; it was changed or cut off".into());
         }
         let (found, expected) = (text[..at].lines(), head(machine));
