@@ -7,6 +7,7 @@ use super::operation;
 use super::version::{NVFP4_LOG_LEVEL_INFO, log};
 use crate::api::context::*;
 use crate::api::handles::nvfp4_context;
+use crate::api::info::backend_info;
 use crate::error::{Result, nvfp4_status};
 
 /// Tells what is known of device `device` of a backend, without creating a context.
