@@ -86,6 +86,18 @@ NVFP4_INLINE float rcp_approx(float x) {
   return d;
 }
 
+// 1 / x, nearest, for 2^-110 <= x <= 2^110: what __frcp_rn does behind a range check and a branch, without them. A zero
+// gives a NaN.
+NVFP4_INLINE float rcp_normal(float x) {
+  const float seed = rcp_approx(x);
+  return __fmaf_rn(seed, __fmaf_rn(-x, seed, 1.f), seed);
+}
+
+// c + Σ a_i · b_i of unsigned parts: two halves of a with the low or high two bytes of b, or four bytes with four.
+NVFP4_INLINE uint32_t dot2_low(uint32_t a, uint32_t b, uint32_t c) { return __dp2a_lo(a, b, c); }
+NVFP4_INLINE uint32_t dot2_high(uint32_t a, uint32_t b, uint32_t c) { return __dp2a_hi(a, b, c); }
+NVFP4_INLINE uint32_t dot4(uint32_t a, uint32_t b, uint32_t c) { return __dp4a(a, b, c); }
+
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 890
 // E4M3 of t >= 0, nearest even, saturating at 448.
 NVFP4_INLINE uint32_t e4m3_encode(float t) {
