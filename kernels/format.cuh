@@ -311,7 +311,7 @@ NVFP4_INLINE void weigh(Candidate& c, const uint32_t (&fixed)[8], float step) {
 #pragma unroll
   for (int h = 0; h < 4; h++) {
     const uint32_t word = h < 2 ? c.magnitudes.x : c.magnitudes.y;
-    const uint32_t twice = __byte_perm(LOW, HIGH, h & 1 ? word >> 16 : word);
+    const uint32_t twice = ptx::permute(LOW, HIGH, h & 1 ? word >> 16 : word);
     squares = ptx::dot4(twice, twice, squares);
     products = ptx::dot2_low(fixed[2 * h], twice, products);
     products = ptx::dot2_high(fixed[2 * h + 1], twice, products);
