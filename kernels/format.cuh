@@ -158,12 +158,13 @@ constexpr uint32_t E2M1_BIAS_SUM = 0xFB000000u;
 // Magnitudes of the codes of 8 values: |x| · r, saturating where CLAMP says that 7 may be reached.
 template <bool CLAMP, class Get>
 NVFP4_INLINE uint32_t e2m1_magnitudes(Get get, float r) {
+  const uint32_t sixteen = ptx::power(4);
   uint32_t codes = 0;
 #pragma unroll
   for (int i = 7; i >= 0; i--) {
     float y = __fmul_rn(get(i), r);
     if (CLAMP) y = fminf(y, 6.f);
-    codes = codes * 16 + e2m1_biased(y);
+    codes = i == 7 ? e2m1_biased(y) : codes * sixteen + e2m1_biased(y);
   }
   return codes - E2M1_BIAS_SUM;
 }

@@ -93,6 +93,14 @@ NVFP4_INLINE float rcp_normal(float x) {
   return __fmaf_rn(seed, __fmaf_rn(-x, seed, 1.f), seed);
 }
 
+// A power of two that the compiler does not know (no CTA has a depth): multiplying with it is a multiply-add, where a shift
+// would go to the busier pipe.
+NVFP4_INLINE uint32_t power(uint32_t exponent) {
+  uint32_t depth;
+  asm("mov.u32 %0, %%ntid.z;" : "=r"(depth));
+  return depth << exponent;
+}
+
 // Bytes of a pair by the low four nibbles of `s`, each below 8: __byte_perm would mask them first.
 NVFP4_INLINE uint32_t permute(uint32_t a, uint32_t b, uint32_t s) {
   uint32_t d;

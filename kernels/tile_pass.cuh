@@ -21,7 +21,7 @@ NVFP4_INLINE void tile_units(const RowsParams& p) {
   const uint32_t value_limit = min(blocks, past), scale_limit = min(TILED ? tiles * 4 : blocks, past);
   const uint32_t units = uint32_t(p.scale_rows >> (TILED ? 3 : 0));
   // The second look at a tensor starts where the first ended: that part still is in the L2 cache.
-  const bool backwards = !GROUPED && p.mode == MODE_FROM_AMAX;
+  const bool backwards = !GROUPED && !p.first;
 
   SpanFinder finder(p.groups, height);
   if (GROUPED && p.fault && blockIdx.x == 0 && blockIdx.y == 0) finder.report(p.fault);
@@ -96,7 +96,7 @@ NVFP4_INLINE void sector_units(const RowsParams& p) {
   const uint32_t lane = threadIdx.x & 31, half = lane >> 4, layout = p.scales.layout;
   const uint32_t blocks = uint32_t(p.cols >> 4), tiles = (blocks + 3) >> 2, units = uint32_t(p.scale_rows >> 3);
   const uint32_t b = (blockIdx.x * (blockDim.x >> 5) + (threadIdx.x >> 5)) * 16 + (lane & 15);
-  const bool backwards = !GROUPED && p.mode == MODE_FROM_AMAX;
+  const bool backwards = !GROUPED && !p.first;
   const uint32_t apart = layout == TILED_128X4 ? 32 : 2;  // rows from a step to the next
   const uint64_t src_step = apart * p.src.row_stride, codes_step = apart * p.codes_row_stride;
 

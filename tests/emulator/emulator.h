@@ -130,6 +130,7 @@ inline float rcp_approx(float x) {
   return __uint_as_float(b + __float_as_uint(x) % 3 - 1);
 }
 inline float rcp_normal(float x) { return x == 0.f ? __uint_as_float(0x7FFFFFFF) : 1.f / x; }
+inline uint32_t power(uint32_t exponent) { return 1u << exponent; }
 inline uint32_t permute(uint32_t a, uint32_t b, uint32_t s) { return s & 0x8888 ? 0 : __byte_perm(a, b, s); }
 inline uint32_t dot2(uint32_t a, uint32_t b, uint32_t c) { return c + (a & 0xFFFF) * (b & 0xFF) + (a >> 16) * (b >> 8 & 0xFF); }
 inline uint32_t dot2_low(uint32_t a, uint32_t b, uint32_t c) { return dot2(a, b, c); }
