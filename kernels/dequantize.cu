@@ -81,4 +81,4 @@ NVFP4_INLINE void dequantize(const DequantizeParams& p) {
 
 NVFP4_KERNEL(nvfp4_dequantize_bf16, DequantizeParams, 256, 4) { dequantize<Bf16>(p); }
 NVFP4_KERNEL(nvfp4_dequantize_f16, DequantizeParams, 256, 4) { dequantize<F16>(p); }
-NVFP4_KERNEL(nvfp4_dequantize_f32, DequantizeParams, 256, 4) { dequantize<F32>(p); }
+NVFP4_KERNEL(nvfp4_dequantize_f32, DequantizeParams, 256, 3) { dequantize<F32>(p); }

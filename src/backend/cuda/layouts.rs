@@ -14,7 +14,7 @@ use crate::plan::layouts::{InterleaveProblem, ScaleLayoutProblem};
 pub static KERNELS: &[Kernel] = &[
     Kernel { file: "dequantize", name: "nvfp4_dequantize_bf16", registers: 64, threads: THREADS },
     Kernel { file: "dequantize", name: "nvfp4_dequantize_f16", registers: 64, threads: THREADS },
-    Kernel { file: "dequantize", name: "nvfp4_dequantize_f32", registers: 64, threads: THREADS },
+    Kernel { file: "dequantize", name: "nvfp4_dequantize_f32", registers: 80, threads: THREADS },
     Kernel { file: "layouts", name: "nvfp4_move_scales", registers: 64, threads: THREADS },
     Kernel { file: "layouts", name: "nvfp4_interleave", registers: 64, threads: THREADS },
 ];
