@@ -174,13 +174,12 @@ NVFP4_INLINE float e2m1_decode(uint32_t code) {
   return __uint_as_float(__float_as_uint(v) | (code & 8) << 28);
 }
 
-// Codes of a block: 16 nibbles, even k low. `r`: what values are multiplied with; `clamp`: 7 may be reached.
-template <class D>
-NVFP4_INLINE uint2 encode_block(const Block<D>& x, float r, bool clamp) {
+// Codes of a block: 16 nibbles, even k low. `r`: what values are multiplied with. CLAMP: 7 may be reached.
+template <bool CLAMP, class D>
+NVFP4_INLINE uint2 encode_block(const Block<D>& x, float r) {
   uint32_t out[2];
 #pragma unroll
   for (int h = 0; h < 2; h++) {
-    const uint32_t* w = x.w + h * (Block<D>::WORDS / 2);
 #if NVFP4_HAS_CVT_E2M1
     uint32_t codes = 0;
 #pragma unroll
@@ -188,15 +187,8 @@ NVFP4_INLINE uint2 encode_block(const Block<D>& x, float r, bool clamp) {
       codes |= ptx::e2m1_pair(__fmul_rn(x.value(8 * h + 2 * i), r), __fmul_rn(x.value(8 * h + 2 * i + 1), r)) << 8 * i;
     out[h] = codes;
 #else
+    const uint32_t* w = x.w + h * (Block<D>::WORDS / 2);
     uint32_t even, odd;  // bytes with the sign of values 0, 2, 4, 6 and 1, 3, 5, 7 on top
-    auto magnitude = [&](int i) {
-      if constexpr (D::BYTES == 4) {
-        return __uint_as_float(w[i] & 0x7FFFFFFFu);
-      } else {
-        const uint32_t a = w[i >> 1] & 0x7FFF7FFFu;
-        return i & 1 ? D::high(a) : D::low(a);
-      }
-    };
     if constexpr (D::BYTES == 4) {
       even = __byte_perm(__byte_perm(w[0], w[2], 0x0073), __byte_perm(w[4], w[6], 0x0073), 0x5410);
       odd = __byte_perm(__byte_perm(w[1], w[3], 0x0073), __byte_perm(w[5], w[7], 0x0073), 0x5410);
@@ -205,7 +197,7 @@ NVFP4_INLINE uint2 encode_block(const Block<D>& x, float r, bool clamp) {
       even = __byte_perm(a, b, 0x5410);
       odd = __byte_perm(a, b, 0x7632);
     }
-    const uint32_t m = clamp ? e2m1_magnitudes<true>(magnitude, r) : e2m1_magnitudes<false>(magnitude, r);
+    const uint32_t m = e2m1_magnitudes<CLAMP>([&](int i) { return fabsf(x.value(8 * h + i)); }, r);
     out[h] = m | (even >> 4 & 0x08080808u) | (odd & 0x80808080u);
 #endif
   }
@@ -289,7 +281,7 @@ NVFP4_INLINE uint32_t quantize_block(const Block<D>& x, const Encode& e, uint2& 
   }
   if (best != 0) {
     const float r = reciprocal(best, e);
-    codes = encode_block(x, r, !(__fmul_rn(amax, r) < 7.f));
+    codes = __fmul_rn(amax, r) < 7.f ? encode_block<false>(x, r) : encode_block<true>(x, r);
   }
   return best;
 }

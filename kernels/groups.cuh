@@ -18,7 +18,8 @@ struct Span {
   uint32_t group;
 };
 
-NVFP4_INLINE uint64_t round_up(uint64_t x, uint32_t to) { return (x + to - 1) / to * to; }
+// `to` is a power of two: the height of a tile.
+NVFP4_INLINE uint64_t round_up(uint64_t x, uint32_t to) { return (x + to - 1) & ~uint64_t(to - 1); }
 NVFP4_INLINE uint32_t tile_rows(uint32_t layout) { return layout == TILED_128X4 ? 128 : layout == TILED_8X4 ? 8 : 1; }
 
 NVFP4_INLINE void raise_fault(uint64_t* fault, uint32_t flags) {

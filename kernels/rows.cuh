@@ -105,9 +105,9 @@ template <class D>
 struct PlainBlock {
   static constexpr uint32_t PRODUCER = PLAIN;
   Block<D> x;
-  NVFP4_INLINE void load(const RowsParams& p, uint64_t row, uint32_t b) {
-    if (p.mode == MODE_FIND_AMAX) load_block<Reuse::SOON>(x, p.src.base, row + 16ull * b);
-    else load_block<Reuse::ONCE>(x, p.src.base, row + 16ull * b);
+  template <bool FINDS = false>
+  NVFP4_INLINE void load(const RowsParams& p, uint64_t row, uint64_t b) {
+    load_block<FINDS ? Reuse::SOON : Reuse::ONCE>(x, p.src.base, row + 16 * b);
   }
   NVFP4_INLINE const Block<D>& make(const RowsParams&, uint64_t, uint32_t) { return x; }
 };
@@ -117,8 +117,9 @@ template <class D>
 struct GatedBlock {
   static constexpr uint32_t PRODUCER = SWIGLU;
   Block<D> x, up;
-  NVFP4_INLINE void load(const RowsParams& p, uint64_t row, uint32_t b) {
-    const uint64_t col = 16ull * b;
+  template <bool FINDS = false>
+  NVFP4_INLINE void load(const RowsParams& p, uint64_t row, uint64_t b) {
+    const uint64_t col = 16 * b;
     if (p.producer == SWIGLU && p.interleaved) {
 #pragma unroll
       for (int h = 0; h < 2; h++) {

@@ -4,79 +4,97 @@
 
 namespace nvfp4 {
 
-// A block a thread. grid.x: CTAs across one tile's rows and columns, grid.y: tiles (walked on by gridDim.y).
-// 128x4: a warp takes rows 2i, 2i+1 of each 32-row quarter × 4 columns: 128-byte lines in, 32-byte sectors out, the
-// scales one whole sector. 8x4: 8 rows × 4 columns, a sector again. Linear: one row × 32 columns.
-template <class Source, class D, uint32_t RULE, int STEPS>
-NVFP4_INLINE void tile_pass(const RowsParams& p) {
-  const uint32_t lane = threadIdx.x & 31, layout = RULE == FIND_AMAX ? uint32_t(LINEAR) : p.scales.layout;
+// A block a thread and step. grid.y: units of rows (walked on by gridDim.y), grid.x: column chunks, one a warp.
+// TILED: a unit is the 8 rows whose scales fill 32-byte sectors: rows 2i, 2i+1 of each 32-row quarter (128x4), or a tile
+// (8x4); a step is 4 columns: 128-byte lines in, sectors of codes out, the scales one whole sector. Linear: a row, and
+// 32 columns a step. What a step adds to an address is a constant, so that addresses are made once.
+template <class Source, class D, uint32_t RULE, int STEPS, bool GROUPED, bool TILED>
+NVFP4_INLINE void tile_units(const RowsParams& p) {
+  constexpr bool FINDS = RULE == FIND_AMAX;
+  constexpr uint32_t WIDTH = TILED ? 4 : 32;
+  const uint32_t lane = threadIdx.x & 31, layout = TILED ? p.scales.layout : uint32_t(LINEAR);
   const uint32_t height = tile_rows(layout), blocks = uint32_t(p.cols >> 4), tiles = (blocks + 3) >> 2;
-  const uint32_t columns = layout == LINEAR ? (blocks + 31) >> 5 : tiles, lane_shift = layout == LINEAR ? 5 : 2;
-  const uint32_t chunks = (columns + p.steps - 1) / p.steps;
-  const uint32_t w = blockIdx.x * (blockDim.x >> 5) + (threadIdx.x >> 5);
-  const uint32_t rows_index = w / chunks, chunk = w - rows_index * chunks;
-  const bool active = rows_index < (layout == TILED_128X4 ? 16u : 1u);
-  const uint32_t in_lane = lane >> lane_shift;
-  const uint32_t in_tile = layout == TILED_128X4 ? (in_lane >> 1) * 32 + 2 * rows_index + (in_lane & 1) : in_lane;
-  const uint32_t first_column = chunk * p.steps;
-  const uint64_t count = p.scale_rows / height;
+  const uint32_t first_column = (blockIdx.x * (blockDim.x >> 5) + (threadIdx.x >> 5)) * p.steps * WIDTH;
+  const uint32_t b0 = first_column + (lane & (WIDTH - 1)), past = first_column + p.steps * WIDTH;
+  const uint32_t value_limit = min(blocks, past), scale_limit = min(TILED ? tiles * 4 : blocks, past);
+  const uint32_t units = uint32_t(p.scale_rows >> (TILED ? 3 : 0));
+  // The second look at a tensor starts where the first ended: that part still is in the L2 cache.
+  const bool backwards = !GROUPED && p.mode == MODE_FROM_AMAX;
 
   SpanFinder finder(p.groups, height);
-  if (p.fault && blockIdx.x == 0 && blockIdx.y == 0) finder.report(p.fault);
+  if (GROUPED && p.fault && blockIdx.x == 0 && blockIdx.y == 0) finder.report(p.fault);
   uint32_t faults = 0, largest = 0;
   __shared__ uint32_t shared[32];
 
 #pragma unroll 1
-  for (uint64_t t = blockIdx.y; t < count; t += gridDim.y) {
-    // The second look at a tensor starts where the first ended: that part still is in the L2 cache.
-    const uint64_t tile = p.mode == MODE_FROM_AMAX && p.groups.kind == GROUPS_NONE ? count - 1 - t : t;
-    Span span;
-    if (!finder.find(tile * height, span)) continue;
-    const uint64_t r = tile * height + in_tile - span.first_scale_row;
-    const bool valid = active && r < span.rows;
-    const uint64_t row = row_offset(p.src, p.groups, span, r);
+  for (uint32_t n = blockIdx.y; n < units; n += gridDim.y) {
+    const uint32_t unit = backwards ? units - 1 - n : n;
+    uint32_t tile_row = unit, in_tile = 0;  // the unit's tile and the lane's row in it
+    if constexpr (TILED) {
+      const uint32_t l = lane >> 2;
+      tile_row = layout == TILED_128X4 ? (unit >> 4) * 128 : unit * 8;
+      in_tile = layout == TILED_128X4 ? (l >> 1) * 32 + (unit & 15) * 2 + (l & 1) : l;
+    }
+    Span span{0, p.groups.rows, 0, 0};
+    if (GROUPED && !finder.find(tile_row, span)) continue;
+    const uint64_t r = tile_row + in_tile - span.first_scale_row, logical = span.first_row + r;
+    const uint32_t limit = r < span.rows ? value_limit : 0;
+    const uint64_t row = GROUPED ? row_offset(p.src, p.groups, span, r) : r * p.src.row_stride;
 
     Source source[STEPS];
 #pragma unroll
-    for (int s = 0; s < STEPS; s++) {
-      const uint32_t b = (first_column + s << lane_shift) + (lane & ((1u << lane_shift) - 1));
-      if (s < p.steps && valid && b < blocks) source[s].load(p, row, b);
-    }
-    Encode encode{};
-    if (RULE != FIND_AMAX && valid) encode = encode_of(p, span.group, span.first_row + r);
+    for (int s = 0; s < STEPS; s++)
+      if (b0 + s * WIDTH < limit) source[s].template load<FINDS>(p, row, uint64_t(b0) + s * WIDTH);
+    if constexpr (FINDS) {
 #pragma unroll
-    for (int s = 0; s < STEPS; s++) {
-      const uint32_t b = (first_column + s << lane_shift) + (lane & ((1u << lane_shift) - 1));
-      if (s >= p.steps || !active) continue;
-      const bool here = valid && b < blocks;
-      if constexpr (RULE == FIND_AMAX) {
-        if (here) {
-          const Block<D>& x = source[s].make(p, span.first_row + r, b);
-          largest = max(largest, finite_magnitude(x, x.magnitude()));
-        }
-      } else {
-        uint32_t scale = 0;
-        if (here) {
-          uint2 codes;
-          scale = quantize_block<RULE>(source[s].make(p, span.first_row + r, b), encode, codes, faults);
-          *reinterpret_cast<uint2*>(p.codes + (span.first_row + r) * p.codes_row_stride + 8ull * b) = codes;
-        }
-        if (layout == LINEAR ? here : b < tiles * 4) *scale_address(p.scales, span, r, b, tiles) = uint8_t(scale);
+      for (int s = 0; s < STEPS; s++) {
+        const uint32_t b = b0 + s * WIDTH;
+        if (b >= limit) continue;
+        const Block<D>& x = source[s].make(p, logical, b);
+        largest = max(largest, finite_magnitude(x, x.magnitude()));
       }
-    }
-    if constexpr (RULE == FIND_AMAX) {
       if (p.scope == SCOPE_GROUP) {  // the next row may belong to another group
         const uint32_t m = cta_max(largest, shared);
         if (threadIdx.x == 0) raise_slot(p.decode + span.group, m);
         largest = 0;
       }
+    } else {
+      Encode encode{};
+      if (limit) encode = encode_of(p, span.group, logical);
+      uint8_t* const codes_at = p.codes + logical * p.codes_row_stride + 8ull * b0;
+      uint8_t* const scales_at = scale_address(p.scales, span, r, b0, tiles);
+      const uint32_t scale_step = !TILED ? WIDTH : layout == TILED_128X4 ? 512 : 32;
+#pragma unroll
+      for (int s = 0; s < STEPS; s++) {
+        const uint32_t b = b0 + s * WIDTH;
+        uint32_t scale = 0;
+        if (b < limit) {
+          uint2 codes;
+          scale = quantize_block<RULE>(source[s].make(p, logical, b), encode, codes, faults);
+          *reinterpret_cast<uint2*>(codes_at + 8 * s * WIDTH) = codes;
+        }
+        // Padding has an owner too: tiles are whole.
+        if (b < (TILED ? scale_limit : limit)) scales_at[s * scale_step] = uint8_t(scale);
+      }
     }
   }
-  if constexpr (RULE == FIND_AMAX) {
+  if constexpr (FINDS) {
     const uint32_t m = cta_max(largest, shared);
     if (threadIdx.x == 0 && p.scope == SCOPE_TENSOR) raise_slot(p.decode, m);
   } else {
     raise_fault_warp(p.fault, faults);
+  }
+}
+
+// One branch for all of a launch; up to STEPS column steps a warp, p.steps of them taken.
+// GROUPED: rows are split into groups, which takes registers to find.
+template <class Source, class D, uint32_t RULE, int STEPS, bool GROUPED = true>
+NVFP4_INLINE void tile_pass(const RowsParams& p) {
+  if constexpr (RULE == FIND_AMAX) {
+    tile_units<Source, D, RULE, STEPS, GROUPED, false>(p);
+  } else {
+    if (p.scales.layout == LINEAR) tile_units<Source, D, RULE, STEPS, GROUPED, false>(p);
+    else tile_units<Source, D, RULE, STEPS, GROUPED, true>(p);
   }
 }
 

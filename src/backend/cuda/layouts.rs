@@ -93,7 +93,7 @@ pub fn plan_dequantize(p: &DequantizeProblem, facts: &DeviceFacts) -> Option<Lau
     };
     let many = matches!(p.groups, Groups::Ends { count, .. } if count > 256);
     let most = if many { (8 * facts.sm_count as usize).div_ceil(shape.grid_x) } else { 65535 };
-    let grid = (shape.grid_x as u32, shape.tiles.min(most).min(65535) as u32);
+    let grid = (shape.grid_x as u32, shape.units.min(most).min(65535) as u32);
     Some(Launch { kernel: &KERNELS[index], grid, threads: shape.threads as u32, params })
 }
 

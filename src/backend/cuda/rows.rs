@@ -24,26 +24,33 @@ const fn kernel(file: &'static str, name: &'static str, registers: u32, threads:
 
 /// By what they do; `find` looks them up by name.
 pub static KERNELS: &[Kernel] = &[
-    kernel("quantize", "nvfp4_quantize_bf16_amax", 80, 256),
-    kernel("quantize", "nvfp4_quantize_f16_amax", 80, 256),
-    kernel("quantize", "nvfp4_quantize_f32_amax", 80, 256),
+    kernel("quantize", "nvfp4_quantize_bf16_amax", 64, 256),
+    kernel("quantize", "nvfp4_quantize_bf16_amax_grouped", 64, 256),
+    kernel("quantize", "nvfp4_quantize_f16_amax", 64, 256),
+    kernel("quantize", "nvfp4_quantize_f16_amax_grouped", 64, 256),
+    kernel("quantize", "nvfp4_quantize_f32_amax", 64, 256),
+    kernel("quantize", "nvfp4_quantize_f32_amax_grouped", 64, 256),
     kernel("quantize", "nvfp4_quantize_bf16_four_over_six", 80, 256),
+    kernel("quantize", "nvfp4_quantize_bf16_four_over_six_grouped", 80, 256),
     kernel("quantize", "nvfp4_quantize_f16_four_over_six", 80, 256),
+    kernel("quantize", "nvfp4_quantize_f16_four_over_six_grouped", 80, 256),
     kernel("quantize", "nvfp4_quantize_f32_four_over_six", 80, 256),
+    kernel("quantize", "nvfp4_quantize_f32_four_over_six_grouped", 80, 256),
     kernel("quantize", "nvfp4_quantize_bf16_min_mse", 64, 256),
     kernel("quantize", "nvfp4_quantize_f16_min_mse", 64, 256),
     kernel("quantize", "nvfp4_quantize_f32_min_mse", 64, 256),
     kernel("quantize", "nvfp4_amax_bf16", 64, 256),
+    kernel("quantize", "nvfp4_amax_bf16_grouped", 64, 256),
     kernel("quantize", "nvfp4_amax_f16", 64, 256),
+    kernel("quantize", "nvfp4_amax_f16_grouped", 64, 256),
     kernel("quantize", "nvfp4_amax_f32", 64, 256),
-    kernel("quantize", "nvfp4_rows_bf16", 64, 512),
-    kernel("quantize", "nvfp4_rows_f16", 64, 512),
-    kernel("quantize", "nvfp4_rows_f32", 128, 512),
-    kernel("quantize", "nvfp4_rows_bf16_x4", 72, 448),
-    kernel("quantize", "nvfp4_rows_f16_x4", 72, 448),
-    kernel("quantize", "nvfp4_rows_bf16_long", 64, 512),
-    kernel("quantize", "nvfp4_rows_f16_long", 64, 512),
-    kernel("quantize", "nvfp4_rows_f32_long", 128, 512),
+    kernel("quantize", "nvfp4_amax_f32_grouped", 64, 256),
+    kernel("quantize", "nvfp4_rows_bf16", 40, 512),
+    kernel("quantize", "nvfp4_rows_bf16_grouped", 64, 512),
+    kernel("quantize", "nvfp4_rows_f16", 40, 512),
+    kernel("quantize", "nvfp4_rows_f16_grouped", 64, 512),
+    kernel("quantize", "nvfp4_rows_f32", 64, 512),
+    kernel("quantize", "nvfp4_rows_f32_grouped", 64, 512),
     kernel("quantize", "nvfp4_rows_bf16_rule", 128, 512),
     kernel("quantize", "nvfp4_rows_f16_rule", 128, 512),
     kernel("quantize", "nvfp4_rows_f32_rule", 128, 512),
@@ -71,7 +78,7 @@ pub static KERNELS: &[Kernel] = &[
     kernel("swiglu", "nvfp4_gated_rows_f16_rule", 128, 512),
 ];
 
-fn find(parts: [&str; 3]) -> &'static Kernel {
+fn find<const N: usize>(parts: [&str; N]) -> &'static Kernel {
     let matches = |k: &&Kernel| {
         let mut rest = k.name;
         parts.iter().all(|p| rest.strip_prefix(p).map(|r| rest = r).is_some()) && rest.is_empty()
@@ -79,12 +86,14 @@ fn find(parts: [&str; 3]) -> &'static Kernel {
     KERNELS.iter().find(matches).expect("the planner names kernels of its table")
 }
 
-/// Blocks that a thread of `cached_rows` may hold, times the threads of a CTA.
+/// Threads of a CTA that holds rows in registers; each thread holds up to two blocks.
 const CACHED_THREADS: usize = 512;
 /// Threads of a CTA that holds four rows: more would not leave each the registers it needs.
 const FOUR_ROWS_THREADS: usize = 448;
 /// Columns that the passes with 32-bit block indices take.
 const MOST_BLOCKS: usize = 1 << 24;
+/// Rows of the padded row space that they take.
+const MOST_ROWS: usize = 1 << 30;
 const GRID_Y: usize = 65535;
 
 /// One thing to put on the stream. Four of them live on the stack of a call: boxing would allocate.
@@ -139,7 +148,7 @@ pub unsafe fn quantize(queue: &Queue, p: &QuantizeProblem) -> Result<()> {
                     queue.launch(kernel, (grid.0, grid.1, 1), *threads, 0, params)?;
                 }
                 Step::Finish { blocks, params } => {
-                    queue.launch(find(["nvfp4_finish_scales", "", ""]), (*blocks, 1, 1), 256, 0, params)?;
+                    queue.launch(find(["nvfp4_finish_scales"]), (*blocks, 1, 1), 256, 0, params)?;
                 }
             }
         }
@@ -169,7 +178,7 @@ pub fn routes(p: &StageProblem) -> (&'static Kernel, u32, RoutesParams) {
         weights_out: address(p.weights_out),
         count: p.routes as u64,
     };
-    (find(["nvfp4_stage_routes", "", ""]), p.routes.div_ceil(256).min(4096) as u32, params)
+    (find(["nvfp4_stage_routes"]), p.routes.div_ceil(256).min(4096) as u32, params)
 }
 
 /// Which launches carry out a problem.
@@ -333,14 +342,15 @@ impl Passes<'_> {
             // Nobody's rows; a split that says otherwise is reported all the same.
             0 if params.groups.count == 0 || params.groups.index == 0 => return,
             0 => self.general(params, 1),
-            _ => self.cached(params, layout, rows).or_else(|| self.tiles(params, layout, rows)),
+            _ if !self.fast || rows > MOST_ROWS => None,
+            _ => self.held(params, layout, rows).or_else(|| self.tiles(params, layout, rows)),
         };
         plan.push(step.or_else(|| self.general(params, rows)).expect("the general kernel takes everything"));
     }
 
     fn general(&self, params: RowsParams, rows: usize) -> Option<Step> {
         let grid = (self.capped(rows), 1);
-        Some(Step::Rows { kernel: find(["nvfp4_general", "", ""]), grid, threads: 256, params })
+        Some(Step::Rows { kernel: find(["nvfp4_general"]), grid, threads: 256, params })
     }
 
     /// CTAs for so many rows. Where each has to look through many groups for its first row, fewer that go on.
@@ -351,13 +361,41 @@ impl Passes<'_> {
     }
 
     /// Rows held in registers: scales per row, and norms.
-    fn cached(&self, params: RowsParams, layout: ScaleLayout, rows: usize) -> Option<Step> {
+    fn held(&self, params: RowsParams, layout: ScaleLayout, rows: usize) -> Option<Step> {
         let norm = matches!(self.p.producer, Producer::Norm { .. });
         let blocks = self.p.cols / BLOCK;
         let wanted = params.mode == mode::ROW || (norm && params.mode == mode::STATIC);
-        if !self.fast || !wanted || blocks > 2 * CACHED_THREADS {
+        if !wanted || blocks > 2 * CACHED_THREADS {
             return None;
         }
+        let plain = matches!(self.p.producer, Producer::Plain { .. });
+        if plain && params.rule == params::rule(ScaleRule::Amax) {
+            return Some(self.plain_rows(params, rows));
+        }
+        self.cached(params, layout, rows)
+    }
+
+    /// A row a CTA, two blocks a thread.
+    fn plain_rows(&self, params: RowsParams, rows: usize) -> Step {
+        let dtype = dtype_name(source(&self.p.producer).dtype);
+        let threads = (self.p.cols / BLOCK).div_ceil(2).next_multiple_of(32) as u32;
+        // Without groups there is a CTA for every row.
+        let grid = if self.is_grouped() { self.capped(rows) } else { rows as u32 };
+        Step::Rows { kernel: find(["nvfp4_rows_", dtype, self.suffix()]), grid: (grid, 1), threads, params }
+    }
+
+    fn is_grouped(&self) -> bool {
+        !matches!(self.p.groups, Groups::None { .. })
+    }
+
+    /// What kernels that have to look for groups are called beside those that need not.
+    fn suffix(&self) -> &'static str {
+        if self.is_grouped() { "_grouped" } else { "" }
+    }
+
+    /// Rows of the producers that more than one pass would have to repeat, and rules that look again.
+    fn cached(&self, params: RowsParams, layout: ScaleLayout, rows: usize) -> Option<Step> {
+        let blocks = self.p.cols / BLOCK;
         let dtype = source(&self.p.producer).dtype;
         let family = match &self.p.producer {
             Producer::Norm { input: NormInput::Hyper(_), .. } => "nvfp4_hyper_",
@@ -371,15 +409,14 @@ impl Passes<'_> {
         }
         // Four rows a CTA pay once every SM has some; below, a row a CTA answers sooner.
         let four = layout == ScaleLayout::Tiled128x4
-            && matches!(family, "nvfp4_rows_" | "nvfp4_norm_")
+            && family == "nvfp4_norm_"
             && rows >= 8 * self.facts.sm_count as usize;
         let variant = match blocks <= CACHED_THREADS {
             true if plain && hot && four && blocks <= FOUR_ROWS_THREADS => "_x4",
-            true if plain && (hot || family == "nvfp4_rows_") => "",
-            false if plain && family == "nvfp4_rows_" => "_long",
+            true if plain && hot => "",
             _ => "_rule",
         };
-        let a_thread = if matches!(variant, "_long" | "_rule") { 2 } else { 1 };
+        let a_thread = if variant == "_rule" { 2 } else { 1 };
         let kernel = find([family, dtype_name(dtype), variant]);
         let threads = blocks.div_ceil(a_thread).next_multiple_of(32) as u32;
         let units = if variant == "_x4" { rows / 4 } else { rows };
@@ -396,36 +433,31 @@ impl Passes<'_> {
             Producer::Gated { .. } if dtype != Dtype::F32 && (finds || rule == ScaleRule::Amax) => true,
             _ => return None,
         };
-        if !self.fast || !(finds || params.mode <= mode::FROM_AMAX) {
+        if !(finds || params.mode <= mode::FROM_AMAX) {
             return None;
         }
+        let (name, wide) = (dtype_name(dtype), dtype == Dtype::F32);
         let (kernel, most_steps) = match (gated, finds) {
-            (false, true) => {
-                (find(["nvfp4_amax_", dtype_name(dtype), ""]), if dtype == Dtype::F32 { 1 } else { 2 })
-            }
-            (true, true) => (find(["nvfp4_gated_amax_", dtype_name(dtype), ""]), 1),
-            (true, false) => (find(["nvfp4_gated_", dtype_name(dtype), ""]), 1),
-            (false, false) => {
-                let (name, steps) = match rule {
-                    ScaleRule::Amax => ("_amax", 4),
-                    ScaleRule::FourOverSix => ("_four_over_six", 2),
-                    ScaleRule::MinMse => ("_min_mse", 1),
-                };
-                let steps = if dtype == Dtype::F32 { usize::max(steps / 2, 1) } else { steps };
-                (find(["nvfp4_quantize_", dtype_name(dtype), name]), steps)
-            }
+            (false, true) => (find(["nvfp4_amax_", name, self.suffix()]), if wide { 2 } else { 4 }),
+            (true, true) => (find(["nvfp4_gated_amax_", name]), 1),
+            (true, false) => (find(["nvfp4_gated_", name]), 1),
+            (false, false) => match rule {
+                ScaleRule::MinMse => (find(["nvfp4_quantize_", name, "_min_mse"]), 1),
+                ScaleRule::Amax => (find(["nvfp4_quantize_", name, "_amax", self.suffix()]), if wide { 1 } else { 2 }),
+                ScaleRule::FourOverSix => {
+                    (find(["nvfp4_quantize_", name, "_four_over_six", self.suffix()]), if wide { 1 } else { 2 })
+                }
+            },
         };
-        let shape =
-            TileShape::new(layout, self.p.cols / BLOCK, rows, most_steps, self.facts.sm_count as usize);
+        let sms = self.facts.sm_count as usize;
+        let shape = TileShape::new(layout, self.p.cols / BLOCK, rows, most_steps, sms);
         params.steps = shape.steps as u32;
         let most_y = match (finds, &self.p.groups) {
-            (true, _) => (16 * self.facts.sm_count as usize).div_ceil(shape.grid_x),
-            (_, Groups::Ends { count, .. }) if *count > 256 => {
-                (8 * self.facts.sm_count as usize).div_ceil(shape.grid_x)
-            }
+            (true, _) => (16 * sms).div_ceil(shape.grid_x),
+            (_, Groups::Ends { count, .. }) if *count > 256 => (8 * sms).div_ceil(shape.grid_x),
             _ => GRID_Y,
         };
-        let grid = (shape.grid_x as u32, shape.tiles.min(most_y).min(GRID_Y) as u32);
+        let grid = (shape.grid_x as u32, shape.units.min(most_y).min(GRID_Y) as u32);
         Some(Step::Rows { kernel, grid, threads: shape.threads as u32, params })
     }
 }
@@ -438,16 +470,17 @@ pub(super) fn dtype_name(d: Dtype) -> &'static str {
     }
 }
 
-/// How a pass with a block a thread covers rows × columns.
+/// How a pass with a block a thread covers rows × columns: a unit of rows is a row (linear) or the 8 rows whose scales
+/// share sectors (tiled); a warp takes some column steps of one unit.
 pub(super) struct TileShape {
     pub steps: usize,
     pub grid_x: usize,
-    pub tiles: usize,
+    pub units: usize,
     pub threads: usize,
 }
 
 impl TileShape {
-    /// The most column steps a warp that still leave every SM work enough.
+    /// The most column steps a warp that still leave every SM work enough, and CTAs with the fewest idle warps.
     pub fn new(
         layout: ScaleLayout,
         blocks: usize,
@@ -455,19 +488,19 @@ impl TileShape {
         most_steps: usize,
         sm_count: usize,
     ) -> TileShape {
-        let columns = if layout.is_tiled() { blocks.div_ceil(4) } else { blocks.div_ceil(32) };
-        let across = if layout == ScaleLayout::Tiled128x4 { 16 } else { 1 };
-        let tiles = rows / layout.tile_rows();
-        let warps = |steps: usize| across * columns.div_ceil(steps);
+        let (width, height) = if layout.is_tiled() { (4, 8) } else { (32, 1) };
+        let (columns, units) = (blocks.div_ceil(width), rows / height);
+        let warps = |steps: usize| columns.div_ceil(steps);
         let mut steps = most_steps;
         // Halved while warps are few, or while a row's last warp would idle through most of its steps.
         while steps > 1
-            && (tiles * warps(steps) < 32 * sm_count || warps(steps) * steps * 8 > across * columns * 9)
+            && (units * warps(steps) < 32 * sm_count || warps(steps) * steps * 8 > columns * 9)
         {
             steps /= 2;
         }
-        let threads = 32 * warps(steps).min(8);
-        TileShape { steps, grid_x: warps(steps).div_ceil(8), tiles, threads }
+        let warps = warps(steps);
+        let per_cta = (4..=8).rev().min_by_key(|w| warps.next_multiple_of(*w)).map_or(8, |w| w.min(warps));
+        TileShape { steps, grid_x: warps.div_ceil(per_cta), units, threads: 32 * per_cta }
     }
 }
 
@@ -533,10 +566,10 @@ mod tests {
     fn aligned_rows_take_the_fast_passes() {
         let p = |rows, cols, scope, dynamic, dtype| names(&problem(rows, cols, scope, dynamic, dtype));
         assert_eq!(p(8192, 7168, Scope::Tensor, false, Dtype::Bf16), ["nvfp4_quantize_bf16_amax"]);
-        assert_eq!(p(8192, 7168, Scope::Row, true, Dtype::Bf16), ["nvfp4_rows_bf16_x4"]);
+        assert_eq!(p(8192, 7168, Scope::Row, true, Dtype::Bf16), ["nvfp4_rows_bf16"]);
         assert_eq!(p(64, 7168, Scope::Row, true, Dtype::Bf16), ["nvfp4_rows_bf16"]);
         assert_eq!(p(8192, 8192, Scope::Row, true, Dtype::F16), ["nvfp4_rows_f16"]);
-        assert_eq!(p(8192, 16384, Scope::Row, true, Dtype::F32), ["nvfp4_rows_f32_long"]);
+        assert_eq!(p(8192, 16384, Scope::Row, true, Dtype::F32), ["nvfp4_rows_f32"]);
         assert_eq!(p(8192, 16400, Scope::Row, true, Dtype::Bf16), ["nvfp4_general"]);
         assert_eq!(
             p(300, 64, Scope::Tensor, true, Dtype::F16),
