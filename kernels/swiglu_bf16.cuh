@@ -79,6 +79,11 @@ struct SwiGluBf16 {
     const bool covered = a >= 0.25f && a <= 0x1p20f && !(clamps && (bits & 0xFFFFu));
     most = covered ? __fmul_rn(__frcp_rn(a), TAME_EXPONENT) : -1.f;
   }
+  // The approximate value.
+  NVFP4_INLINE float near(float gate, float up) const {
+    const float d = __fadd_rn(1.f, ptx::ex2_approx(__fmul_rn(gate, coefficient)));
+    return __fmul_rn(gate, __fmul_rn(ptx::rcp_approx(d), __fadd_rn(up, p.beta)));
+  }
 };
 
 // gate becomes h. `stored`: h is written somewhere too, so that its smallest values matter.
@@ -99,33 +104,26 @@ NVFP4_INLINE void swiglu_block(Block<Bf16>& gate, Block<Bf16>& up, const SwiGluB
   const uint32_t window = __float_as_uint(__fmaf_rn(most, s.steps, 12582912.f + 15.f)) & 0xFFFFu;
   const uint32_t shift = window * 0x10001u + 0x80008000u;
   uint32_t closest = 0xFFFFFFFFu, exponents = 0;
-  uint32_t tails[8];
   Block<Bf16> h;
 #pragma unroll
   for (int i = 0; i < 8; i++) {
-    float v[2];
-#pragma unroll
-    for (int j = 0; j < 2; j++) {
-      const float g = gate.value(2 * i + j), u = __fadd_rn(up.value(2 * i + j), s.p.beta);
-      const float d = __fadd_rn(1.f, ptx::ex2_approx(__fmul_rn(g, s.coefficient)));
-      v[j] = __fmul_rn(g, __fmul_rn(ptx::rcp_approx(d), u));
-    }
+    const float v[2] = {s.near(gate.value(2 * i), up.value(2 * i)), s.near(gate.value(2 * i + 1), up.value(2 * i + 1))};
     h.set(i, v[0], v[1]);
-    tails[i] = __byte_perm(__float_as_uint(v[0]), __float_as_uint(v[1]), 0x5410);
-    closest = ptx::add_min_u16x2(tails[i], shift, closest);
+    closest = ptx::add_min_u16x2(__byte_perm(__float_as_uint(v[0]), __float_as_uint(v[1]), 0x5410), shift, closest);
     exponents |= h.w[i];
   }
-  const bool near = min(closest & 0xFFFFu, closest >> 16) <= 2 * window, tame = most <= s.most;
+  const bool close = min(closest & 0xFFFFu, closest >> 16) <= 2 * window, tame = most <= s.most;
   const bool small = stored || !(exponents & 0x60006000u);
-  if (near || small || !tame) {
+  if (close || small || !tame) {
     uint32_t mask = 0xFFFFu;
     if (tame) {
       mask = small ? small_elements(h, gate, up, s.p.beta) : 0;
 #pragma unroll
-      for (int i = 0; i < 8; i++) {
-        const uint32_t t = tails[i] + shift;  // the low half may carry into the high one
-        if ((t & 0xFFFFu) <= 2 * window) mask |= 1u << 2 * i;
-        if ((((tails[i] & 0xFFFF0000u) + shift) >> 16) <= 2 * window) mask |= 2u << 2 * i;
+      for (int i = 0; i < 8; i++) ptx::forget(gate.w[i]);  // computed again, not kept: registers
+#pragma unroll
+      for (int i = 0; i < 16; i++) {
+        const uint32_t tail = __float_as_uint(s.near(gate.value(i), up.value(i))) + shift;
+        if ((tail & 0xFFFFu) <= 2 * window) mask |= 1u << i;
       }
     }
     swiglu_exact(h, gate, up, mask, s.p);

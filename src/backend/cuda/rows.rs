@@ -46,11 +46,11 @@ pub static KERNELS: &[Kernel] = &[
     kernel("quantize", "nvfp4_amax_f32", 64, 256),
     kernel("quantize", "nvfp4_amax_f32_grouped", 64, 256),
     kernel("quantize", "nvfp4_rows_bf16", 40, 512),
-    kernel("quantize", "nvfp4_rows_bf16_grouped", 64, 512),
+    kernel("quantize", "nvfp4_rows_bf16_grouped", 128, 512),
     kernel("quantize", "nvfp4_rows_f16", 40, 512),
-    kernel("quantize", "nvfp4_rows_f16_grouped", 64, 512),
+    kernel("quantize", "nvfp4_rows_f16_grouped", 128, 512),
     kernel("quantize", "nvfp4_rows_f32", 64, 512),
-    kernel("quantize", "nvfp4_rows_f32_grouped", 64, 512),
+    kernel("quantize", "nvfp4_rows_f32_grouped", 128, 512),
     kernel("quantize", "nvfp4_rows_bf16_rule", 128, 512),
     kernel("quantize", "nvfp4_rows_f16_rule", 128, 512),
     kernel("quantize", "nvfp4_rows_f32_rule", 128, 512),
@@ -59,6 +59,8 @@ pub static KERNELS: &[Kernel] = &[
     kernel("quantize", "nvfp4_stage_routes", 32, 256),
     kernel("norm", "nvfp4_norm_bf16", 64, 512),
     kernel("norm", "nvfp4_norm_f16", 64, 512),
+    kernel("norm", "nvfp4_norm_bf16_grouped", 128, 512),
+    kernel("norm", "nvfp4_norm_f16_grouped", 128, 512),
     kernel("norm", "nvfp4_norm_bf16_x4", 144, 448),
     kernel("norm", "nvfp4_norm_f16_x4", 144, 448),
     kernel("norm", "nvfp4_norm_bf16_rule", 128, 512),
@@ -68,12 +70,16 @@ pub static KERNELS: &[Kernel] = &[
     kernel("norm", "nvfp4_hyper_f16", 128, 512),
     kernel("norm", "nvfp4_hyper_bf16_rule", 128, 512),
     kernel("norm", "nvfp4_hyper_f16_rule", 128, 512),
-    kernel("swiglu", "nvfp4_gated_bf16", 128, 256),
-    kernel("swiglu", "nvfp4_gated_f16", 128, 256),
+    kernel("swiglu", "nvfp4_gated_bf16", 128, 128),
+    kernel("swiglu", "nvfp4_gated_f16", 128, 128),
+    kernel("swiglu", "nvfp4_gated_bf16_grouped", 128, 128),
+    kernel("swiglu", "nvfp4_gated_f16_grouped", 128, 128),
     kernel("swiglu", "nvfp4_gated_amax_bf16", 64, 256),
     kernel("swiglu", "nvfp4_gated_amax_f16", 64, 256),
-    kernel("swiglu", "nvfp4_gated_rows_bf16", 64, 512),
-    kernel("swiglu", "nvfp4_gated_rows_f16", 64, 512),
+    kernel("swiglu", "nvfp4_gated_rows_bf16", 128, 224),
+    kernel("swiglu", "nvfp4_gated_rows_f16", 128, 224),
+    kernel("swiglu", "nvfp4_gated_rows_bf16_grouped", 128, 224),
+    kernel("swiglu", "nvfp4_gated_rows_f16_grouped", 128, 224),
     kernel("swiglu", "nvfp4_gated_rows_bf16_rule", 128, 512),
     kernel("swiglu", "nvfp4_gated_rows_f16_rule", 128, 512),
 ];
@@ -88,8 +94,12 @@ fn find<const N: usize>(parts: [&str; N]) -> &'static Kernel {
 
 /// Threads of a CTA that holds rows in registers; each thread holds up to two blocks.
 const CACHED_THREADS: usize = 512;
-/// Threads of a CTA that holds four rows: more would not leave each the registers it needs.
+/// Threads of a CTA that holds four rows, or two blocks a thread of gated ones: more would not leave each the registers
+/// it needs.
 const FOUR_ROWS_THREADS: usize = 448;
+const GATED_ROWS_THREADS: usize = 224;
+/// Warps of a CTA of `gated_pass`.
+const GATED_WARPS: usize = 4;
 /// Columns that the passes with 32-bit block indices take.
 const MOST_BLOCKS: usize = 1 << 24;
 /// Rows of the padded row space that they take.
@@ -343,7 +353,7 @@ impl Passes<'_> {
             0 if params.groups.count == 0 || params.groups.index == 0 => return,
             0 => self.general(params, 1),
             _ if !self.fast || rows > MOST_ROWS => None,
-            _ => self.held(params, layout, rows).or_else(|| self.tiles(params, layout, rows)),
+            _ => self.held(params, rows).or_else(|| self.tiles(params, layout, rows)),
         };
         plan.push(step.or_else(|| self.general(params, rows)).expect("the general kernel takes everything"));
     }
@@ -361,7 +371,7 @@ impl Passes<'_> {
     }
 
     /// Rows held in registers: scales per row, and norms.
-    fn held(&self, params: RowsParams, layout: ScaleLayout, rows: usize) -> Option<Step> {
+    fn held(&self, params: RowsParams, rows: usize) -> Option<Step> {
         let norm = matches!(self.p.producer, Producer::Norm { .. });
         let blocks = self.p.cols / BLOCK;
         let wanted = params.mode == mode::ROW || (norm && params.mode == mode::STATIC);
@@ -372,7 +382,7 @@ impl Passes<'_> {
         if plain && params.rule == params::rule(ScaleRule::Amax) {
             return Some(self.plain_rows(params, rows));
         }
-        self.cached(params, layout, rows)
+        self.fused_rows(params, rows).or_else(|| self.cached(params, rows))
     }
 
     /// A row a CTA, two blocks a thread.
@@ -393,9 +403,55 @@ impl Passes<'_> {
         if self.is_grouped() { "_grouped" } else { "" }
     }
 
-    /// Rows of the producers that more than one pass would have to repeat, and rules that look again.
-    fn cached(&self, params: RowsParams, layout: ScaleLayout, rows: usize) -> Option<Step> {
+    /// Norms and gated activations of 16-bit types by the plain rule.
+    fn fused_rows(&self, params: RowsParams, rows: usize) -> Option<Step> {
         let blocks = self.p.cols / BLOCK;
+        let dtype = source(&self.p.producer).dtype;
+        if params.rule != params::rule(ScaleRule::Amax) || dtype == Dtype::F32 {
+            return None;
+        }
+        // Four rows a CTA share what a row needs once; they pay when every SM has some, below a row a CTA answers sooner.
+        let four = rows >= 8 * self.facts.sm_count as usize && blocks <= FOUR_ROWS_THREADS && !self.is_grouped();
+        let (family, variant, height, a_thread, most) = match &self.p.producer {
+            Producer::Norm { input: NormInput::Hyper(_), .. } => ("nvfp4_hyper_", "", 1, 1, CACHED_THREADS),
+            Producer::Norm { .. } if four => ("nvfp4_norm_", "_x4", 4, 1, FOUR_ROWS_THREADS),
+            Producer::Norm { .. } => ("nvfp4_norm_", self.suffix(), 1, 1, CACHED_THREADS),
+            Producer::Gated { .. } => ("nvfp4_gated_rows_", self.suffix(), 1, 2, GATED_ROWS_THREADS),
+            _ => return None,
+        };
+        let threads = blocks.div_ceil(a_thread).next_multiple_of(32);
+        let kernel = find([family, dtype_name(dtype), variant]);
+        let grid = (self.capped(rows.div_ceil(height)), 1);
+        (threads <= most).then_some(Step::Rows { kernel, grid, threads: threads as u32, params })
+    }
+
+    /// Gated activations where the decode scales are known: 8 rows a CTA, or one where groups may end anywhere.
+    fn gated_pass(&self, mut params: RowsParams, layout: ScaleLayout, rows: usize) -> Step {
+        let sms = self.facts.sm_count as usize;
+        let (height, step) = match (layout.is_tiled(), self.is_grouped()) {
+            (true, _) => (8, 4 * GATED_WARPS),
+            (false, false) => (GATED_WARPS, 32),
+            (false, true) => (1, 32 * GATED_WARPS),
+        };
+        let units = rows.div_ceil(height);
+        let all = (self.p.cols / BLOCK).next_multiple_of(4).div_ceil(step);
+        let mut steps = all;
+        while steps > 1 && units * all.div_ceil(steps) < 10 * sms {
+            steps = steps.div_ceil(2);
+        }
+        params.steps = steps as u32;
+        let across = all.div_ceil(steps);
+        let most = match &self.p.groups {
+            Groups::Ends { count, .. } if *count > 256 => (8 * sms).div_ceil(across),
+            _ => GRID_Y,
+        };
+        let grid = (across as u32, units.min(most).min(GRID_Y) as u32);
+        let kernel = find(["nvfp4_gated_", dtype_name(source(&self.p.producer).dtype), self.suffix()]);
+        Step::Rows { kernel, grid, threads: 32 * GATED_WARPS as u32, params }
+    }
+
+    /// Rows of the producers that more than one pass would have to repeat, and rules that look again.
+    fn cached(&self, params: RowsParams, rows: usize) -> Option<Step> {
         let dtype = source(&self.p.producer).dtype;
         let family = match &self.p.producer {
             Producer::Norm { input: NormInput::Hyper(_), .. } => "nvfp4_hyper_",
@@ -403,24 +459,12 @@ impl Passes<'_> {
             Producer::Gated { .. } => "nvfp4_gated_rows_",
             _ => "nvfp4_rows_",
         };
-        let (plain, hot) = (params.rule == params::rule(ScaleRule::Amax), dtype != Dtype::F32);
-        if !hot && matches!(family, "nvfp4_hyper_" | "nvfp4_gated_rows_") {
+        if dtype == Dtype::F32 && matches!(family, "nvfp4_hyper_" | "nvfp4_gated_rows_") {
             return None;
         }
-        // Four rows a CTA pay once every SM has some; below, a row a CTA answers sooner.
-        let four = layout == ScaleLayout::Tiled128x4
-            && family == "nvfp4_norm_"
-            && rows >= 8 * self.facts.sm_count as usize;
-        let variant = match blocks <= CACHED_THREADS {
-            true if plain && hot && four && blocks <= FOUR_ROWS_THREADS => "_x4",
-            true if plain && hot => "",
-            _ => "_rule",
-        };
-        let a_thread = if variant == "_rule" { 2 } else { 1 };
-        let kernel = find([family, dtype_name(dtype), variant]);
-        let threads = blocks.div_ceil(a_thread).next_multiple_of(32) as u32;
-        let units = if variant == "_x4" { rows / 4 } else { rows };
-        Some(Step::Rows { kernel, grid: (self.capped(units), 1), threads, params })
+        let kernel = find([family, dtype_name(dtype), "_rule"]);
+        let threads = (self.p.cols / BLOCK).div_ceil(2).next_multiple_of(32) as u32;
+        Some(Step::Rows { kernel, grid: (self.capped(rows), 1), threads, params })
     }
 
     /// A block a thread: decode scales that are known, or the amax of larger scopes.
@@ -436,12 +480,14 @@ impl Passes<'_> {
         if !(finds || params.mode <= mode::FROM_AMAX) {
             return None;
         }
+        if gated && !finds {
+            return Some(self.gated_pass(params, layout, rows));
+        }
         let (name, wide) = (dtype_name(dtype), dtype == Dtype::F32);
         let (kernel, most_steps) = match (gated, finds) {
             (false, true) => (find(["nvfp4_amax_", name, self.suffix()]), if wide { 2 } else { 4 }),
             (true, true) => (find(["nvfp4_gated_amax_", name]), 1),
-            (true, false) => (find(["nvfp4_gated_", name]), 1),
-            (false, false) => match rule {
+            (_, false) => match rule {
                 ScaleRule::MinMse => (find(["nvfp4_quantize_", name, "_min_mse"]), 1),
                 ScaleRule::Amax => (find(["nvfp4_quantize_", name, "_amax", self.suffix()]), if wide { 1 } else { 2 }),
                 ScaleRule::FourOverSix => {

@@ -1,4 +1,4 @@
-// fused_rows: norms and gated activations → NVFP4 where a row is seen as a whole, one block of each row a thread.
+// norm_rows: RMSNorm, with a residual added or streams mixed before it, → NVFP4, one block of each row a thread.
 // 16-bit types, rows of up to 512 blocks, the plain scale rule, scales static or per row.
 //
 // A CTA holds R rows in registers. What a row needs once (its sum's tree, the square root, its encode scale) is done
@@ -6,7 +6,6 @@
 // i + 96 of a 128x4 tile, or four neighbours. R = 1: answers soonest. Twin of src/backend/cpu/rows.rs.
 #pragma once
 #include "cached_rows.cuh"
-#include "gated_pass.cuh"
 
 namespace nvfp4 {
 
@@ -100,10 +99,9 @@ NVFP4_INLINE void mix_streams(Block<D>& x, const RowsParams& p, uint64_t row, ui
   for (int i = 0; i < 8; i++) x.set(i, acc[2 * i], acc[2 * i + 1]);
 }
 
-// PRODUCER: NORM, HYPER, or SWIGLU for any gated one.
+// PRODUCER: NORM or HYPER.
 template <class D, uint32_t PRODUCER, int R, bool GROUPED>
-NVFP4_INLINE void fused_rows(const RowsParams& p) {
-  constexpr bool NORMED = PRODUCER != SWIGLU;
+NVFP4_INLINE void norm_rows(const RowsParams& p) {
   const uint32_t lane = threadIdx.x & 31, layout = p.scales.layout;
   const uint32_t blocks = uint32_t(p.cols >> 4), tiles = (blocks + 3) >> 2, b = threadIdx.x;
   const bool inside = b < blocks;
@@ -132,25 +130,23 @@ NVFP4_INLINE void fused_rows(const RowsParams& p) {
       if (p.mode != MODE_ROW) mine = encode_of(p, span.group, logical + apart * min(mine_q, have - 1));
       if constexpr (PRODUCER == NORM) {
         const bool added = p.copy.base != nullptr;
-        Block<D> old[R];
-#pragma unroll
-        for (int q = 0; q < R; q++) {
-          const uint64_t row = logical + apart * min(uint32_t(q), have - 1);
-          load_block<Reuse::ONCE>(x[q], p.src.base, row * p.src.row_stride + 16ull * column);
-          if (added) load_block<Reuse::OURS>(old[q], p.copy.base, row * p.copy.row_stride + 16ull * column);
-        }
         if (R == 1) load_weights(weight, p, column);
+#pragma unroll
+        for (int q = 0; q < R; q++)
+          load_block<Reuse::ONCE>(x[q], p.src.base, (logical + apart * min(uint32_t(q), have - 1)) * p.src.row_stride + 16ull * column);
         if (added) {
 #pragma unroll
           for (int q = 0; q < R; q++) {
+            const uint64_t at = (logical + apart * min(uint32_t(q), have - 1)) * p.copy.row_stride + 16ull * column;
+            Block<D> old;
+            load_block<Reuse::OURS>(old, p.copy.base, at);
 #pragma unroll
             for (int i = 0; i < 8; i++)
-              x[q].set(i, __fadd_rn(old[q].value(2 * i), x[q].value(2 * i)), __fadd_rn(old[q].value(2 * i + 1), x[q].value(2 * i + 1)));
-            if (inside && q < have)
-              store_block(x[q], p.copy.base, (logical + apart * q) * p.copy.row_stride + 16ull * b, x[q].magnitude());
+              x[q].set(i, __fadd_rn(old.value(2 * i), x[q].value(2 * i)), __fadd_rn(old.value(2 * i + 1), x[q].value(2 * i + 1)));
+            if (inside && q < have) store_block(x[q], p.copy.base, at, x[q].magnitude());
           }
         }
-      } else if constexpr (PRODUCER == HYPER) {
+      } else {
         if (R == 1) load_weights(weight, p, column);
 #pragma unroll
         for (int q = 0; q < R; q++) {
@@ -158,50 +154,39 @@ NVFP4_INLINE void fused_rows(const RowsParams& p) {
           if (p.copy.base && inside && q < have)
             store_block(x[q], p.copy.base, (logical + apart * q) * p.copy.row_stride + 16ull * b, x[q].magnitude());
         }
-      } else {
-        const GatedShape shape(p);
-        const SwiGluBf16 swiglu(SwiGlu{p.limit, p.alpha, p.beta});
-        const uint32_t at = column * shape.block - (column >= shape.wrap ? shape.back : 0);
-        Block<D> up[R];
-#pragma unroll
-        for (int q = 0; q < R; q++) {
-          const char* src = static_cast<const char*>(p.src.base) +
-                            row_offset(p.src, p.groups, span, r0 + apart * min(uint32_t(q), have - 1)) * D::BYTES + at;
-          load_halves(x[q], src, shape.half);
-          if (p.producer == SWIGLU) load_halves(up[q], src + shape.up, shape.half);
-        }
-#pragma unroll
-        for (int q = 0; q < R; q++) {
-          activate(x[q], up[q], p, swiglu, p.copy.base != nullptr);
-          if (p.copy.base && inside && q < have)
-            store_block(x[q], p.copy.base, (logical + apart * q) * p.copy.row_stride + 16ull * b, x[q].magnitude());
-        }
       }
 
-      if constexpr (NORMED) {
-        float parts[R];
+      float parts[R];
 #pragma unroll
-        for (int q = 0; q < R; q++) parts[q] = inside ? square_sum(x[q]) : 0.f;
-        const float sum = join_warps<R>(join_lanes<R>(parts, Sum()), sums, Sum());
-        const float inv = inverse_rms(sum, p.cols, p.eps);
-        if (p.inv_rms && threadIdx.x < have) p.inv_rms[logical + apart * threadIdx.x] = inv;
-        if (R != 1) load_weights(weight, p, column);
+      for (int q = 0; q < R; q++) parts[q] = inside ? square_sum(x[q]) : 0.f;
+      const float sum = join_warps<R>(join_lanes<R>(parts, Sum()), sums, Sum());
+      const float inv = inverse_rms(sum, p.cols, p.eps);
+      if (p.inv_rms && threadIdx.x < have) p.inv_rms[logical + apart * threadIdx.x] = inv;
+      // Half a block of weights at a time where rows share them: registers.
+#pragma unroll
+      for (int h = 0; h < 2; h++) {
+        float part[8];
+        if (R != 1) load_weight(part, p, 16ull * column + 8 * h);
 #pragma unroll
         for (int q = 0; q < R; q++) {
           const float by = R == 1 ? inv : from_lane(inv, q);
 #pragma unroll
-          for (int i = 0; i < 8; i++)
-            x[q].set(i, __fmul_rn(__fmul_rn(x[q].value(2 * i), by), weight[2 * i]),
-                     __fmul_rn(__fmul_rn(x[q].value(2 * i + 1), by), weight[2 * i + 1]));
-          if (p.normed.base && inside && q < have)
-            store_block(x[q], p.normed.base, (logical + apart * q) * p.normed.row_stride + 16ull * b, x[q].magnitude());
+          for (int i = 0; i < 4; i++) {
+            const int j = 4 * h + i;
+            const float w0 = R == 1 ? weight[2 * j] : part[2 * i], w1 = R == 1 ? weight[2 * j + 1] : part[2 * i + 1];
+            x[q].set(j, __fmul_rn(__fmul_rn(x[q].value(2 * j), by), w0), __fmul_rn(__fmul_rn(x[q].value(2 * j + 1), by), w1));
+          }
         }
       }
+#pragma unroll
+      for (int q = 0; q < R; q++)
+        if (p.normed.base && inside && q < have)
+          store_block(x[q], p.normed.base, (logical + apart * q) * p.normed.row_stride + 16ull * b, x[q].magnitude());
 
       if (p.mode == MODE_ROW) {
         uint32_t peak[R];
 #pragma unroll
-        for (int q = 0; q < R; q++) peak[q] = finite_magnitude(x[q], x[q].magnitude());
+        for (int q = 0; q < R; q++) peak[q] = inside ? finite_magnitude(x[q], x[q].magnitude()) : 0;
         const float amax = __uint_as_float(join_warps<R>(join_lanes<R>(peak, Largest()), peaks, Largest()));
         mine = encode_from_amax(amax);
         if (threadIdx.x < have) p.decode[logical + apart * threadIdx.x] = decode_scale_from_amax(amax);
