@@ -25,8 +25,8 @@ NVFP4_INLINE void gated_rows(const RowsParams& p) {
     Span span{0, p.groups.rows, 0, 0};
     if (GROUPED && !finder.find(unit, span)) continue;
     const uint64_t r = unit - span.first_scale_row, logical = span.first_row + r;
-    uint8_t* const scales_at = scale_address(p.scales, span, r, 0, tiles);
     if (r >= span.rows) {  // the row pads a tile
+      uint8_t* const scales_at = scale_address(p.scales, span, r, 0, tiles);
       for (uint32_t b = threadIdx.x; b < scale_limit; b += blockDim.x) scales_at[(b >> 2) * across + (b & 3)] = 0;
       continue;
     }
@@ -63,6 +63,7 @@ NVFP4_INLINE void gated_rows(const RowsParams& p) {
     const Encode encode = encode_from_amax(amax);
     if (threadIdx.x == 0) p.decode[logical] = decode_scale_from_amax(amax);
 
+    uint8_t* const scales_at = scale_address(p.scales, span, r, 0, tiles);
     uint8_t* const codes_at = p.codes + logical * p.codes_row_stride;
 #pragma unroll
     for (int n = 0; n < NB; n++) {
