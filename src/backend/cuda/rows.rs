@@ -412,7 +412,7 @@ impl Passes<'_> {
         }
         // Four rows a CTA share what a row needs once; they pay when every SM has some, below a row a CTA answers sooner.
         let four = rows >= 8 * self.facts.sm_count as usize && blocks <= FOUR_ROWS_THREADS && !self.is_grouped();
-        let (family, variant, height, a_thread, most) = match &self.p.producer {
+        let (family, variant, height, a_thread, most_threads) = match &self.p.producer {
             Producer::Norm { input: NormInput::Hyper(_), .. } => ("nvfp4_hyper_", "", 1, 1, CACHED_THREADS),
             Producer::Norm { .. } if four => ("nvfp4_norm_", "_x4", 4, 1, FOUR_ROWS_THREADS),
             Producer::Norm { .. } => ("nvfp4_norm_", self.suffix(), 1, 1, CACHED_THREADS),
@@ -421,8 +421,10 @@ impl Passes<'_> {
         };
         let threads = blocks.div_ceil(a_thread).next_multiple_of(32);
         let kernel = find([family, dtype_name(dtype), variant]);
-        let grid = (self.capped(rows.div_ceil(height)), 1);
-        (threads <= most).then_some(Step::Rows { kernel, grid, threads: threads as u32, params })
+        // CTAs of four rows stay and walk on.
+        let most = if height == 4 { 2 * self.facts.sm_count } else { u32::MAX };
+        let grid = (self.capped(rows.div_ceil(height)).min(most), 1);
+        (threads <= most_threads).then_some(Step::Rows { kernel, grid, threads: threads as u32, params })
     }
 
     /// Gated activations where the decode scales are known: 8 rows a CTA, or one where groups may end anywhere.
