@@ -93,9 +93,6 @@ NVFP4_INLINE float ex2_approx(float x) {
   return d;
 }
 
-// The compiler no longer knows what x holds, so it does not keep what it computed from it.
-NVFP4_INLINE void forget(uint32_t& x) { asm volatile("" : "+r"(x)); }
-
 // Pairs of bfloat16; a NaN is passed on.
 NVFP4_INLINE uint32_t min_nan_bf16x2(uint32_t a, uint32_t b) {
   uint32_t d;

@@ -107,12 +107,13 @@ NVFP4_INLINE void swiglu_half(HalfBlock& gate, HalfBlock& up, const SwiGluBf16& 
   const uint32_t window = __float_as_uint(__fmaf_rn(most, s.steps, 12582912.f + 15.f)) & 0xFFFFu;
   const uint32_t shift = window * 0x10001u + 0x80008000u;
   uint32_t closest = 0xFFFFFFFFu, exponents = 0;
-  HalfBlock h;
+  HalfBlock h, tails;
 #pragma unroll
   for (int i = 0; i < 4; i++) {
     const float v[2] = {s.near(gate.value(2 * i), up.value(2 * i)), s.near(gate.value(2 * i + 1), up.value(2 * i + 1))};
     h.w[i] = Bf16::pack(v[0], v[1]);
-    closest = ptx::add_min_u16x2(__byte_perm(__float_as_uint(v[0]), __float_as_uint(v[1]), 0x5410), shift, closest);
+    tails.w[i] = __byte_perm(__float_as_uint(v[0]), __float_as_uint(v[1]), 0x5410);
+    closest = ptx::add_min_u16x2(tails.w[i], shift, closest);
     exponents |= h.w[i];
   }
   const bool close = min(closest & 0xFFFFu, closest >> 16) <= 2 * window, tame = most <= s.most;
@@ -122,11 +123,9 @@ NVFP4_INLINE void swiglu_half(HalfBlock& gate, HalfBlock& up, const SwiGluBf16& 
     if (tame) {
       mask = small ? small_elements(h, gate, up, s.p.beta) : 0;
 #pragma unroll
-      for (int i = 0; i < 4; i++) ptx::forget(gate.w[i]);  // computed again, not kept: registers
-#pragma unroll
-      for (int i = 0; i < 8; i++) {
-        const uint32_t tail = __float_as_uint(s.near(gate.value(i), up.value(i))) + shift;
-        if ((tail & 0xFFFFu) <= 2 * window) mask |= 1u << i;
+      for (int i = 0; i < 4; i++) {
+        if ((tails.w[i] + shift & 0xFFFFu) <= 2 * window) mask |= 1u << 2 * i;
+        if (((tails.w[i] & 0xFFFF0000u) + shift >> 16) <= 2 * window) mask |= 2u << 2 * i;
       }
     }
     swiglu_exact(h, gate, up, mask, s.p);

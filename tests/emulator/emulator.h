@@ -140,7 +140,6 @@ inline float ex2_approx(float x) {
   const uint32_t wrong = b + (__float_as_uint(x) * 2654435761u >> 16) % 5 - 2;
   return wrong < 0x00800000u || wrong > 0x7F800000u ? __uint_as_float(b) : __uint_as_float(wrong);
 }
-inline void forget(uint32_t&) {}
 template <class Op>
 uint32_t each_bf16(uint32_t a, uint32_t b, Op op) {
   const auto half = [&](uint32_t x, uint32_t y) { return __float_as_uint(op(__uint_as_float(x), __uint_as_float(y))) >> 16; };

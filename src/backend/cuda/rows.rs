@@ -59,15 +59,15 @@ pub static KERNELS: &[Kernel] = &[
     kernel("quantize", "nvfp4_stage_routes", 32, 256),
     kernel("norm", "nvfp4_norm_bf16", 64, 512),
     kernel("norm", "nvfp4_norm_f16", 64, 512),
-    kernel("norm", "nvfp4_norm_bf16_grouped", 128, 512),
-    kernel("norm", "nvfp4_norm_f16_grouped", 128, 512),
+    kernel("norm", "nvfp4_norm_bf16_grouped", 64, 512),
+    kernel("norm", "nvfp4_norm_f16_grouped", 64, 512),
     kernel("norm", "nvfp4_norm_bf16_x4", 144, 448),
     kernel("norm", "nvfp4_norm_f16_x4", 144, 448),
     kernel("norm", "nvfp4_norm_bf16_rule", 128, 512),
     kernel("norm", "nvfp4_norm_f16_rule", 128, 512),
     kernel("norm", "nvfp4_norm_f32_rule", 128, 512),
-    kernel("norm", "nvfp4_hyper_bf16", 128, 512),
-    kernel("norm", "nvfp4_hyper_f16", 128, 512),
+    kernel("norm", "nvfp4_hyper_bf16", 144, 448),
+    kernel("norm", "nvfp4_hyper_f16", 144, 448),
     kernel("norm", "nvfp4_hyper_bf16_rule", 128, 512),
     kernel("norm", "nvfp4_hyper_f16_rule", 128, 512),
     kernel("swiglu", "nvfp4_gated_bf16", 128, 128),
@@ -76,10 +76,10 @@ pub static KERNELS: &[Kernel] = &[
     kernel("swiglu", "nvfp4_gated_f16_grouped", 128, 128),
     kernel("swiglu", "nvfp4_gated_amax_bf16", 64, 256),
     kernel("swiglu", "nvfp4_gated_amax_f16", 64, 256),
-    kernel("swiglu", "nvfp4_gated_rows_bf16", 128, 224),
-    kernel("swiglu", "nvfp4_gated_rows_f16", 128, 224),
-    kernel("swiglu", "nvfp4_gated_rows_bf16_grouped", 128, 224),
-    kernel("swiglu", "nvfp4_gated_rows_f16_grouped", 128, 224),
+    kernel("swiglu", "nvfp4_gated_rows_bf16", 64, 512),
+    kernel("swiglu", "nvfp4_gated_rows_f16", 64, 512),
+    kernel("swiglu", "nvfp4_gated_rows_bf16_grouped", 64, 512),
+    kernel("swiglu", "nvfp4_gated_rows_f16_grouped", 64, 512),
     kernel("swiglu", "nvfp4_gated_rows_bf16_rule", 128, 512),
     kernel("swiglu", "nvfp4_gated_rows_f16_rule", 128, 512),
 ];
@@ -94,10 +94,8 @@ fn find<const N: usize>(parts: [&str; N]) -> &'static Kernel {
 
 /// Threads of a CTA that holds rows in registers; each thread holds up to two blocks.
 const CACHED_THREADS: usize = 512;
-/// Threads of a CTA that holds four rows, or two blocks a thread of gated ones: more would not leave each the registers
-/// it needs.
+/// Threads of a CTA that holds four rows or mixes streams: more would not leave each the registers it needs.
 const FOUR_ROWS_THREADS: usize = 448;
-const GATED_ROWS_THREADS: usize = 224;
 /// Warps of a CTA of `gated_pass`.
 const GATED_WARPS: usize = 4;
 /// Columns that the passes with 32-bit block indices take.
@@ -412,14 +410,14 @@ impl Passes<'_> {
         }
         // Four rows a CTA share what a row needs once; they pay when every SM has some, below a row a CTA answers sooner.
         let four = rows >= 8 * self.facts.sm_count as usize && blocks <= FOUR_ROWS_THREADS && !self.is_grouped();
-        let (family, variant, height, a_thread, most_threads) = match &self.p.producer {
-            Producer::Norm { input: NormInput::Hyper(_), .. } => ("nvfp4_hyper_", "", 1, 1, CACHED_THREADS),
-            Producer::Norm { .. } if four => ("nvfp4_norm_", "_x4", 4, 1, FOUR_ROWS_THREADS),
-            Producer::Norm { .. } => ("nvfp4_norm_", self.suffix(), 1, 1, CACHED_THREADS),
-            Producer::Gated { .. } => ("nvfp4_gated_rows_", self.suffix(), 1, 2, GATED_ROWS_THREADS),
+        let (family, variant, height, most_threads) = match &self.p.producer {
+            Producer::Norm { input: NormInput::Hyper(_), .. } => ("nvfp4_hyper_", "", 1, FOUR_ROWS_THREADS),
+            Producer::Norm { .. } if four => ("nvfp4_norm_", "_x4", 4, FOUR_ROWS_THREADS),
+            Producer::Norm { .. } => ("nvfp4_norm_", self.suffix(), 1, CACHED_THREADS),
+            Producer::Gated { .. } => ("nvfp4_gated_rows_", self.suffix(), 1, CACHED_THREADS),
             _ => return None,
         };
-        let threads = blocks.div_ceil(a_thread).next_multiple_of(32);
+        let threads = blocks.next_multiple_of(32);
         let kernel = find([family, dtype_name(dtype), variant]);
         // CTAs of four rows stay and walk on.
         let most = if height == 4 { 2 * self.facts.sm_count } else { u32::MAX };
