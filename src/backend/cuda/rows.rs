@@ -76,10 +76,10 @@ pub static KERNELS: &[Kernel] = &[
     kernel("swiglu", "nvfp4_gated_f16_grouped", 128, 128),
     kernel("swiglu", "nvfp4_gated_amax_bf16", 64, 256),
     kernel("swiglu", "nvfp4_gated_amax_f16", 64, 256),
-    kernel("swiglu", "nvfp4_gated_rows_bf16", 64, 512),
-    kernel("swiglu", "nvfp4_gated_rows_f16", 64, 512),
-    kernel("swiglu", "nvfp4_gated_rows_bf16_grouped", 64, 512),
-    kernel("swiglu", "nvfp4_gated_rows_f16_grouped", 64, 512),
+    kernel("swiglu", "nvfp4_gated_rows_bf16", 128, 512),
+    kernel("swiglu", "nvfp4_gated_rows_f16", 128, 512),
+    kernel("swiglu", "nvfp4_gated_rows_bf16_grouped", 128, 512),
+    kernel("swiglu", "nvfp4_gated_rows_f16_grouped", 128, 512),
     kernel("swiglu", "nvfp4_gated_rows_bf16_rule", 128, 512),
     kernel("swiglu", "nvfp4_gated_rows_f16_rule", 128, 512),
 ];
@@ -621,6 +621,48 @@ mod tests {
             p(300, 64, Scope::Tensor, true, Dtype::F16),
             ["zero", "nvfp4_amax_f16", "nvfp4_quantize_f16_amax", "finish"]
         );
+    }
+
+    #[test]
+    fn fused_producers_take_their_passes() {
+        let norm = |p: &mut QuantizeProblem| {
+            let weight = crate::plan::memory::Vector { base: Ptr::new(4096 as *const u8), dtype: Dtype::F32 };
+            let norm = Norm { weight, weight_offset: 0.0, eps: 1e-6, normed: None, inv_rms: None };
+            p.producer =
+                Producer::Norm { input: NormInput::Rows { src: source(&p.producer), residual: None }, norm };
+        };
+        let gated = |p: &mut QuantizeProblem| {
+            let activation = GatedActivation::SwiGlu(SwiGlu { limit: 0.0, alpha: 1.0, beta: 0.0 });
+            p.producer = Producer::Gated { src: source(&p.producer), interleaved: false, activation };
+        };
+        let first = |rows, cols, dynamic, edit: &dyn Fn(&mut QuantizeProblem)| {
+            let scope = if dynamic { Scope::Row } else { Scope::Tensor };
+            let mut p = problem(rows, cols, scope, dynamic, Dtype::Bf16);
+            edit(&mut p);
+            let name = names(&p)[0];
+            let Some(Step::Rows { grid, threads, params, .. }) = plan(&p, &FACTS).steps().next().copied() else {
+                panic!("a launch comes first");
+            };
+            (name, grid, threads, params.steps)
+        };
+        for dynamic in [false, true] {
+            assert_eq!(first(64, 7168, dynamic, &norm), ("nvfp4_norm_bf16", (128, 1), 448, 0));
+            assert_eq!(first(8192, 7168, dynamic, &norm), ("nvfp4_norm_bf16_x4", (264, 1), 448, 0));
+            assert_eq!(first(8192, 8192, dynamic, &norm), ("nvfp4_norm_bf16", (8192, 1), 512, 0));
+            assert_eq!(first(8192, 8208, dynamic, &norm), ("nvfp4_norm_bf16_rule", (8192, 1), 288, 0));
+        }
+        assert_eq!(first(8192, 7168, true, &gated), ("nvfp4_gated_rows_bf16", (8192, 1), 448, 0));
+        let (name, grid, threads, steps) = first(8192, 7168, false, &gated);
+        assert_eq!((name, threads), ("nvfp4_gated_bf16", 128));
+        assert_eq!(grid.1, 1024, "8 rows a unit");
+        assert!(grid.0 * steps * 16 >= 448, "every column has a step");
+        let grouped = |p: &mut QuantizeProblem| {
+            gated(p);
+            p.groups = Groups::Ends { ends: Ptr::new(16 as *const i32), count: 3, rows: 8192 };
+            p.out.as_mut().unwrap().scales.layout = ScaleLayout::Linear;
+        };
+        let (name, grid, ..) = first(8192, 7168, false, &grouped);
+        assert_eq!((name, grid.1), ("nvfp4_gated_bf16_grouped", 8192), "linear rows of groups go one by one");
     }
 
     #[test]
