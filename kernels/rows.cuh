@@ -74,6 +74,15 @@ NVFP4_INLINE uint8_t* scale_address(const ScalesParams& s, const Span& span, uin
                             : s.base + tiled_offset(s.layout, span.first_scale_row + r, c, tiles);
 }
 
+// Four lanes hold four bytes each, of rows 0 to 3 and a column each. Turned over, a lane holds its row's four columns.
+NVFP4_INLINE uint32_t turn_scales(uint32_t scales) {
+  const uint32_t lane = threadIdx.x & 31;
+  const uint32_t one = __shfl_xor_sync(0xFFFFFFFFu, scales, 1);
+  const uint32_t pair = lane & 1 ? __byte_perm(one, scales, 0x7351) : __byte_perm(scales, one, 0x6240);
+  const uint32_t two = __shfl_xor_sync(0xFFFFFFFFu, pair, 2);
+  return lane & 2 ? __byte_perm(two, pair, 0x7632) : __byte_perm(pair, two, 0x5410);
+}
+
 NVFP4_INLINE Encode encode_of(const RowsParams& p, uint32_t group, uint64_t logical) {
   const uint64_t i = p.scope == SCOPE_TENSOR ? 0 : p.scope == SCOPE_GROUP ? group : logical;
   if (p.mode == MODE_STATIC) return encode_from_static(p.decode ? p.decode[i] : 1.f);

@@ -152,6 +152,15 @@ inline uint32_t add_min_u16x2(uint32_t a, uint32_t b, uint32_t c) {
   return min((a + b) & 0xFFFFu, c & 0xFFFFu) | min((a >> 16) + (b >> 16) & 0xFFFFu, c >> 16) << 16;
 }
 inline uint32_t lowest_bit(uint32_t v) { return uint32_t(__builtin_ctz(v)); }
+inline float rcp_normal(float x) { return x == 0.f ? __uint_as_float(0x7FFFFFFF) : 1.f / x; }
+inline uint32_t permute(uint32_t a, uint32_t b, uint32_t s) { return s & 0x8888 ? 0 : __byte_perm(a, b, s); }
+inline uint32_t dot2(uint32_t a, uint32_t b, uint32_t c) { return c + (a & 0xFFFF) * (b & 0xFF) + (a >> 16) * (b >> 8 & 0xFF); }
+inline uint32_t dot2_low(uint32_t a, uint32_t b, uint32_t c) { return dot2(a, b, c); }
+inline uint32_t dot2_high(uint32_t a, uint32_t b, uint32_t c) { return dot2(a, b >> 16, c); }
+inline uint32_t dot4(uint32_t a, uint32_t b, uint32_t c) {
+  for (int i = 0; i < 32; i += 8) c += (a >> i & 0xFF) * (b >> i & 0xFF);
+  return c;
+}
 inline void system_or(uint32_t* p, uint32_t bits) { *p |= bits; }
 inline void system_set_if_zero(uint32_t* p, uint32_t value) { if (*p == 0) *p = value; }
 

@@ -45,10 +45,16 @@ pub static KERNELS: &[Kernel] = &[
     kernel("quantize", "nvfp4_amax_f16_grouped", 64, 256),
     kernel("quantize", "nvfp4_amax_f32", 64, 256),
     kernel("quantize", "nvfp4_amax_f32_grouped", 64, 256),
-    kernel("quantize", "nvfp4_rows_bf16", 40, 512),
-    kernel("quantize", "nvfp4_rows_bf16_grouped", 128, 512),
-    kernel("quantize", "nvfp4_rows_f16", 40, 512),
-    kernel("quantize", "nvfp4_rows_f16_grouped", 128, 512),
+    kernel("quantize", "nvfp4_rows_bf16", 64, 256),
+    kernel("quantize", "nvfp4_rows_bf16_grouped", 64, 256),
+    kernel("quantize", "nvfp4_rows_bf16_x4", 64, 256),
+    kernel("quantize", "nvfp4_rows_bf16_x4_grouped", 64, 256),
+    kernel("quantize", "nvfp4_rows_bf16_few", 64, 512),
+    kernel("quantize", "nvfp4_rows_f16", 64, 256),
+    kernel("quantize", "nvfp4_rows_f16_grouped", 64, 256),
+    kernel("quantize", "nvfp4_rows_f16_x4", 64, 256),
+    kernel("quantize", "nvfp4_rows_f16_x4_grouped", 64, 256),
+    kernel("quantize", "nvfp4_rows_f16_few", 64, 512),
     kernel("quantize", "nvfp4_rows_f32", 64, 512),
     kernel("quantize", "nvfp4_rows_f32_grouped", 128, 512),
     kernel("quantize", "nvfp4_rows_bf16_rule", 128, 512),
@@ -92,7 +98,7 @@ fn find<const N: usize>(parts: [&str; N]) -> &'static Kernel {
     KERNELS.iter().find(matches).expect("the planner names kernels of its table")
 }
 
-/// Threads of a CTA that holds rows in registers; each thread holds up to two blocks.
+/// Threads of a CTA that holds rows in registers. Rows of up to twice as many blocks are held.
 const CACHED_THREADS: usize = 512;
 /// Threads of a CTA that holds four rows or mixes streams: more would not leave each the registers it needs.
 const FOUR_ROWS_THREADS: usize = 448;
@@ -351,7 +357,7 @@ impl Passes<'_> {
             0 if params.groups.count == 0 || params.groups.index == 0 => return,
             0 => self.general(params, 1),
             _ if !self.fast || rows > MOST_ROWS => None,
-            _ => self.held(params, rows).or_else(|| self.tiles(params, layout, rows)),
+            _ => self.held(params, layout, rows).or_else(|| self.tiles(params, layout, rows)),
         };
         plan.push(step.or_else(|| self.general(params, rows)).expect("the general kernel takes everything"));
     }
@@ -369,7 +375,7 @@ impl Passes<'_> {
     }
 
     /// Rows held in registers: scales per row, and norms.
-    fn held(&self, params: RowsParams, rows: usize) -> Option<Step> {
+    fn held(&self, params: RowsParams, layout: ScaleLayout, rows: usize) -> Option<Step> {
         let norm = matches!(self.p.producer, Producer::Norm { .. });
         let blocks = self.p.cols / BLOCK;
         let wanted = params.mode == mode::ROW || (norm && params.mode == mode::STATIC);
@@ -378,18 +384,29 @@ impl Passes<'_> {
         }
         let plain = matches!(self.p.producer, Producer::Plain { .. });
         if plain && params.rule == params::rule(ScaleRule::Amax) {
-            return Some(self.plain_rows(params, rows));
+            return Some(self.plain_rows(params, layout, rows));
         }
         self.fused_rows(params, rows).or_else(|| self.cached(params, rows))
     }
 
-    /// A row a CTA, two blocks a thread.
-    fn plain_rows(&self, params: RowsParams, rows: usize) -> Step {
-        let dtype = dtype_name(source(&self.p.producer).dtype);
-        let threads = (self.p.cols / BLOCK).div_ceil(2).next_multiple_of(32) as u32;
-        // Without groups there is a CTA for every row.
-        let grid = if self.is_grouped() { self.capped(rows) } else { rows as u32 };
-        Step::Rows { kernel: find(["nvfp4_rows_", dtype, self.suffix()]), grid: (grid, 1), threads, params }
+    /// Values as they stand with scales per row: rows in the registers of small CTAs.
+    fn plain_rows(&self, params: RowsParams, layout: ScaleLayout, rows: usize) -> Step {
+        let (blocks, sms) = (self.p.cols / BLOCK, self.facts.sm_count as usize);
+        let dtype = source(&self.p.producer).dtype;
+        // Four rows a CTA fill sectors of tiled scales, once every SM has some; few rows answer sooner with a block a
+        // thread.
+        let (variant, a_thread, a_cta) = match (dtype, self.is_grouped()) {
+            (Dtype::F32, _) => ("", 2, 1),
+            _ if layout.is_tiled() && rows >= 16 * sms => ("_x4", 4, 4),
+            (_, false) if rows < 4 * sms && blocks <= CACHED_THREADS => ("_few", 1, 1),
+            _ => ("", 4, 1),
+        };
+        let kernel = find(["nvfp4_rows_", dtype_name(dtype), variant, self.suffix()]);
+        let threads = blocks.div_ceil(a_thread).next_multiple_of(32) as u32;
+        // Without groups there is a CTA for every unit of rows.
+        let units = rows / a_cta;
+        let grid = if self.is_grouped() { self.capped(units) } else { units as u32 };
+        Step::Rows { kernel, grid: (grid, 1), threads, params }
     }
 
     fn is_grouped(&self) -> bool {
@@ -489,14 +506,18 @@ impl Passes<'_> {
             (true, true) => (find(["nvfp4_gated_amax_", name]), 1),
             (_, false) => match rule {
                 ScaleRule::MinMse => (find(["nvfp4_quantize_", name, "_min_mse"]), 1),
-                ScaleRule::Amax => (find(["nvfp4_quantize_", name, "_amax", self.suffix()]), if wide { 1 } else { 2 }),
+                ScaleRule::Amax => (find(["nvfp4_quantize_", name, "_amax", self.suffix()]), if wide { 2 } else { 4 }),
                 ScaleRule::FourOverSix => {
                     (find(["nvfp4_quantize_", name, "_four_over_six", self.suffix()]), if wide { 1 } else { 2 })
                 }
             },
         };
-        let sms = self.facts.sm_count as usize;
-        let shape = TileShape::new(layout, self.p.cols / BLOCK, rows, most_steps, sms);
+        let (blocks, sms) = (self.p.cols / BLOCK, self.facts.sm_count as usize);
+        let shape = match most_steps {
+            _ if finds || !layout.is_tiled() => TileShape::new(layout, blocks, rows, most_steps, sms),
+            1 => TileShape::new(layout, blocks, rows, 1, sms),
+            _ => TileShape::sectors(blocks, rows, sms).unwrap_or_else(|| TileShape::new(layout, blocks, rows, 1, sms)),
+        };
         params.steps = shape.steps as u32;
         let most_y = match (finds, &self.p.groups) {
             (true, _) => (16 * sms).div_ceil(shape.grid_x),
@@ -525,8 +546,19 @@ pub(super) struct TileShape {
     pub threads: usize,
 }
 
+/// Column steps that stand for `sector_units`.
+const SECTOR_STEPS: usize = 4;
+
 impl TileShape {
-    /// The most column steps a warp that still leave every SM work enough, and CTAs with the fewest idle warps.
+    /// Many rows of tiled scales: a warp takes 16 columns of a unit, two rows a step. None where that leaves SMs or
+    /// lanes idle.
+    fn sectors(blocks: usize, rows: usize, sm_count: usize) -> Option<TileShape> {
+        let (warps, units) = (blocks.div_ceil(16), rows / 8);
+        (units * warps >= 16 * sm_count && warps * 16 * 8 <= blocks * 9)
+            .then(|| TileShape::of_warps(SECTOR_STEPS, warps, units))
+    }
+
+    /// The most column steps a warp that still leave every SM work enough.
     pub fn new(
         layout: ScaleLayout,
         blocks: usize,
@@ -544,7 +576,11 @@ impl TileShape {
         {
             steps /= 2;
         }
-        let warps = warps(steps);
+        TileShape::of_warps(steps, warps(steps), units)
+    }
+
+    /// CTAs of up to eight warps, of which the fewest idle.
+    fn of_warps(steps: usize, warps: usize, units: usize) -> TileShape {
         let per_cta = (4..=8).rev().min_by_key(|w| warps.next_multiple_of(*w)).map_or(8, |w| w.min(warps));
         TileShape { steps, grid_x: warps.div_ceil(per_cta), units, threads: 32 * per_cta }
     }
@@ -612,9 +648,10 @@ mod tests {
     fn aligned_rows_take_the_fast_passes() {
         let p = |rows, cols, scope, dynamic, dtype| names(&problem(rows, cols, scope, dynamic, dtype));
         assert_eq!(p(8192, 7168, Scope::Tensor, false, Dtype::Bf16), ["nvfp4_quantize_bf16_amax"]);
-        assert_eq!(p(8192, 7168, Scope::Row, true, Dtype::Bf16), ["nvfp4_rows_bf16"]);
-        assert_eq!(p(64, 7168, Scope::Row, true, Dtype::Bf16), ["nvfp4_rows_bf16"]);
-        assert_eq!(p(8192, 8192, Scope::Row, true, Dtype::F16), ["nvfp4_rows_f16"]);
+        assert_eq!(p(8192, 7168, Scope::Row, true, Dtype::Bf16), ["nvfp4_rows_bf16_x4"]);
+        assert_eq!(p(64, 7168, Scope::Row, true, Dtype::Bf16), ["nvfp4_rows_bf16_few"]);
+        assert_eq!(p(1024, 7168, Scope::Row, true, Dtype::Bf16), ["nvfp4_rows_bf16"]);
+        assert_eq!(p(8192, 8192, Scope::Row, true, Dtype::F16), ["nvfp4_rows_f16_x4"]);
         assert_eq!(p(8192, 16384, Scope::Row, true, Dtype::F32), ["nvfp4_rows_f32"]);
         assert_eq!(p(8192, 16400, Scope::Row, true, Dtype::Bf16), ["nvfp4_general"]);
         assert_eq!(
