@@ -533,6 +533,23 @@ NVFP4_INLINE bool is_tame(const Block<D>& gate, const SwiGlu& p) {
   return least >= 0x1p-60f && __fmul_rn(most, fabsf(p.alpha)) <= 80.f && limit_tame;  // false for NaN
 }
 
+// As the contract has it, for one value: out of line, so that the rare gates cost the others no registers.
+static NVFP4_NOINLINE float swiglu_any(float gate, float up, float limit, float alpha, float beta) {
+  return swiglu(gate, up, SwiGlu{limit, alpha, beta});
+}
+
+// gate becomes h, by the contract's chain. What bfloat16 does instead: swiglu_bf16.cuh.
+template <class D>
+NVFP4_INLINE void swiglu_block_exact(Block<D>& gate, const Block<D>& up, const SwiGlu& p) {
+  const bool tame = is_tame(gate, p);
+#pragma unroll
+  for (int i = 0; i < 8; i++) {
+    const float g[2] = {gate.value(2 * i), gate.value(2 * i + 1)}, u[2] = {up.value(2 * i), up.value(2 * i + 1)};
+    if (tame) gate.set(i, swiglu_tame(g[0], u[0], p), swiglu_tame(g[1], u[1], p));
+    else gate.set(i, swiglu_any(g[0], u[0], p.limit, p.alpha, p.beta), swiglu_any(g[1], u[1], p.limit, p.alpha, p.beta));
+  }
+}
+
 // max(x, 0)², before the rounding.
 NVFP4_INLINE float relu2(float x) {
   const float r = ptx::max_nan(x, 0.f);

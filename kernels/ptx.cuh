@@ -86,6 +86,33 @@ NVFP4_INLINE float rcp_approx(float x) {
   return d;
 }
 
+// 2^x within two ulps, the tiniest results zero.
+NVFP4_INLINE float ex2_approx(float x) {
+  float d;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(d) : "f"(x));
+  return d;
+}
+
+// Pairs of bfloat16; a NaN is passed on.
+NVFP4_INLINE uint32_t min_nan_bf16x2(uint32_t a, uint32_t b) {
+  uint32_t d;
+  asm("min.NaN.bf16x2 %0, %1, %2;" : "=r"(d) : "r"(a), "r"(b));
+  return d;
+}
+NVFP4_INLINE uint32_t max_nan_bf16x2(uint32_t a, uint32_t b) {
+  uint32_t d;
+  asm("max.NaN.bf16x2 %0, %1, %2;" : "=r"(d) : "r"(a), "r"(b));
+  return d;
+}
+// The larger of m and |x|: one instruction.
+NVFP4_INLINE uint32_t max_magnitude_bf16x2(uint32_t m, uint32_t x) {
+  uint32_t d;
+  asm("{ .reg .b32 t; abs.bf16x2 t, %2; max.NaN.bf16x2 %0, %1, t; }" : "=r"(d) : "r"(m), "r"(x));
+  return d;
+}
+// min(a + b, c) of unsigned halves, sums modulo 2^16: one instruction from sm_90 on.
+NVFP4_INLINE uint32_t add_min_u16x2(uint32_t a, uint32_t b, uint32_t c) { return __viaddmin_u16x2(a, b, c); }
+NVFP4_INLINE uint32_t lowest_bit(uint32_t v) { return __ffs(int(v)) - 1; }
 // 1 / x, nearest, for 2^-110 <= x <= 2^110: what __frcp_rn does behind a range check and a branch, without them. A zero
 // gives a NaN.
 NVFP4_INLINE float rcp_normal(float x) {

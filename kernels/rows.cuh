@@ -10,6 +10,7 @@
 #pragma once
 #include "format.cuh"
 #include "groups.cuh"
+#include "swiglu_bf16.cuh"
 
 namespace nvfp4 {
 
@@ -147,13 +148,8 @@ struct GatedBlock {
   NVFP4_INLINE const Block<D>& make(const RowsParams& p, uint64_t logical, uint32_t b) {
     if (p.producer == SWIGLU) {
       const SwiGlu s{p.limit, p.alpha, p.beta};
-      if (is_tame(x, s)) {
-#pragma unroll
-        for (int i = 0; i < 8; i++)
-          x.set(i, swiglu_tame(x.value(2 * i), up.value(2 * i), s), swiglu_tame(x.value(2 * i + 1), up.value(2 * i + 1), s));
-      } else {
-        slow(s);
-      }
+      if constexpr (D::ID == DTYPE_BF16) swiglu_block(x, up, SwiGluBf16(s), p.first && p.copy.base);
+      else swiglu_block_exact(x, up, s);
     } else if (p.producer == RELU2) {
 #pragma unroll
       for (int i = 0; i < 8; i++) x.set(i, relu2(x.value(2 * i)), relu2(x.value(2 * i + 1)));
@@ -161,18 +157,6 @@ struct GatedBlock {
     if (p.first && p.copy.base)
       store_block(x, p.copy.base, logical * p.copy.row_stride + 16ull * b, x.magnitude());
     return x;
-  }
-
- private:
-  // Any gates. Out of line, so that the rare case costs the others no registers.
-  NVFP4_INLINE void slow(const SwiGlu& s) {
-#pragma unroll
-    for (int i = 0; i < 8; i++)
-      x.set(i, plain(x.value(2 * i), up.value(2 * i), s.limit, s.alpha, s.beta),
-            plain(x.value(2 * i + 1), up.value(2 * i + 1), s.limit, s.alpha, s.beta));
-  }
-  static NVFP4_NOINLINE float plain(float gate, float up, float limit, float alpha, float beta) {
-    return swiglu(gate, up, SwiGlu{limit, alpha, beta});
   }
 };
 

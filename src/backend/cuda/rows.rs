@@ -65,21 +65,27 @@ pub static KERNELS: &[Kernel] = &[
     kernel("quantize", "nvfp4_stage_routes", 32, 256),
     kernel("norm", "nvfp4_norm_bf16", 64, 512),
     kernel("norm", "nvfp4_norm_f16", 64, 512),
+    kernel("norm", "nvfp4_norm_bf16_grouped", 64, 512),
+    kernel("norm", "nvfp4_norm_f16_grouped", 64, 512),
     kernel("norm", "nvfp4_norm_bf16_x4", 144, 448),
     kernel("norm", "nvfp4_norm_f16_x4", 144, 448),
     kernel("norm", "nvfp4_norm_bf16_rule", 128, 512),
     kernel("norm", "nvfp4_norm_f16_rule", 128, 512),
     kernel("norm", "nvfp4_norm_f32_rule", 128, 512),
-    kernel("norm", "nvfp4_hyper_bf16", 128, 512),
-    kernel("norm", "nvfp4_hyper_f16", 128, 512),
+    kernel("norm", "nvfp4_hyper_bf16", 144, 448),
+    kernel("norm", "nvfp4_hyper_f16", 144, 448),
     kernel("norm", "nvfp4_hyper_bf16_rule", 128, 512),
     kernel("norm", "nvfp4_hyper_f16_rule", 128, 512),
-    kernel("swiglu", "nvfp4_gated_bf16", 128, 256),
-    kernel("swiglu", "nvfp4_gated_f16", 128, 256),
+    kernel("swiglu", "nvfp4_gated_bf16", 128, 128),
+    kernel("swiglu", "nvfp4_gated_f16", 128, 128),
+    kernel("swiglu", "nvfp4_gated_bf16_grouped", 128, 128),
+    kernel("swiglu", "nvfp4_gated_f16_grouped", 128, 128),
     kernel("swiglu", "nvfp4_gated_amax_bf16", 64, 256),
     kernel("swiglu", "nvfp4_gated_amax_f16", 64, 256),
-    kernel("swiglu", "nvfp4_gated_rows_bf16", 64, 512),
-    kernel("swiglu", "nvfp4_gated_rows_f16", 64, 512),
+    kernel("swiglu", "nvfp4_gated_rows_bf16", 128, 512),
+    kernel("swiglu", "nvfp4_gated_rows_f16", 128, 512),
+    kernel("swiglu", "nvfp4_gated_rows_bf16_grouped", 128, 512),
+    kernel("swiglu", "nvfp4_gated_rows_f16_grouped", 128, 512),
     kernel("swiglu", "nvfp4_gated_rows_bf16_rule", 128, 512),
     kernel("swiglu", "nvfp4_gated_rows_f16_rule", 128, 512),
 ];
@@ -96,8 +102,10 @@ fn find<const N: usize>(parts: [&str; N]) -> &'static Kernel {
 
 /// Threads of a CTA that holds rows in registers. Rows of up to twice as many blocks are held.
 const CACHED_THREADS: usize = 512;
-/// Threads of a CTA that holds four rows: more would not leave each the registers it needs.
+/// Threads of a CTA that holds four rows or mixes streams: more would not leave each the registers it needs.
 const FOUR_ROWS_THREADS: usize = 448;
+/// Warps of a CTA of `gated_pass`.
+const GATED_WARPS: usize = 4;
 /// Columns that the passes with 32-bit block indices take.
 const MOST_BLOCKS: usize = 1 << 24;
 /// Rows of the padded row space that they take.
@@ -380,7 +388,7 @@ impl Passes<'_> {
         if plain && params.rule == params::rule(ScaleRule::Amax) {
             return Some(self.plain_rows(params, layout, rows));
         }
-        self.cached(params, layout, rows)
+        self.fused_rows(params, rows).or_else(|| self.cached(params, rows))
     }
 
     /// Values as they stand with scales per row: rows in the registers of small CTAs.
@@ -412,9 +420,57 @@ impl Passes<'_> {
         if self.is_grouped() { "_grouped" } else { "" }
     }
 
-    /// Rows of the producers that more than one pass would have to repeat, and rules that look again.
-    fn cached(&self, params: RowsParams, layout: ScaleLayout, rows: usize) -> Option<Step> {
+    /// Norms and gated activations of 16-bit types by the plain rule.
+    fn fused_rows(&self, params: RowsParams, rows: usize) -> Option<Step> {
         let blocks = self.p.cols / BLOCK;
+        let dtype = source(&self.p.producer).dtype;
+        if params.rule != params::rule(ScaleRule::Amax) || dtype == Dtype::F32 {
+            return None;
+        }
+        // Four rows a CTA share what a row needs once; they pay when every SM has some, below a row a CTA answers sooner.
+        let four = rows >= 8 * self.facts.sm_count as usize && blocks <= FOUR_ROWS_THREADS && !self.is_grouped();
+        let (family, variant, height, most_threads) = match &self.p.producer {
+            Producer::Norm { input: NormInput::Hyper(_), .. } => ("nvfp4_hyper_", "", 1, FOUR_ROWS_THREADS),
+            Producer::Norm { .. } if four => ("nvfp4_norm_", "_x4", 4, FOUR_ROWS_THREADS),
+            Producer::Norm { .. } => ("nvfp4_norm_", self.suffix(), 1, CACHED_THREADS),
+            Producer::Gated { .. } => ("nvfp4_gated_rows_", self.suffix(), 1, CACHED_THREADS),
+            _ => return None,
+        };
+        let threads = blocks.next_multiple_of(32);
+        let kernel = find([family, dtype_name(dtype), variant]);
+        // CTAs of four rows stay and walk on.
+        let most = if height == 4 { 2 * self.facts.sm_count } else { u32::MAX };
+        let grid = (self.capped(rows.div_ceil(height)).min(most), 1);
+        (threads <= most_threads).then_some(Step::Rows { kernel, grid, threads: threads as u32, params })
+    }
+
+    /// Gated activations where the decode scales are known: 8 rows a CTA, or one where groups may end anywhere.
+    fn gated_pass(&self, mut params: RowsParams, layout: ScaleLayout, rows: usize) -> Step {
+        let sms = self.facts.sm_count as usize;
+        let (height, step) = match (layout.is_tiled(), self.is_grouped()) {
+            (true, _) => (8, 4 * GATED_WARPS),
+            (false, false) => (GATED_WARPS, 32),
+            (false, true) => (1, 32 * GATED_WARPS),
+        };
+        let units = rows.div_ceil(height);
+        let all = (self.p.cols / BLOCK).next_multiple_of(4).div_ceil(step);
+        let mut steps = all;
+        while steps > 1 && units * all.div_ceil(steps) < 10 * sms {
+            steps = steps.div_ceil(2);
+        }
+        params.steps = steps as u32;
+        let across = all.div_ceil(steps);
+        let most = match &self.p.groups {
+            Groups::Ends { count, .. } if *count > 256 => (8 * sms).div_ceil(across),
+            _ => GRID_Y,
+        };
+        let grid = (across as u32, units.min(most).min(GRID_Y) as u32);
+        let kernel = find(["nvfp4_gated_", dtype_name(source(&self.p.producer).dtype), self.suffix()]);
+        Step::Rows { kernel, grid, threads: 32 * GATED_WARPS as u32, params }
+    }
+
+    /// Rows of the producers that more than one pass would have to repeat, and rules that look again.
+    fn cached(&self, params: RowsParams, rows: usize) -> Option<Step> {
         let dtype = source(&self.p.producer).dtype;
         let family = match &self.p.producer {
             Producer::Norm { input: NormInput::Hyper(_), .. } => "nvfp4_hyper_",
@@ -422,24 +478,12 @@ impl Passes<'_> {
             Producer::Gated { .. } => "nvfp4_gated_rows_",
             _ => "nvfp4_rows_",
         };
-        let (plain, hot) = (params.rule == params::rule(ScaleRule::Amax), dtype != Dtype::F32);
-        if !hot && matches!(family, "nvfp4_hyper_" | "nvfp4_gated_rows_") {
+        if dtype == Dtype::F32 && matches!(family, "nvfp4_hyper_" | "nvfp4_gated_rows_") {
             return None;
         }
-        // Four rows a CTA pay once every SM has some; below, a row a CTA answers sooner.
-        let four = layout == ScaleLayout::Tiled128x4
-            && family == "nvfp4_norm_"
-            && rows >= 8 * self.facts.sm_count as usize;
-        let variant = match blocks <= CACHED_THREADS {
-            true if plain && hot && four && blocks <= FOUR_ROWS_THREADS => "_x4",
-            true if plain && hot => "",
-            _ => "_rule",
-        };
-        let a_thread = if variant == "_rule" { 2 } else { 1 };
-        let kernel = find([family, dtype_name(dtype), variant]);
-        let threads = blocks.div_ceil(a_thread).next_multiple_of(32) as u32;
-        let units = if variant == "_x4" { rows / 4 } else { rows };
-        Some(Step::Rows { kernel, grid: (self.capped(units), 1), threads, params })
+        let kernel = find([family, dtype_name(dtype), "_rule"]);
+        let threads = (self.p.cols / BLOCK).div_ceil(2).next_multiple_of(32) as u32;
+        Some(Step::Rows { kernel, grid: (self.capped(rows), 1), threads, params })
     }
 
     /// A block a thread: decode scales that are known, or the amax of larger scopes.
@@ -455,12 +499,14 @@ impl Passes<'_> {
         if !(finds || params.mode <= mode::FROM_AMAX) {
             return None;
         }
+        if gated && !finds {
+            return Some(self.gated_pass(params, layout, rows));
+        }
         let (name, wide) = (dtype_name(dtype), dtype == Dtype::F32);
         let (kernel, most_steps) = match (gated, finds) {
             (false, true) => (find(["nvfp4_amax_", name, self.suffix()]), if wide { 1 } else { 2 }),
             (true, true) => (find(["nvfp4_gated_amax_", name]), 1),
-            (true, false) => (find(["nvfp4_gated_", name]), 1),
-            (false, false) => match rule {
+            (_, false) => match rule {
                 ScaleRule::MinMse => (find(["nvfp4_quantize_", name, "_min_mse"]), 1),
                 ScaleRule::Amax => (find(["nvfp4_quantize_", name, "_amax", self.suffix()]), if wide { 2 } else { 4 }),
                 ScaleRule::FourOverSix => {
@@ -614,6 +660,48 @@ mod tests {
             p(300, 64, Scope::Tensor, true, Dtype::F16),
             ["zero", "nvfp4_amax_f16", "nvfp4_quantize_f16_amax", "finish"]
         );
+    }
+
+    #[test]
+    fn fused_producers_take_their_passes() {
+        let norm = |p: &mut QuantizeProblem| {
+            let weight = crate::plan::memory::Vector { base: Ptr::new(4096 as *const u8), dtype: Dtype::F32 };
+            let norm = Norm { weight, weight_offset: 0.0, eps: 1e-6, normed: None, inv_rms: None };
+            p.producer =
+                Producer::Norm { input: NormInput::Rows { src: source(&p.producer), residual: None }, norm };
+        };
+        let gated = |p: &mut QuantizeProblem| {
+            let activation = GatedActivation::SwiGlu(SwiGlu { limit: 0.0, alpha: 1.0, beta: 0.0 });
+            p.producer = Producer::Gated { src: source(&p.producer), interleaved: false, activation };
+        };
+        let first = |rows, cols, dynamic, edit: &dyn Fn(&mut QuantizeProblem)| {
+            let scope = if dynamic { Scope::Row } else { Scope::Tensor };
+            let mut p = problem(rows, cols, scope, dynamic, Dtype::Bf16);
+            edit(&mut p);
+            let name = names(&p)[0];
+            let Some(Step::Rows { grid, threads, params, .. }) = plan(&p, &FACTS).steps().next().copied() else {
+                panic!("a launch comes first");
+            };
+            (name, grid, threads, params.steps)
+        };
+        for dynamic in [false, true] {
+            assert_eq!(first(64, 7168, dynamic, &norm), ("nvfp4_norm_bf16", (128, 1), 448, 0));
+            assert_eq!(first(8192, 7168, dynamic, &norm), ("nvfp4_norm_bf16_x4", (264, 1), 448, 0));
+            assert_eq!(first(8192, 8192, dynamic, &norm), ("nvfp4_norm_bf16", (8192, 1), 512, 0));
+            assert_eq!(first(8192, 8208, dynamic, &norm), ("nvfp4_norm_bf16_rule", (8192, 1), 288, 0));
+        }
+        assert_eq!(first(8192, 7168, true, &gated), ("nvfp4_gated_rows_bf16", (8192, 1), 448, 0));
+        let (name, grid, threads, steps) = first(8192, 7168, false, &gated);
+        assert_eq!((name, threads), ("nvfp4_gated_bf16", 128));
+        assert_eq!(grid.1, 1024, "8 rows a unit");
+        assert!(grid.0 * steps * 16 >= 448, "every column has a step");
+        let grouped = |p: &mut QuantizeProblem| {
+            gated(p);
+            p.groups = Groups::Ends { ends: Ptr::new(16 as *const i32), count: 3, rows: 8192 };
+            p.out.as_mut().unwrap().scales.layout = ScaleLayout::Linear;
+        };
+        let (name, grid, ..) = first(8192, 7168, false, &grouped);
+        assert_eq!((name, grid.1), ("nvfp4_gated_bf16_grouped", 8192), "linear rows of groups go one by one");
     }
 
     #[test]
