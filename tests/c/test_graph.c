@@ -307,7 +307,7 @@ static void refusals(void) {
 }
 
 int main(void) {
-    open_cpu(&context, &stream, 2);
+    open_context(&context, &stream, 2);
     MUST(nvfp4_stream_create(context, &side) == 0 && nvfp4_stream_create(context, &third) == 0);
     MUST(nvfp4_event_create(context, &fork_event) == 0 && nvfp4_event_create(context, &join_event) == 0 && nvfp4_event_create(context, &third_event) == 0);
     src = mem_in(ROWS * COLS * 2);
@@ -322,6 +322,6 @@ int main(void) {
     refusals();
     MUST(nvfp4_event_destroy(fork_event) == 0 && nvfp4_event_destroy(join_event) == 0 && nvfp4_event_destroy(third_event) == 0);
     MUST(nvfp4_stream_destroy(side) == 0 && nvfp4_stream_destroy(third) == 0);
-    close_cpu(context, stream);
+    close_context(context, stream);
     return finish();
 }

@@ -259,8 +259,8 @@ static void refuse_products(nvfp4_weights *weights, nvfp4_weights *single, nvfp4
 int main(void) {
     nvfp4_context *other;
     nvfp4_stream *other_stream;
-    open_cpu(&context, &stream, 2);
-    open_cpu(&other, &other_stream, 1);
+    open_context(&context, &stream, 2);
+    open_context(&other, &other_stream, 1);
     nvfp4_weights *weights = make_weights(context, stream, GROUPS, N, K, 0), *single = make_weights(context, stream, 1, N, K, 0);
     nvfp4_weights *gated = make_weights(context, stream, GROUPS, N, K, 1), *foreign = make_weights(other, other_stream, GROUPS, N, K, 0);
     refuse_prepare();
@@ -270,6 +270,6 @@ int main(void) {
     for (size_t i = 0; i < COUNT(all); i++) MUST(nvfp4_weights_destroy(all[i]) == NVFP4_STATUS_SUCCESS);
     MUST(nvfp4_stream_destroy(other_stream) == NVFP4_STATUS_SUCCESS);
     MUST(nvfp4_context_destroy(other) == NVFP4_STATUS_SUCCESS);
-    close_cpu(context, stream);
+    close_context(context, stream);
     return finish();
 }

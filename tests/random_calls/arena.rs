@@ -52,6 +52,14 @@ impl Arena {
         Arena { memory: Memory::poisoned(BYTES, poison), role: vec![GAP; BYTES], next: 0 }
     }
 
+    /// Ready for another call.
+    pub fn clear(&mut self, poison: u8) {
+        let used = (self.next + 64).min(self.role.len());
+        self.memory.bytes_mut()[..used].fill(poison);
+        self.role[..used].fill(GAP);
+        self.next = 0;
+    }
+
     pub fn take(&mut self, rng: &mut Rng, bytes: usize, align: usize, role: u8) -> usize {
         let at = (self.next + rng.below(5) as usize * align).next_multiple_of(align);
         self.next = at + bytes;

@@ -3,10 +3,12 @@
 //! A legal call gives the same bytes on every instruction set, on one thread and on several; what it writes does not
 //! depend on what was there before; inputs and the gaps between the operands stay as they are. A torn call, with one word
 //! of its arguments replaced, is accepted or refused, but is never INTERNAL: it goes to a capturing stream, which checks
-//! it in full and carries nothing out.
+//! it in full and carries nothing out. `device.rs` makes the legal calls on a GPU.
 
 mod arena;
+mod device;
 mod products;
+mod reference;
 mod rows;
 #[path = "../support/mod.rs"]
 mod support;
@@ -106,11 +108,10 @@ fn prepare(rng: &mut Rng, libraries: &[Library], storage: &mut [Memory]) -> Prep
         };
         let mut handle = null_mut();
         // SAFETY: valid pointers.
-        unsafe {
-            check(nvfp4_weights_storage_size(library.context, &args, &mut args.storage_size)).unwrap();
-            args.storage = storage.ptr_mut();
-            check(nvfp4_weights_prepare(library.context, &args, library.stream, &mut handle)).unwrap();
-        }
+        check(unsafe { nvfp4_weights_storage_size(library.context, &args, &mut args.storage_size) }).unwrap();
+        assert!(args.storage_size <= storage.bytes().len(), "{} bytes of storage", args.storage_size);
+        args.storage = storage.ptr_mut();
+        library.prepare_weights(&args, &mut handle).unwrap();
         handles.push(handle);
     }
     Prepared { handles, which: 0, groups, rows, cols, gate_up, workspace: 0 }

@@ -51,6 +51,15 @@ class Device:
         return np.array(array)
 
 
+def cuda_context() -> nvfp4.Context:
+    info = nvfp4.backend_query(nvfp4.Backend.CUDA)
+    if not info.available:
+        pytest.skip(f"no CUDA context: {info.name}")
+    context = nvfp4.Context(nvfp4.Backend.CUDA)
+    context.prepare()
+    return context
+
+
 class TorchDevice(Device):
     """torch tensors on the CPU."""
 
@@ -99,15 +108,44 @@ class CudaDevice(TorchDevice):
     def _context(self) -> nvfp4.Context:
         if not self.torch.cuda.is_available():
             pytest.skip("torch sees no GPU")
-        info = nvfp4.backend_query(nvfp4.Backend.CUDA)
-        if not info.available:
-            pytest.skip(f"no CUDA context: {info.name}")
-        context = nvfp4.Context(nvfp4.Backend.CUDA)
-        context.prepare()
-        return context
+        return cuda_context()
 
 
-DEVICES = {"numpy": Device, "torch": TorchDevice, "cuda": CudaDevice}
+class CupyDevice(Device):
+    """CuPy arrays on GPU 0; bfloat16 where CuPy has it."""
+
+    def __init__(self) -> None:
+        self.cupy = pytest.importorskip("cupy", reason="CuPy is not installed: its arrays are not tested")
+        self.context = cuda_context()
+
+    def bytes(self, size: int, fill: int) -> object:
+        raw = self.cupy.full(size, fill, self.cupy.uint8)
+        self.cupy.cuda.Device().synchronize()
+        return raw
+
+    def address(self, raw: object) -> int:
+        return raw.data.ptr
+
+    def carve(self, raw: object, start: int, size: int, shape: tuple, strides: tuple, dtype: np.dtype) -> object:
+        try:
+            return self.cupy.ndarray(shape, dtype, raw.data + start, [s * dtype.itemsize for s in strides])
+        except (TypeError, ValueError) as problem:
+            pytest.skip(f"CuPy {self.cupy.__version__} has no {dtype.name}: {problem}")
+
+    def assign(self, target: object, array: np.ndarray) -> None:
+        if array.size == 0:
+            return
+        array = np.ascontiguousarray(array)
+        plain = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64}[array.dtype.itemsize]
+        target.view(plain)[...] = self.cupy.asarray(array.view(plain))
+        self.cupy.cuda.Device().synchronize()
+
+    def get(self, array: object) -> np.ndarray:
+        self.context.synchronize()
+        return self.cupy.asnumpy(array)
+
+
+DEVICES = {"numpy": Device, "torch": TorchDevice, "cuda": CudaDevice, "cupy": CupyDevice}
 
 
 class Guarded:
