@@ -47,7 +47,7 @@ static inline bool on_device(void) {
         printf("FAILED NVFP4_TEST_DEVICE is cpu, staged or cuda, not %s\n", name);
         exit(2);
     }
-    nvfp4_context_options options = {.struct_size = sizeof options, .threads = 1,
+    nvfp4_context_options options = {.struct_size = sizeof options, .threads = device.cuda ? 0 : 1,
                                      .backend = device.cuda ? NVFP4_BACKEND_CUDA : NVFP4_BACKEND_CPU};
     if (device.cuda) {
         nvfp4_backend_info info = {.struct_size = sizeof info};

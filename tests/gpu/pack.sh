@@ -34,7 +34,7 @@ for file in runtime graph startup timing; do "$cc" -std=gnu11 -O2 -w "tests/gpu/
 
 cp -r include examples "$dir"
 cp -r bindings/python/{nvfp4,tests} "$dir/bindings/python"
-cp -r tests/vectors/{golden,generate.py} "$dir/tests/vectors"
+cp -r tests/vectors/{golden,generate.py,oracle.py} "$dir/tests/vectors"
 cp tests/gpu/suite.py "$dir/tests/gpu"
 cp -r benches/gpu "$dir/benches"
 find "$dir" -name __pycache__ -prune -exec rm -rf {} +

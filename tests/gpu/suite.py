@@ -26,7 +26,7 @@ BIN, LIB = PACK / "bin", PACK / "lib"
 #: dlopen to the first quantized tensor, beyond the driver's own context, in milliseconds.
 STARTUP_BAR_MS = 500
 #: Threads and seeds of the corpus that compute-sanitizer watches, and that must launch every kernel.
-CORPUS = {"NVFP4_RANDOM_CALLS": "6", "NVFP4_RANDOM_SEED": "1000", "NVFP4_TEST_THREADS": "2"}
+CORPUS = {"NVFP4_RANDOM_CALLS": "60", "NVFP4_RANDOM_SEED": "1000", "NVFP4_TEST_THREADS": "3"}
 
 
 class Part:
@@ -116,7 +116,7 @@ def random_calls(part, quick):
 
 def agreement(part, code, text):
     """The line of tests/random_calls/device.rs."""
-    found = re.search(r"(\d+) random problems .*? (\d+) failed", text)
+    found = re.search(r"(\d+) problems, .*? (\d+) failed", text)
     if re.search(r"^skipped: ", text, re.M):
         return part.add(skipped=1, note=text.strip().splitlines()[-1])
     if not found:
@@ -154,7 +154,7 @@ def kernels(part, quick):
     """Every kernel of the library is launched by the corpus of the sanitizer."""
     written = part.log.with_suffix(".txt")
     code, text = part.run(
-        [BIN / "random_calls", "device::", "--nocapture"],
+        [BIN / "random_calls", "device::a_device_agrees", "--nocapture"],
         NVFP4_TEST_DEVICE="cuda", LD_PRELOAD=str(LIB / "liblaunches.so"), NVFP4_LAUNCHES=str(written), **CORPUS,
     )
     agreement(part, code, text)
@@ -176,9 +176,12 @@ def sanitized(tool):
         if not program:
             return part.add(skipped=1, note="compute-sanitizer is not installed")
         code, text = part.run(
-            [program, "--tool", tool, "--error-exitcode", "99", "--print-limit", "20", BIN / "random_calls", "device::", "--nocapture"],
+            [program, "--tool", tool, "--error-exitcode", "99", "--print-limit", "20", BIN / "random_calls", "device::a_device_agrees", "--nocapture"],
             timeout=240, NVFP4_TEST_DEVICE="cuda", **CORPUS,
         )
+        found = re.search(r"(\d+) problems, .*? (\d+) failed", text)
+        if not found or int(found[2]):
+            part.add(failed=1, note=f"the corpus under {tool}: {found[0] if found else 'did not end'}")
         summary = re.findall(r"^=+ (ERROR SUMMARY|RACECHECK SUMMARY): (.*)$", text, re.M)
         clean = code == 0 and summary and all(re.match(r"0 (errors|hazards)", words) for _, words in summary)
         part.add(int(bool(clean)), int(not clean), note=summary[-1][1] if summary else f"status {code}, no summary: {text.strip()[-200:]}")

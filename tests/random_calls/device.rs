@@ -16,6 +16,7 @@ use nvfp4::ffi::*;
 
 use crate::arena::*;
 use crate::reference::*;
+use crate::regular;
 use crate::support::{Library, Memory, check};
 use crate::{Call, OPERATIONS, Prepared, WORKSPACE, prepare, set_workspace};
 
@@ -39,6 +40,8 @@ struct Bench {
 const POISONS: [u8; 2] = [0xA5, 0x5A];
 /// Products of the same weights, four a seed: they have the most forms.
 const PRODUCTS: usize = 4;
+/// Regular calls of rows, then sets of weights with all their products.
+const REGULAR: usize = regular::ROW_CALLS + regular::WEIGHT_SETS;
 const CPU: usize = 0;
 const DEVICE: usize = 1;
 
@@ -48,9 +51,9 @@ impl Bench {
         workspace.stage_only(1 << 16);
         Bench {
             libraries: [Library::new(NVFP4_ISA_BEST, 1).expect("a CPU context"), device],
-            storage: [Memory::poisoned(1 << 20, 0), Memory::poisoned(1 << 20, 0)],
+            storage: [Memory::poisoned(4 << 20, 0), Memory::poisoned(4 << 20, 0)],
             workspace,
-            scratch: Memory::poisoned(1 << 20, 0),
+            scratch: Memory::poisoned(4 << 20, 0),
             arenas: POISONS.map(Arena::new),
             worst: 0.0,
             elements: 0,
@@ -81,6 +84,40 @@ impl Bench {
         problems
     }
 
+    /// A call of `regular`: a number below [`REGULAR`].
+    fn regular(&mut self, number: usize) -> Vec<String> {
+        let mut problems = Vec::new();
+        let none = Prepared { handles: Vec::new(), which: 0, groups: 0, rows: 0, cols: 0, gate_up: false, workspace: 0 };
+        let empty = Canonical::new(&[], &[], Vec::new(), 0, 0);
+        if number < regular::ROW_CALLS {
+            for poison in 0..POISONS.len() {
+                self.arenas[poison].clear(POISONS[poison]);
+                let (name, call) = regular::rows(number, &mut self.arenas[poison]);
+                if let Err(problem) = self.compare(name, &call, poison, &none, &empty) {
+                    problems.push(format!("{name}, regular call {number}: {problem}"));
+                    break;
+                }
+            }
+            return problems;
+        }
+        // The products of one set of weights.
+        let weights = regular::weights(number - regular::ROW_CALLS, &self.libraries, &mut self.storage);
+        let canonical = self.canonical(&weights);
+        for i in 0..regular::PRODUCT_CALLS {
+            let poison = i % POISONS.len();
+            self.arenas[poison].clear(POISONS[poison]);
+            let call = regular::product(i, &weights, &mut self.arenas[poison]);
+            if let Err(problem) = self.compare("grouped_gemm", &call, poison, &weights, &canonical) {
+                problems.push(format!("grouped_gemm {i} of regular weights {}: {problem}", number - regular::ROW_CALLS));
+            }
+        }
+        for handle in weights.handles {
+            // SAFETY: a live handle.
+            check(unsafe { nvfp4_weights_destroy(handle) }).unwrap();
+        }
+        problems
+    }
+
     /// The weights as the CPU exports them; the export of the device is one of the operations.
     fn canonical(&self, w: &Prepared) -> Canonical {
         let count = w.groups * w.rows * w.cols;
@@ -102,7 +139,7 @@ impl Bench {
     /// Runs on one of the two; `words` with the CPU's handle of the weights.
     fn run(&mut self, which: usize, call: &Call, weights: &Prepared, product: bool) -> Result<(), String> {
         let mut call = Call { words: call.words.clone(), run: call.run };
-        for word in &mut call.words {
+        for word in call.words.iter_mut().filter(|_| !weights.handles.is_empty()) {
             if *word == weights.handles[CPU] as u64 {
                 *word = weights.handles[which] as u64;
             }
@@ -272,7 +309,9 @@ fn a_device_agrees_with_the_cpu() {
     let (first, seeds) = (number("NVFP4_RANDOM_SEED", 0), number("NVFP4_RANDOM_CALLS", 60));
     let cores = std::thread::available_parallelism().map_or(1, |n| n.get().min(16)) as u64;
     let threads = if asked { number("NVFP4_TEST_THREADS", cores) } else { 1 };
-    let next = AtomicU64::new(first);
+    // Regular calls first: the products take longest.
+    let regular: Vec<usize> = (0..REGULAR).rev().step_by(if asked { number("NVFP4_REGULAR_STEP", 1) as usize } else { 40 }).collect();
+    let next = AtomicU64::new(0);
     let (problems, totals) = (Mutex::new(Vec::new()), Mutex::new((0u64, 0u64, 0f64)));
     std::thread::scope(|scope| {
         for _ in 0..threads {
@@ -281,12 +320,21 @@ fn a_device_agrees_with_the_cpu() {
                 let mut bench = Bench::new(device);
                 let mut calls = 0;
                 loop {
-                    let seed = next.fetch_add(1, Ordering::Relaxed);
-                    if seed >= first + seeds || problems.lock().unwrap().len() > 20 {
+                    let turn = next.fetch_add(1, Ordering::Relaxed);
+                    if turn >= regular.len() as u64 + seeds || problems.lock().unwrap().len() > 20 {
                         break;
                     }
-                    problems.lock().unwrap().extend(bench.seed(seed));
-                    calls += operations().count() as u64;
+                    let found = match regular.get(turn as usize) {
+                        Some(&number) => {
+                            calls += if number < regular::ROW_CALLS { 1 } else { regular::PRODUCT_CALLS as u64 };
+                            bench.regular(number)
+                        }
+                        None => {
+                            calls += operations().count() as u64;
+                            bench.seed(first + turn - regular.len() as u64)
+                        }
+                    };
+                    problems.lock().unwrap().extend(found);
                 }
                 let mut totals = totals.lock().unwrap();
                 *totals = (totals.0 + calls, totals.1 + bench.elements, totals.2.max(bench.worst));
@@ -295,7 +343,7 @@ fn a_device_agrees_with_the_cpu() {
     });
     let (problems, (calls, elements, worst)) = (problems.into_inner().unwrap(), totals.into_inner().unwrap());
     println!(
-        "{calls} random problems with both poisons, {elements} bytes and elements compared, {} failed; f32 products at worst {worst:.1e} of the bound; seeds {first} to {}",
+        "{calls} problems, {elements} bytes and elements compared, {} failed; f32 products at worst {worst:.1e} of the bound; seeds {first} to {}",
         problems.len(),
         first + seeds - 1
     );

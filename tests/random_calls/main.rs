@@ -9,6 +9,7 @@ mod arena;
 mod device;
 mod products;
 mod reference;
+mod regular;
 mod rows;
 #[path = "../support/mod.rs"]
 mod support;
@@ -78,7 +79,7 @@ const OPERATIONS: &[(&str, Make)] = &[
 ];
 
 /// Workspace beside the arena.
-const WORKSPACE: usize = 8 << 20;
+const WORKSPACE: usize = 24 << 20;
 
 /// Prepares the same random weights in every library.
 fn prepare(rng: &mut Rng, libraries: &[Library], storage: &mut [Memory]) -> Prepared {
