@@ -1,21 +1,24 @@
 #!/usr/bin/env bash
 # tests/gpu/pack.sh DIR: builds the library with its CUDA backend and lays down all that a GPU machine without Rust, compiler
 # and network needs to test and time it: DIR/test, DIR/bench, DIR/golden CASES. What is built comes from the caller's
-# environment (NVCC, NVFP4_KERNELS, CARGO_TARGET_DIR, CC); `./run gpu-pack` calls this.
+# environment (NVCC, NVFP4_KERNELS, CARGO_TARGET_DIR, CC); NVFP4_PACK_PROFILE=dev takes the builds of the tests instead of
+# release ones. `./run gpu-pack` calls this.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 dir=${1:?usage: pack.sh DIR}
 target=${CARGO_TARGET_DIR:-target}
 cc=${CC:-cc}
+profile=${NVFP4_PACK_PROFILE:-release}
+built=$target/$([ "$profile" = dev ] && echo debug || echo "$profile")
 
-cargo build --release --locked --features cuda --lib
+cargo build --profile "$profile" --locked --features cuda --lib
 # The paths of the test executables, by name.
-cargo test --release --locked --features cuda --test golden --test random_calls --no-run --message-format=json >"$target/pack.json"
+cargo test --profile "$profile" --locked --features cuda --test golden --test random_calls --no-run --message-format=json >"$target/pack.json"
 
 rm -rf "$dir"
 mkdir -p "$dir"/{lib,bin,bindings/python,tests/gpu,tests/vectors,benches}
 dir=$(cd "$dir" && pwd)
-strip -s "$target/release/libnvfp4.so" -o "$dir/lib/libnvfp4.so"
+strip -s "$built/libnvfp4.so" -o "$dir/lib/libnvfp4.so"
 ln -s libnvfp4.so "$dir/lib/libnvfp4.so.1"
 python3 - "$target/pack.json" <<'PY' | while read -r name path; do strip -s "$path" -o "$dir/bin/$name"; done
 import json, sys
