@@ -66,13 +66,13 @@ impl Bench {
         let canonical = self.canonical(&weights);
         let mut problems = Vec::new();
         for (i, (name, make)) in operations().enumerate() {
-            for poison in 0..POISONS.len() {
-                self.arenas[poison].clear(POISONS[poison]);
+            for (poison, byte) in POISONS.into_iter().enumerate() {
+                self.arenas[poison].clear(byte);
                 weights.which = CPU;
-                let mut rng = Rng::new(seed * 31 + 5 + (i as u64) << 40).wide(seed % 8 == 7);
+                let mut rng = Rng::new(seed * 31 + 5 + ((i as u64) << 40)).wide(seed % 8 == 7);
                 let call = make(&mut rng, &mut self.arenas[poison], &weights).expect("a legal call");
                 if let Err(problem) = self.compare(name, &call, poison, &weights, &canonical) {
-                    problems.push(format!("{name} seed {seed} poison {:#x}: {problem}", POISONS[poison]));
+                    problems.push(format!("{name} seed {seed} poison {byte:#x}: {problem}"));
                     break;
                 }
             }
@@ -87,11 +87,19 @@ impl Bench {
     /// A call of `regular`: a number below [`REGULAR`].
     fn regular(&mut self, number: usize) -> Vec<String> {
         let mut problems = Vec::new();
-        let none = Prepared { handles: Vec::new(), which: 0, groups: 0, rows: 0, cols: 0, gate_up: false, workspace: 0 };
+        let none = Prepared {
+            handles: Vec::new(),
+            which: 0,
+            groups: 0,
+            rows: 0,
+            cols: 0,
+            gate_up: false,
+            workspace: 0,
+        };
         let empty = Canonical::new(&[], &[], Vec::new(), 0, 0);
         if number < regular::ROW_CALLS {
-            for poison in 0..POISONS.len() {
-                self.arenas[poison].clear(POISONS[poison]);
+            for (poison, byte) in POISONS.into_iter().enumerate() {
+                self.arenas[poison].clear(byte);
                 let (name, call) = regular::rows(number, &mut self.arenas[poison]);
                 if let Err(problem) = self.compare(name, &call, poison, &none, &empty) {
                     problems.push(format!("{name}, regular call {number}: {problem}"));
@@ -108,7 +116,10 @@ impl Bench {
             self.arenas[poison].clear(POISONS[poison]);
             let call = regular::product(i, &weights, &mut self.arenas[poison]);
             if let Err(problem) = self.compare("grouped_gemm", &call, poison, &weights, &canonical) {
-                problems.push(format!("grouped_gemm {i} of regular weights {}: {problem}", number - regular::ROW_CALLS));
+                problems.push(format!(
+                    "grouped_gemm {i} of regular weights {}: {problem}",
+                    number - regular::ROW_CALLS
+                ));
             }
         }
         for handle in weights.handles {
@@ -188,7 +199,11 @@ impl Bench {
         // Codes are what the CPU makes of the device's own product in bf16.
         self.arenas[poison].memory.bytes_mut()[..used].copy_from_slice(&before);
         let cols = canonical.rows / if weights.gate_up { 2 } else { 1 };
-        let group = if args.groups.grouping == NVFP4_GROUPING_STRIDED { args.groups.max_tokens as usize * cols } else { 0 };
+        let group = if args.groups.grouping == NVFP4_GROUPING_STRIDED {
+            args.groups.max_tokens as usize * cols
+        } else {
+            0
+        };
         let bytes = args.rows as usize * cols * 2;
         self.scratch.bytes_mut()[..bytes].fill(POISONS[poison]);
         self.scratch.stage_only(bytes);
@@ -229,7 +244,8 @@ impl Bench {
         after: &[u8],
     ) -> Result<(), String> {
         let product = Product { args, weights: canonical };
-        let cols = if args.activation == NVFP4_ACTIVATION_SWIGLU { canonical.rows / 2 } else { canonical.rows };
+        let cols =
+            if args.activation == NVFP4_ACTIVATION_SWIGLU { canonical.rows / 2 } else { canonical.rows };
         let accumulate = args.flags & NVFP4_GEMM_ACCUMULATE != 0;
         let bytes = element(args);
         let scratch = after.is_empty();
@@ -249,7 +265,12 @@ impl Bench {
                     if !want.accepts(have) {
                         return Err(format!(
                             "group {} row {r} of {} column {i}: {have:e} instead of {want}; K = {}, dtype {} to {}, activation {}",
-                            span.group, span.rows, canonical.cols, args.a_dtype, args.out_dtype, args.activation
+                            span.group,
+                            span.rows,
+                            canonical.cols,
+                            args.a_dtype,
+                            args.out_dtype,
+                            args.activation
                         ));
                     }
                     self.elements += 1;
@@ -310,7 +331,10 @@ fn a_device_agrees_with_the_cpu() {
     let cores = std::thread::available_parallelism().map_or(1, |n| n.get().min(16)) as u64;
     let threads = if asked { number("NVFP4_TEST_THREADS", cores) } else { 1 };
     // Regular calls first: the products take longest.
-    let regular: Vec<usize> = (0..REGULAR).rev().step_by(if asked { number("NVFP4_REGULAR_STEP", 1) as usize } else { 40 }).collect();
+    let regular: Vec<usize> = (0..REGULAR)
+        .rev()
+        .step_by(if asked { number("NVFP4_REGULAR_STEP", 1) as usize } else { 40 })
+        .collect();
     let next = AtomicU64::new(0);
     let (problems, totals) = (Mutex::new(Vec::new()), Mutex::new((0u64, 0u64, 0f64)));
     std::thread::scope(|scope| {
@@ -326,7 +350,8 @@ fn a_device_agrees_with_the_cpu() {
                     }
                     let found = match regular.get(turn as usize) {
                         Some(&number) => {
-                            calls += if number < regular::ROW_CALLS { 1 } else { regular::PRODUCT_CALLS as u64 };
+                            calls +=
+                                if number < regular::ROW_CALLS { 1 } else { regular::PRODUCT_CALLS as u64 };
                             bench.regular(number)
                         }
                         None => {
@@ -363,7 +388,8 @@ fn the_reference_refuses_a_wrong_element() {
         let mut canonical = bench.canonical(&weights);
         canonical.values.iter_mut().for_each(|v| *v = *v * 1.5 + 1.0);
         bench.arenas[0].clear(POISONS[0]);
-        let call = crate::products::gemm(&mut Rng::new(seed * 31 + 5), &mut bench.arenas[0], &weights).unwrap();
+        let call =
+            crate::products::gemm(&mut Rng::new(seed * 31 + 5), &mut bench.arenas[0], &weights).unwrap();
         refused += bench.compare("grouped_gemm", &call, 0, &weights, &canonical).is_err() as u32;
         for handle in weights.handles {
             // SAFETY: a live handle.

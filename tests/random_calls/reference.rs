@@ -194,7 +194,7 @@ impl Product<'_> {
                     // Products and sums below the normal numbers of f32.
                     + least * (k as f64 * (scale + g_b.abs()) + 1.0);
                 let large = [magnitude, magnitude * g_a, scaled * g_b, value, bound, bias];
-                let loose = large.iter().any(|x| !(x.abs() < 1e38));
+                let loose = !large.iter().all(|x| below(x.abs(), 1e38));
                 Expected { value, bound, loose }
             })
             .collect()
@@ -213,10 +213,11 @@ impl Product<'_> {
         let inner = if args.out_dtype == NVFP4_DTYPE_F16 { half } else { 2f64.powi(-8) };
         let most = if args.out_dtype == NVFP4_DTYPE_F16 { 65000.0 } else { 1e38 };
         let finish = |value: f64, bound: f64, loose: bool| {
-            let loose = loose || !(value.abs() + bound < most);
+            let loose = loose || !below(value.abs() + bound, most);
             Expected { value, bound: bound + value.abs() * half + least, loose }
         };
-        let rounded = |e: &Expected| (e.bound + e.value.abs() * inner + least, e.loose || !(e.value.abs() < most));
+        let rounded =
+            |e: &Expected| (e.bound + e.value.abs() * inner + least, e.loose || !below(e.value.abs(), most));
         match args.activation {
             NVFP4_ACTIVATION_RELU2 => {
                 let of = |e: &Expected| {
@@ -249,6 +250,11 @@ impl Product<'_> {
             }
         }
     }
+}
+
+/// False for a NaN.
+fn below(x: f64, most: f64) -> bool {
+    x < most
 }
 
 fn tiled_offset(layout: nvfp4_scale_layout, row: usize, block: usize, blocks: usize) -> usize {

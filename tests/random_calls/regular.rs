@@ -62,7 +62,8 @@ pub fn rows(index: usize, arena: &mut Arena) -> (&'static str, Call) {
     let rng = &mut Rng::new(index as u64 + 1);
     let mut digits = Digits(index);
     let (producer, dtype) = (digits.next(PRODUCERS), DTYPES[digits.next(3)]);
-    let (rule, mode, layout) = (digits.next(3) as u32, digits.next(MODES), LAYOUTS[digits.next(LAYOUTS.len())]);
+    let (rule, mode, layout) =
+        (digits.next(3) as u32, digits.next(MODES), LAYOUTS[digits.next(LAYOUTS.len())]);
     let (rows, mut cols) = SHAPES[digits.next(SHAPES.len())];
     // The arena takes so much of the others; a rule that tries many scales takes its time on the CPU.
     if rule == NVFP4_SCALE_RULE_MIN_MSE && rows * cols > 100_000 {
@@ -112,7 +113,7 @@ pub fn rows(index: usize, arena: &mut Arena) -> (&'static str, Call) {
                     cols: cols_,
                     weight: input(rng, arena, dtype, cols),
                     eps: 1e-6,
-                    inv_rms: if index % 2 == 0 { null_mut() } else { arena.dense_output(rows * 4) },
+                    inv_rms: if index.is_multiple_of(2) { null_mut() } else { arena.dense_output(rows * 4) },
                     out,
                     ..Default::default()
                 }
@@ -253,7 +254,8 @@ pub fn product(index: usize, w: &Prepared, arena: &mut Arena) -> Call {
         ..Default::default()
     };
     if dtype == NVFP4_DTYPE_NVFP4 {
-        let bytes = |rng: &mut Rng, count: usize| -> Vec<u8> { (0..count).map(|_| rng.next() as u8).collect() };
+        let bytes =
+            |rng: &mut Rng, count: usize| -> Vec<u8> { (0..count).map(|_| rng.next() as u8).collect() };
         let codes = bytes(rng, rows * w.cols / 2);
         let layout = LAYOUTS[index % 2];
         let scales = scale_bytes(layout, rows, w.cols, 0, &args.groups);
@@ -270,7 +272,7 @@ pub fn product(index: usize, w: &Prepared, arena: &mut Arena) -> Call {
     } else {
         args.a = input(rng, arena, dtype, rows * w.cols);
     }
-    if index % 3 == 0 {
+    if index.is_multiple_of(3) {
         args.bias_dtype = NVFP4_DTYPE_F32;
         args.bias = input(rng, arena, NVFP4_DTYPE_F32, GROUPS * w.rows);
     }

@@ -28,13 +28,8 @@ struct Piece {
 thread_local! { static PIECES: RefCell<Vec<Piece>> = const { RefCell::new(Vec::new()) }; }
 
 pub fn born(raw: &[u8]) {
-    let piece = Piece {
-        host: raw.as_ptr() as usize,
-        len: raw.len(),
-        staged: raw.len(),
-        buffer: null_mut(),
-        twin: 0,
-    };
+    let piece =
+        Piece { host: raw.as_ptr() as usize, len: raw.len(), staged: raw.len(), buffer: null_mut(), twin: 0 };
     PIECES.with_borrow_mut(|pieces| pieces.push(piece));
 }
 
@@ -55,7 +50,8 @@ pub fn died(raw: &[u8]) {
 /// From now on only the first bytes of a piece are brought to the device.
 pub fn stage_only(raw: &[u8], bytes: usize) {
     PIECES.with_borrow_mut(|pieces| {
-        let piece = pieces.iter_mut().find(|p| p.host == raw.as_ptr() as usize).expect("memory of this thread");
+        let piece =
+            pieces.iter_mut().find(|p| p.host == raw.as_ptr() as usize).expect("memory of this thread");
         piece.staged = bytes.min(piece.len);
     });
 }
@@ -153,7 +149,13 @@ impl Library {
                 self.twin(piece)?;
                 // SAFETY: the piece is live, its twin as long.
                 check(unsafe {
-                    nvfp4_buffer_upload(piece.buffer, offset(piece), piece.host as *const c_void, piece.staged, self.stream)
+                    nvfp4_buffer_upload(
+                        piece.buffer,
+                        offset(piece),
+                        piece.host as *const c_void,
+                        piece.staged,
+                        self.stream,
+                    )
                 })?;
                 for (to, from) in moved.iter_mut().zip(words).skip(1).filter(|(_, from)| inside(from)) {
                     *to = from.wrapping_sub(piece.host as u64).wrapping_add(piece.twin as u64);
@@ -167,7 +169,13 @@ impl Library {
             for piece in used.iter().map(|&i| &pieces[i]) {
                 // SAFETY: as above.
                 check(unsafe {
-                    nvfp4_buffer_download(piece.buffer, offset(piece), piece.host as *mut c_void, piece.staged, self.stream)
+                    nvfp4_buffer_download(
+                        piece.buffer,
+                        offset(piece),
+                        piece.host as *mut c_void,
+                        piece.staged,
+                        self.stream,
+                    )
                 })?;
             }
             // SAFETY: a live stream.
