@@ -28,6 +28,7 @@ class Bench:
 
     def __init__(self, told, limit):
         import nvfp4
+        import torch
         from timer import Timer, copy_ceiling
 
         self.told, self.entries, self.missing = told, [], []
@@ -36,6 +37,7 @@ class Bench:
         self.context = nvfp4.Context(nvfp4.Backend.CUDA)
         self.context.prepare()
         self.stream = nvfp4.Stream.borrow(self.context, self.timer.stream.cuda_stream)
+        self.workspace = torch.empty(256 << 20, dtype=torch.uint8, device="cuda")
         self.ceiling = copy_ceiling(self.timer)
         self.entry("torch copy_ of 2 GB, read + written", "TB/s", self.ceiling / 1e12)
 

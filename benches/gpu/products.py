@@ -53,9 +53,9 @@ class Problem:
             split = Groups.by_ends(ends)
         elif batched:
             split = Groups.strided(self.groups, rows)
-        product = lambda w: nvfp4.grouped_gemm(bench.context, a, w, groups=split, out=out, stream=bench.stream)
+        product = lambda w: nvfp4.grouped_gemm(bench.context, a, w, groups=split, out=out, stream=bench.stream, workspace=bench.workspace)
         if kind == "dense":
-            product = lambda w: nvfp4.gemm(bench.context, a, w, out=out, stream=bench.stream)
+            product = lambda w: nvfp4.gemm(bench.context, a, w, out=out, stream=bench.stream, workspace=bench.workspace)
         ours = bench.timer.us([lambda w=w: product(w) for w in self.prepared], replays=5)
         peer = self.peer(a, theirs, ends if kind == "grouped" else None)
         return ours, peer, 2.0 * rows * self.k * self.n * (self.groups if batched else 1)
@@ -112,7 +112,7 @@ def fused(bench):
     codes, scales = torch.empty(rows, n // 4, device="cuda", dtype=torch.uint8), torch.empty(rows, n // 32, device="cuda", dtype=torch.uint8)
     fixed = torch.full((1,), 0.05, device="cuda")
     to = {"codes": codes, "scales": scales, "static_decode_scales": fixed, "scope": nvfp4.Scope.TENSOR}
-    call = lambda w, **more: nvfp4.grouped_gemm(bench.context, a, w, groups=split, stream=bench.stream, **more)
+    call = lambda w, **more: nvfp4.grouped_gemm(bench.context, a, w, groups=split, stream=bench.stream, workspace=bench.workspace, **more)
     plain_us = bench.timer.us([lambda: call(plain, out=wide)])
     gated_us = bench.timer.us([lambda: call(gated, out=half, activation=Activation.SWIGLU)])
     bench.entry("product with SwiGLU, 32 x 4096 to 4096, 64 tokens a group", "us", gated_us, below=True, bar=1.02 * plain_us,

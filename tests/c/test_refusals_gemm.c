@@ -93,6 +93,7 @@ static void refuse_prepare(void) {
     refuse_common("weights_prepare", call_weights_prepare, context, stream, &base, sizeof base, true);
     CASE("weights_prepare: scales and decode scales that are no weights") {
         static const float bad[] = {0.0f, -1.0f, INFINITY, NAN};
+        if (cpu_alone("a GPU sets the fault word instead")) continue;
         scales[5] = 0x80 | 0x30;
         BAD_ARGUMENT(call_weights_prepare(context, &base, stream), "scales");
         scales[5] = 0x30;

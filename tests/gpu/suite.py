@@ -15,6 +15,7 @@ import os
 import pathlib
 import re
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
@@ -26,7 +27,24 @@ BIN, LIB = PACK / "bin", PACK / "lib"
 #: dlopen to the first quantized tensor, beyond the driver's own context, in milliseconds.
 STARTUP_BAR_MS = 500
 #: Threads and seeds of the corpus that compute-sanitizer watches, and that must launch every kernel.
-CORPUS = {"NVFP4_RANDOM_CALLS": "60", "NVFP4_RANDOM_SEED": "1000", "NVFP4_TEST_THREADS": "3"}
+CORPUS = {"NVFP4_RANDOM_CALLS": "30", "NVFP4_RANDOM_SEED": "1000", "NVFP4_TEST_THREADS": "3", "NVFP4_TEST_SHORT": "1"}
+
+
+CHILDREN = set()
+
+
+def end(child):
+    """A child with all that it has started."""
+    try:
+        os.killpg(child.pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+
+
+def stop(*_):
+    for child in list(CHILDREN):
+        end(child)
+    os._exit(1)
 
 
 class Part:
@@ -52,10 +70,14 @@ class Part:
         env = {**os.environ, "NVFP4_LIBRARY": str(LIB / "libnvfp4.so"), **environment}
         start = time.time()
         try:
-            done = subprocess.run([str(a) for a in argv], env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=timeout)
-            code, text = done.returncode, done.stdout.decode(errors="replace")
-        except subprocess.TimeoutExpired as stopped:
-            code, text = None, (stopped.stdout or b"").decode(errors="replace")
+            child = subprocess.Popen([str(a) for a in argv], env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True)
+            CHILDREN.add(child)
+            code, text = None, child.communicate(timeout=timeout)[0].decode(errors="replace")
+            code = child.returncode
+        except subprocess.TimeoutExpired:
+            end(child)
+            text = child.communicate()[0].decode(errors="replace")
+        CHILDREN.discard(child)
         self.write(f"$ {' '.join(str(a) for a in argv)}   [{code}, {time.time() - start:.1f} s]\n{text}")
         if code is None:
             self.add(failed=1, note=f"{pathlib.Path(str(argv[0])).name} took more than {timeout} s")
@@ -259,6 +281,8 @@ def main():
     options = parser.parse_args()
     folder = pathlib.Path(options.folder)
     folder.mkdir(parents=True, exist_ok=True)
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, stop)
     reason, results, began = no_gpu(), [], time.time()
 
     def run(name, body):

@@ -175,11 +175,14 @@ impl Product<'_> {
         (0..n)
             .map(|column| {
                 let b = &self.weights.values[(span.group * n + column) * k..][..k];
-                let (mut sum, mut magnitude) = (0.0, 0.0);
-                for (a, b) in a.iter().zip(b) {
-                    sum += a * b;
-                    magnitude += (a * b).abs();
+                let (mut sums, mut magnitudes) = ([0f64; 16], [0f64; 16]);
+                for (a, b) in a.as_chunks::<16>().0.iter().zip(b.as_chunks::<16>().0) {
+                    for i in 0..16 {
+                        sums[i] += a[i] * b[i];
+                        magnitudes[i] += (a[i] * b[i]).abs();
+                    }
                 }
+                let (sum, magnitude) = (sums.iter().sum::<f64>(), magnitudes.iter().sum::<f64>());
                 let bias = if self.args.bias.is_null() {
                     0.0
                 } else {

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 import nvfp4
+from nvfp4._call import Call
 
 BF16 = np.dtype(ml_dtypes.bfloat16)
 ISA = nvfp4.Isa[os.environ.get("NVFP4_TEST_ISA", "BEST")]
@@ -57,7 +58,23 @@ def cuda_context() -> nvfp4.Context:
         pytest.skip(f"no CUDA context: {info.name}")
     context = nvfp4.Context(nvfp4.Backend.CUDA)
     context.prepare()
+    settle_calls()
     return context
+
+
+def settle_calls() -> None:
+    """Makes calls on a GPU wait: the tests drop their arrays at once, and torch and CuPy would use the memory again on
+    their own stream."""
+    run = Call.run
+    if run.__name__ == "settled":
+        return
+
+    def settled(call: Call, name: str, args: object) -> None:
+        run(call, name, args)
+        if call.context.backend == nvfp4.Backend.CUDA and call.stream.capture is None:
+            call.context.synchronize()
+
+    Call.run = settled
 
 
 class TorchDevice(Device):
@@ -101,9 +118,18 @@ class TorchDevice(Device):
 
 
 class CudaDevice(TorchDevice):
-    """torch tensors on GPU 0."""
+    """torch tensors on GPU 0. What torch does to them is waited for: the calls run on another stream."""
 
     where = "cuda"
+
+    def bytes(self, size: int, fill: int) -> object:
+        raw = super().bytes(size, fill)
+        self.torch.cuda.synchronize()
+        return raw
+
+    def assign(self, target: object, array: np.ndarray) -> None:
+        super().assign(target, array)
+        self.torch.cuda.synchronize()
 
     def _context(self) -> nvfp4.Context:
         if not self.torch.cuda.is_available():
