@@ -52,7 +52,7 @@ impl Arena {
         Arena { memory: Memory::poisoned(BYTES, poison), role: vec![GAP; BYTES], next: 0 }
     }
 
-    /// Ready for another call.
+    /// Ready for another call with the poison that it was made with.
     pub fn clear(&mut self, poison: u8) {
         let used = (self.next + 64).min(self.role.len());
         self.memory.bytes_mut()[..used].fill(poison);
