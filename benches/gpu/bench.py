@@ -57,6 +57,8 @@ class Bench:
             found["ratio"] = round(bar / value if below else value / bar, 4)
         self.entries.append(found)
         mark = "" if bar is None else f"  {'at most' if below else 'at least'} {bar:9.3f}  {'met' if found['met'] else 'MISSED'}"
+        if "reference_value" in found and not (bar is not None and below and found["reference_value"] == round(bar, 4)):
+            mark += f"  ({found['reference']}: {found['reference_value']:.3f})"
         print(f"{name:<72} {value:10.3f} {metric:<12}{mark}", flush=True)
 
     def rate(self, name, us, moved, share):

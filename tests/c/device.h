@@ -167,7 +167,7 @@ static inline nvfp4_status counted_begin_capture(nvfp4_stream *stream, nvfp4_cap
 
 static inline nvfp4_status counted_end_capture(nvfp4_stream *stream, nvfp4_graph **graph) {
     nvfp4_status status = nvfp4_graph_end_capture(stream, graph);
-    device.captures -= status == NVFP4_STATUS_SUCCESS || (status == NVFP4_STATUS_CAPTURE && strstr(nvfp4_last_message(), "joined")) ||
+    device.captures -= status == NVFP4_STATUS_SUCCESS || (status == NVFP4_STATUS_CAPTURE && (strstr(nvfp4_last_message(), "not joined back") || strstr(nvfp4_last_message(), "UNJOINED"))) ||
                        (status == NVFP4_STATUS_INVALID_HANDLE && device.captures && strstr(nvfp4_last_message(), "context"));
     return status;
 }

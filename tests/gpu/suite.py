@@ -27,7 +27,7 @@ BIN, LIB = PACK / "bin", PACK / "lib"
 #: dlopen to the first quantized tensor, beyond the driver's own context, in milliseconds.
 STARTUP_BAR_MS = 500
 #: Threads and seeds of the corpus that compute-sanitizer watches, and that must launch every kernel.
-CORPUS = {"NVFP4_RANDOM_CALLS": "30", "NVFP4_RANDOM_SEED": "1000", "NVFP4_TEST_THREADS": "3", "NVFP4_TEST_SHORT": "1"}
+CORPUS = {"NVFP4_RANDOM_CALLS": "12", "NVFP4_RANDOM_SEED": "1000", "NVFP4_TEST_THREADS": "3", "NVFP4_TEST_SHORT": "1", "NVFP4_TEST_STEP": "5"}
 
 
 CHILDREN = set()

@@ -103,7 +103,7 @@ impl Bench {
         if number < regular::ROW_CALLS {
             for (poison, byte) in POISONS.into_iter().enumerate().take(if self.short { 1 } else { 2 }) {
                 self.arenas[poison].clear(byte);
-                let (name, call) = regular::rows(number, &mut self.arenas[poison]);
+                let (name, call) = regular::rows(number, self.short, &mut self.arenas[poison]);
                 if let Err(problem) = self.compare(name, &call, poison, &none, &empty) {
                     problems.push(format!("{name}, regular call {number}: {problem}"));
                     break;
@@ -111,10 +111,10 @@ impl Bench {
             }
             return problems;
         }
-        // The products of one set of weights. K above 2048 has other sums, not other kernels.
+        // The products of one set of weights.
         let weights = regular::weights(number - regular::ROW_CALLS, &self.libraries, &mut self.storage);
         let canonical = self.canonical(&weights);
-        let step = if self.short && canonical.cols > 2048 { 5 } else { 1 };
+        let step = if self.short && canonical.cols > 256 { 5 } else { 1 };
         for i in (0..regular::PRODUCT_CALLS).step_by(step) {
             let poison = i % POISONS.len();
             self.arenas[poison].clear(POISONS[poison]);
@@ -335,7 +335,13 @@ fn a_device_agrees_with_the_cpu() {
     let cores = std::thread::available_parallelism().map_or(1, |n| n.get().min(16)) as u64;
     let threads = if asked { number("NVFP4_TEST_THREADS", cores) } else { 1 };
     // Regular calls first: the products take longest.
-    let regular: Vec<usize> = (0..REGULAR).rev().step_by(if asked { 1 } else { 40 }).collect();
+    // Every so many of the calls of rows; the number is to have no factor in common with what `regular` counts by.
+    let step = number("NVFP4_TEST_STEP", if asked { 1 } else { 41 }) as usize;
+    let sets = (regular::ROW_CALLS..REGULAR).rev().take(if asked { REGULAR } else { 1 });
+    let regular: Vec<usize> = sets
+        .chain((0..regular::ROW_CALLS).filter(|&i| i % step == 0 || asked && regular::per_row(i)))
+        .collect();
+    let most = number("NVFP4_TEST_FAILURES", 20) as usize;
     let next = AtomicU64::new(0);
     let (problems, totals) = (Mutex::new(Vec::new()), Mutex::new((0u64, 0u64, 0f64)));
     std::thread::scope(|scope| {
@@ -346,7 +352,7 @@ fn a_device_agrees_with_the_cpu() {
                 let mut calls = 0;
                 loop {
                     let turn = next.fetch_add(1, Ordering::Relaxed);
-                    if turn >= regular.len() as u64 + seeds || problems.lock().unwrap().len() > 20 {
+                    if turn >= regular.len() as u64 + seeds || problems.lock().unwrap().len() > most {
                         break;
                     }
                     let found = match regular.get(turn as usize) {

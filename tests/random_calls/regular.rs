@@ -17,6 +17,8 @@ use crate::{Call, Prepared, call};
 
 /// Rows and columns: few and odd, enough for every SM, longer than a row that is kept in registers.
 const SHAPES: [(usize, usize); 4] = [(40, 272), (1100, 512), (2, 16384), (130, 7168)];
+/// The same for tools that slow everything down: each form of kernel still has its shape.
+const SHORT_SHAPES: [(usize, usize); 4] = [(40, 272), (1100, 64), (2, 16384), (130, 1040)];
 const PRODUCERS: usize = 4;
 const DTYPES: [nvfp4_dtype; 3] = [NVFP4_DTYPE_BF16, NVFP4_DTYPE_F16, NVFP4_DTYPE_F32];
 const LAYOUTS: [nvfp4_scale_layout; 3] =
@@ -58,13 +60,20 @@ fn input<T>(rng: &mut Rng, arena: &mut Arena, dtype: nvfp4_dtype, count: usize) 
     arena.dense(&bytes)
 }
 
-pub fn rows(index: usize, arena: &mut Arena) -> (&'static str, Call) {
+/// Scales per row by the plain rule: these have the most forms of kernels.
+pub fn per_row(index: usize) -> bool {
+    let mut digits = Digits(index);
+    digits.next(PRODUCERS * DTYPES.len());
+    (digits.next(3) as u32, digits.next(MODES)) == (NVFP4_SCALE_RULE_AMAX, 1)
+}
+
+pub fn rows(index: usize, short: bool, arena: &mut Arena) -> (&'static str, Call) {
     let rng = &mut Rng::new(index as u64 + 1);
     let mut digits = Digits(index);
     let (producer, dtype) = (digits.next(PRODUCERS), DTYPES[digits.next(3)]);
     let (rule, mode, layout) =
         (digits.next(3) as u32, digits.next(MODES), LAYOUTS[digits.next(LAYOUTS.len())]);
-    let (rows, mut cols) = SHAPES[digits.next(SHAPES.len())];
+    let (rows, mut cols) = if short { SHORT_SHAPES } else { SHAPES }[digits.next(SHAPES.len())];
     // The arena takes so much of the others; a rule that tries many scales takes its time on the CPU.
     if rule == NVFP4_SCALE_RULE_MIN_MSE && rows * cols > 100_000 {
         cols = 288;
