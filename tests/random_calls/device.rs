@@ -2,7 +2,8 @@
 //!
 //! NVFP4_TEST_DEVICE=cuda runs them on GPU 0, from as many threads as there are cores; without it they take the way of
 //! device memory on the CPU, a few of them. NVFP4_RANDOM_CALLS is the number of seeds, each of which calls every operation,
-//! with both poisons; NVFP4_RANDOM_SEED the first one; NVFP4_TEST_THREADS sets the threads, NVFP4_TEST_SHORT=1 looks less closely.
+//! with both poisons; NVFP4_RANDOM_SEED the first one; NVFP4_TEST_THREADS sets the threads, NVFP4_TEST_SHORT=1 looks less closely, NVFP4_TEST_STEP
+//! and NVFP4_TEST_PRODUCT_STEP leave regular calls out.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -114,7 +115,8 @@ impl Bench {
         // The products of one set of weights.
         let weights = regular::weights(number - regular::ROW_CALLS, &self.libraries, &mut self.storage);
         let canonical = self.canonical(&weights);
-        let step = if self.short && canonical.cols > 256 { 5 } else { 1 };
+        let step = number("NVFP4_TEST_PRODUCT_STEP", if self.short && canonical.cols > 256 { 5 } else { 1 })
+            as usize;
         for i in (0..regular::PRODUCT_CALLS).step_by(step) {
             let poison = i % POISONS.len();
             self.arenas[poison].clear(POISONS[poison]);
