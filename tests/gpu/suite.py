@@ -29,7 +29,7 @@ STARTUP_BAR_MS = 500
 #: Threads and seeds of the corpus that compute-sanitizer watches, and that must launch every kernel.
 CORPUS = {"NVFP4_RANDOM_CALLS": "12", "NVFP4_RANDOM_SEED": "1000", "NVFP4_TEST_THREADS": "3", "NVFP4_TEST_SHORT": "1", "NVFP4_TEST_STEP": "5"}
 #: racecheck follows every access to shared memory: it gets less.
-LESS = {"NVFP4_RANDOM_CALLS": "4", "NVFP4_TEST_STEP": "25", "NVFP4_TEST_PRODUCT_STEP": "7"}
+LESS = {"NVFP4_RANDOM_CALLS": "4", "NVFP4_TEST_STEP": "11", "NVFP4_TEST_PRODUCT_STEP": "72"}
 
 
 CHILDREN = set()

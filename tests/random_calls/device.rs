@@ -89,7 +89,7 @@ impl Bench {
     }
 
     /// A call of `regular`: a number below [`REGULAR`].
-    fn regular(&mut self, number: usize) -> Vec<String> {
+    fn regular(&mut self, which: usize) -> Vec<String> {
         let mut problems = Vec::new();
         let none = Prepared {
             handles: Vec::new(),
@@ -101,22 +101,23 @@ impl Bench {
             workspace: 0,
         };
         let empty = Canonical::new(&[], &[], Vec::new(), 0, 0);
-        if number < regular::ROW_CALLS {
+        if which < regular::ROW_CALLS {
             for (poison, byte) in POISONS.into_iter().enumerate().take(if self.short { 1 } else { 2 }) {
                 self.arenas[poison].clear(byte);
-                let (name, call) = regular::rows(number, self.short, &mut self.arenas[poison]);
+                let (name, call) = regular::rows(which, self.short, &mut self.arenas[poison]);
                 if let Err(problem) = self.compare(name, &call, poison, &none, &empty) {
-                    problems.push(format!("{name}, regular call {number}: {problem}"));
+                    problems.push(format!("{name}, regular call {which}: {problem}"));
                     break;
                 }
             }
             return problems;
         }
         // The products of one set of weights.
-        let weights = regular::weights(number - regular::ROW_CALLS, &self.libraries, &mut self.storage);
+        let weights = regular::weights(which - regular::ROW_CALLS, &self.libraries, &mut self.storage);
         let canonical = self.canonical(&weights);
-        let step = number("NVFP4_TEST_PRODUCT_STEP", if self.short && canonical.cols > 256 { 5 } else { 1 })
-            as usize;
+        // Every kernel is in the products of short rows; the long ones look at longer sums.
+        let fewer = if self.short { number("NVFP4_TEST_PRODUCT_STEP", 5) as usize } else { 1 };
+        let step = if canonical.cols > 256 { fewer } else { 1 };
         for i in (0..regular::PRODUCT_CALLS).step_by(step) {
             let poison = i % POISONS.len();
             self.arenas[poison].clear(POISONS[poison]);
@@ -124,7 +125,7 @@ impl Bench {
             if let Err(problem) = self.compare("grouped_gemm", &call, poison, &weights, &canonical) {
                 problems.push(format!(
                     "grouped_gemm {i} of regular weights {}: {problem}",
-                    number - regular::ROW_CALLS
+                    which - regular::ROW_CALLS
                 ));
             }
         }
