@@ -18,6 +18,8 @@ fn run(name: &str) {
             );
         }
     }
+    // And the way to device memory, with host memory in its place.
+    run_with(&format!("{name} (staged)"), Command::new(&program).env("NVFP4_TEST_DEVICE", "staged"));
 }
 
 fn run_with(name: &str, program: &mut Command) {

@@ -93,6 +93,7 @@ static void refuse_prepare(void) {
     refuse_common("weights_prepare", call_weights_prepare, context, stream, &base, sizeof base, true);
     CASE("weights_prepare: scales and decode scales that are no weights") {
         static const float bad[] = {0.0f, -1.0f, INFINITY, NAN};
+        if (cpu_alone("a GPU sets the fault word instead")) continue;
         scales[5] = 0x80 | 0x30;
         BAD_ARGUMENT(call_weights_prepare(context, &base, stream), "scales");
         scales[5] = 0x30;
@@ -259,8 +260,8 @@ static void refuse_products(nvfp4_weights *weights, nvfp4_weights *single, nvfp4
 int main(void) {
     nvfp4_context *other;
     nvfp4_stream *other_stream;
-    open_cpu(&context, &stream, 2);
-    open_cpu(&other, &other_stream, 1);
+    open_context(&context, &stream, 2);
+    open_context(&other, &other_stream, 1);
     nvfp4_weights *weights = make_weights(context, stream, GROUPS, N, K, 0), *single = make_weights(context, stream, 1, N, K, 0);
     nvfp4_weights *gated = make_weights(context, stream, GROUPS, N, K, 1), *foreign = make_weights(other, other_stream, GROUPS, N, K, 0);
     refuse_prepare();
@@ -270,6 +271,6 @@ int main(void) {
     for (size_t i = 0; i < COUNT(all); i++) MUST(nvfp4_weights_destroy(all[i]) == NVFP4_STATUS_SUCCESS);
     MUST(nvfp4_stream_destroy(other_stream) == NVFP4_STATUS_SUCCESS);
     MUST(nvfp4_context_destroy(other) == NVFP4_STATUS_SUCCESS);
-    close_cpu(context, stream);
+    close_context(context, stream);
     return finish();
 }

@@ -9,7 +9,7 @@ use nvfp4::format::route::{self, Router, Score};
 use nvfp4::plan::groups;
 
 use crate::case::Case;
-use crate::support::{Library, Memory, check};
+use crate::support::{Library, Memory};
 
 type Outcome = Result<(), String>;
 
@@ -29,13 +29,11 @@ pub fn swizzle(library: &Library, case: &Case, poison: u8) -> Outcome {
             blocks: linear.shape[1] as i64,
             ..Default::default()
         };
-        // SAFETY: all pointers are valid.
-        unsafe { check(nvfp4_tile_scales(library.context, &args, library.stream))? };
+        library.call(nvfp4_tile_scales, &args)?;
         tiled.expect(name, &want.bytes)?;
         let mut back = Memory::poisoned(linear.bytes.len(), poison);
         args.linear = back.ptr_mut();
-        // SAFETY: all pointers are valid.
-        unsafe { check(nvfp4_untile_scales(library.context, &args, library.stream))? };
+        library.call(nvfp4_untile_scales, &args)?;
         back.expect("scales", &linear.bytes)?;
     }
     Ok(())
@@ -54,12 +52,10 @@ pub fn interleave(library: &Library, case: &Case, poison: u8) -> Outcome {
         row_bytes: src.shape[1] as i64,
         granularity: case.number("granularity").unwrap_or(0.0) as i64,
     };
-    // SAFETY: all pointers are valid.
-    unsafe { check(nvfp4_interleave_gate_up(library.context, &args, library.stream))? };
+    library.call(nvfp4_interleave_gate_up, &args)?;
     to.expect("interleaved", &want.bytes)?;
     (args.src, args.dst) = (to.ptr(), back.ptr_mut());
-    // SAFETY: all pointers are valid.
-    unsafe { check(nvfp4_deinterleave_gate_up(library.context, &args, library.stream))? };
+    library.call(nvfp4_deinterleave_gate_up, &args)?;
     back.expect("deinterleaved", &src.bytes)
 }
 

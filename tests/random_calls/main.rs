@@ -3,10 +3,13 @@
 //! A legal call gives the same bytes on every instruction set, on one thread and on several; what it writes does not
 //! depend on what was there before; inputs and the gaps between the operands stay as they are. A torn call, with one word
 //! of its arguments replaced, is accepted or refused, but is never INTERNAL: it goes to a capturing stream, which checks
-//! it in full and carries nothing out.
+//! it in full and carries nothing out. `device.rs` makes the legal calls on a GPU.
 
 mod arena;
+mod device;
 mod products;
+mod reference;
+mod regular;
 mod rows;
 #[path = "../support/mod.rs"]
 mod support;
@@ -76,7 +79,7 @@ const OPERATIONS: &[(&str, Make)] = &[
 ];
 
 /// Workspace beside the arena.
-const WORKSPACE: usize = 8 << 20;
+const WORKSPACE: usize = 24 << 20;
 
 /// Prepares the same random weights in every library.
 fn prepare(rng: &mut Rng, libraries: &[Library], storage: &mut [Memory]) -> Prepared {
@@ -106,11 +109,10 @@ fn prepare(rng: &mut Rng, libraries: &[Library], storage: &mut [Memory]) -> Prep
         };
         let mut handle = null_mut();
         // SAFETY: valid pointers.
-        unsafe {
-            check(nvfp4_weights_storage_size(library.context, &args, &mut args.storage_size)).unwrap();
-            args.storage = storage.ptr_mut();
-            check(nvfp4_weights_prepare(library.context, &args, library.stream, &mut handle)).unwrap();
-        }
+        check(unsafe { nvfp4_weights_storage_size(library.context, &args, &mut args.storage_size) }).unwrap();
+        assert!(args.storage_size <= storage.bytes().len(), "{} bytes of storage", args.storage_size);
+        args.storage = storage.ptr_mut();
+        library.prepare_weights(&args, &mut handle).unwrap();
         handles.push(handle);
     }
     Prepared { handles, which: 0, groups, rows, cols, gate_up, workspace: 0 }
@@ -122,16 +124,18 @@ fn legal_calls_agree_and_stay_in_their_bounds() {
     libraries.extend(Library::new(NVFP4_ISA_BEST, 3));
     let mut storage: Vec<Memory> = libraries.iter().map(|_| Memory::poisoned(1 << 20, 0)).collect();
     let mut workspace = Memory::poisoned(WORKSPACE, 0x5A);
+    let mut arenas = [0xA5, 0x5A].map(|poison| (poison, Arena::new(poison)));
     for seed in 0..rounds() {
         let mut weights = prepare(&mut Rng::new(seed ^ 0x77), &libraries, &mut storage);
         for (name, make) in OPERATIONS {
             let mut finals: Vec<Vec<u8>> = Vec::new();
             let mut roles = Vec::new();
-            for poison in [0xA5u8, 0x5A] {
-                let mut arena = Arena::new(poison);
+            for (poison, arena) in &mut arenas {
+                let poison = *poison;
+                arena.clear(poison);
                 weights.which = 0;
                 let mut call =
-                    make(&mut Rng::new(seed * 31 + 5).wide(seed % 8 == 7), &mut arena, &weights).unwrap();
+                    make(&mut Rng::new(seed * 31 + 5).wide(seed % 8 == 7), arena, &weights).unwrap();
                 let used = arena.next + 64;
                 let before = arena.memory.bytes()[..used].to_vec();
                 let mut first: Option<(Vec<u8>, (u32, i64))> = None;
@@ -217,6 +221,7 @@ fn torn_calls_are_never_an_internal_fault() {
     let library = [Library::new(NVFP4_ISA_BEST, 2).unwrap()];
     let mut storage = [Memory::poisoned(1 << 20, 0)];
     let mut workspace = Memory::poisoned(WORKSPACE, 0);
+    let mut arena = Arena::new(0xA5);
     let odd = [
         0u64,
         1,
@@ -247,7 +252,7 @@ fn torn_calls_are_never_an_internal_fault() {
         let mut rng = Rng::new(seed ^ 0x1234);
         let weights = prepare(&mut rng, &library, &mut storage);
         for (name, make) in OPERATIONS {
-            let mut arena = Arena::new(0xA5);
+            arena.clear(0xA5);
             let mut call = make(&mut Rng::new(seed * 7 + 3), &mut arena, &weights).unwrap();
             if *name == "grouped_gemm" {
                 set_workspace(&library[0], &mut call, &mut workspace);

@@ -74,6 +74,7 @@ class Weights(Handle):
             args.storage, args.storage_size = found.pointer, found.nbytes
         stream_handle = call.stream.handle
         handle = create("nvfp4_weights_prepare", _abi.nvfp4_weights, call.handle, ctypes.byref(args), stream_handle)
+        call.stream.synchronize()  # the source may go now
         return cls(handle, context, owner, _Like(like))
 
     @classmethod
