@@ -866,6 +866,162 @@ typedef struct nvfp4_grouped_gemm_args {
 /** Arguments of nvfp4_gemm: those of the grouped product with groups all zero and weights of one group. */
 typedef struct nvfp4_grouped_gemm_args nvfp4_gemm_args;
 
+/** How a router turns logits into scores. */
+typedef uint32_t nvfp4_moe_score;
+/** exp(l - max) / sum over all experts. */
+#define NVFP4_MOE_SCORE_SOFTMAX 0
+/** 1 / (1 + exp(-l)). */
+#define NVFP4_MOE_SCORE_SIGMOID 1
+/** sqrt(log(1 + exp(l))). */
+#define NVFP4_MOE_SCORE_SQRT_SOFTPLUS 2
+
+/** What a router does with the logits. All zero: softmax over all experts, weights as they are. */
+typedef struct nvfp4_moe_router {
+  /** One of NVFP4_MOE_SCORE_*. */
+  nvfp4_moe_score score;
+  /** 1: weights are divided by their sum, in slot order. */
+  uint32_t renormalise;
+  /** Experts are split into this many groups of equal size, of which only the best are eligible; 0 or 1: none. */
+  uint32_t groups;
+  /** Groups that stay eligible: those with the largest sum of their two largest selection scores. 0 with no groups. */
+  uint32_t top_groups;
+  /** float[experts] in device memory, 4-byte aligned, added to the scores for selection only; NULL: none. */
+  const float *bias;
+  /** Multiplies the weights in the end; default 0 means 1. */
+  float scaling;
+  /** Must be 0. */
+  uint32_t reserved;
+} nvfp4_moe_router;
+
+/** Arguments of nvfp4_moe_route. */
+typedef struct nvfp4_moe_route_args {
+  /** sizeof(nvfp4_moe_route_args). */
+  size_t struct_size;
+  /** [tokens, experts] values, 16-byte aligned. */
+  const void *logits;
+  /** BF16, F16 or F32. */
+  nvfp4_dtype logits_dtype;
+  /** k: experts a token, 1 to 32, and no more than are eligible. */
+  uint32_t topk;
+  /** Elements between rows of logits; 0: experts. */
+  int64_t logits_row_stride;
+  /** Rows, 0 or more. */
+  int64_t tokens;
+  /** E: 1 to 1024. */
+  int64_t experts;
+  /** Scores, selection, weights. */
+  struct nvfp4_moe_router router;
+  /**
+   * uint8[tokens] in device memory, 0 for tokens that are sent nowhere (padding): their ids are -1, their weights 0.
+   * NULL: none.
+   */
+  const uint8_t *token_mask;
+  /** int32[tokens, topk], written, 4-byte aligned: the largest selection score first, ties to the lower id. */
+  int32_t *topk_ids;
+  /** float[tokens, topk], written, 4-byte aligned: the scores of those experts, renormalised and scaled. */
+  float *topk_weights;
+} nvfp4_moe_route_args;
+
+/** Arguments of nvfp4_moe_permute. */
+typedef struct nvfp4_moe_permute_args {
+  /** sizeof(nvfp4_moe_permute_args). */
+  size_t struct_size;
+  /** Rows, 0 or more; tokens * topk may not pass 2^31 - 1. */
+  int64_t tokens;
+  /** E: all experts, 0 to 1024. */
+  int64_t experts;
+  /** The experts of this process are first_expert to first_expert + local_experts - 1; rows of others are skipped. */
+  int64_t first_expert;
+  /** 0: all from first_expert on. */
+  int64_t local_experts;
+  /** k: slots a token, 1 to 32. */
+  uint32_t topk;
+  /** BF16, F16, F32, or NVFP4 (src_quantized). */
+  nvfp4_dtype src_dtype;
+  /**
+   * int32[tokens, topk], 4-byte aligned. -1 is skipped; so is what is no expert, which sets NVFP4_FAULT_BAD_GROUP
+   * (bad_group is the id, or 0 where it is negative). An id may stand in several slots of a token.
+   */
+  const int32_t *topk_ids;
+  /**
+   * int32[local experts], written, 4-byte aligned: inclusive cumulative ends, as NVFP4_GROUPING_ENDS takes them with
+   * rows = tokens * topk.
+   */
+  int32_t *ends;
+  /**
+   * int32[tokens * topk], written, 4-byte aligned: the token of each row, expert after expert, in slot order inside an
+   * expert; -1 behind the last row.
+   */
+  int32_t *source_rows;
+  /** int32[tokens, topk], written, 4-byte aligned: the row of each slot; -1 where it was skipped. */
+  int32_t *inverse;
+  /** Values a row; 0: nothing is gathered, and all that follows must be 0. A multiple of 16 where codes are written. */
+  int64_t cols;
+  /** [tokens, cols] values, 16-byte aligned; NULL when src_dtype is NVFP4. */
+  const void *src;
+  /** Elements between rows of src; 0: dense. */
+  int64_t src_row_stride;
+  /** NVFP4 tokens, in scope TENSOR or ROW; all zero otherwise. */
+  struct nvfp4_quantized_input src_quantized;
+  /** [tokens * topk, cols] values of src_dtype by row, written; 16-byte aligned. NULL: the rows are written to out. */
+  void *gathered;
+  /** Elements between rows of gathered; 0: dense. */
+  int64_t gathered_row_stride;
+  /**
+   * NVFP4 rows in expert order, as grouped by `ends`, each expert's scales tiled on their own. From values: what
+   * nvfp4_quantize gives for the gathered rows; static scales of any scope, or dynamic ones per ROW. From NVFP4 tokens:
+   * their codes and scales, with scope ROW, dynamic decode_scales (the token's) and scale_rule 0.
+   */
+  struct nvfp4_quantized out;
+  /** Scratch in device memory, 64-byte aligned; NULL where nvfp4_moe_permute_workspace_size says 0. */
+  void *workspace;
+  /** Its bytes. */
+  size_t workspace_size;
+} nvfp4_moe_permute_args;
+
+/** Arguments of nvfp4_moe_combine: out = round((sum over slots j of weight_j * y_j) * scaling + shared). */
+typedef struct nvfp4_moe_combine_args {
+  /** sizeof(nvfp4_moe_combine_args). */
+  size_t struct_size;
+  /** Rows of out, 0 or more; tokens * topk may not pass 2^31 - 1. */
+  int64_t tokens;
+  /** N: values a row, 1 or more. */
+  int64_t cols;
+  /** k: slots a token, 1 to 32. */
+  uint32_t topk;
+  /** BF16, F16 or F32. */
+  nvfp4_dtype y_dtype;
+  /** Rows of y, 0 or more; tokens * topk where nvfp4_moe_permute ordered them. */
+  int64_t rows;
+  /** [rows, cols] values in expert order, 16-byte aligned. */
+  const void *y;
+  /** Elements between rows of y; 0: dense. */
+  int64_t y_row_stride;
+  /**
+   * int32[tokens, topk], 4-byte aligned: the row of each slot. -1 contributes nothing; nor does what is no row, which
+   * sets NVFP4_FAULT_BAD_GROUP.
+   */
+  const int32_t *inverse;
+  /** float[tokens, topk], 4-byte aligned. Not read where inverse is -1. */
+  const float *topk_weights;
+  /** [tokens, cols] values, added last, 16-byte aligned (a shared expert, a residual); NULL: none. */
+  const void *shared;
+  /** Elements between rows of shared; 0: dense. */
+  int64_t shared_row_stride;
+  /** BF16, F16 or F32. */
+  nvfp4_dtype shared_dtype;
+  /** Multiplies the sum before shared is added; default 0 means 1. */
+  float scaling;
+  /** [tokens, cols] values, written, 16-byte aligned. */
+  void *out;
+  /** Elements between rows of out; 0: dense. */
+  int64_t out_row_stride;
+  /** BF16, F16 or F32. */
+  nvfp4_dtype out_dtype;
+  /** Must be 0. */
+  uint32_t reserved;
+} nvfp4_moe_combine_args;
+
 #ifdef __cplusplus
 extern "C" {
 #endif // __cplusplus
@@ -1262,6 +1418,37 @@ nvfp4_status nvfp4_gemm_workspace_size(struct nvfp4_context *context,
                                        const nvfp4_gemm_args *args,
                                        size_t *bytes);
 
+/**
+ * Routes tokens to experts: logits to scores, the topk largest of (score + bias) among the eligible groups, their scores
+ * renormalised and scaled. docs/numerics.md fixes every sum and tie: the same ids and weights on every backend.
+ * A NaN ranks last; a token with a NaN or an infinite weight sets NVFP4_FAULT_NON_FINITE and keeps that weight.
+ */
+nvfp4_status nvfp4_moe_route(struct nvfp4_context *context,
+                             const struct nvfp4_moe_route_args *args,
+                             struct nvfp4_stream *stream);
+
+/**
+ * Sorts slots by expert, stably, and gathers the tokens in that order if asked to: as values, as codes that a quantizer
+ * wrote before, or quantized on the way. Rows of other processes' experts are skipped.
+ * Sets NVFP4_FAULT_BAD_GROUP and, where it quantizes, the faults of nvfp4_quantize.
+ */
+nvfp4_status nvfp4_moe_permute(struct nvfp4_context *context,
+                               const struct nvfp4_moe_permute_args *args,
+                               struct nvfp4_stream *stream);
+
+/** Bytes of workspace that nvfp4_moe_permute needs with these arguments; 0 means none. Reads no device memory. */
+nvfp4_status nvfp4_moe_permute_workspace_size(struct nvfp4_context *context,
+                                              const struct nvfp4_moe_permute_args *args,
+                                              size_t *bytes);
+
+/**
+ * Adds up each token's expert rows: acc = fma(weight_j, y_j, acc) in slot order from 0, in f32, then * scaling, then
+ * + shared, one rounding in the end. No atomics: a token's bits do not depend on other tokens.
+ */
+nvfp4_status nvfp4_moe_combine(struct nvfp4_context *context,
+                               const struct nvfp4_moe_combine_args *args,
+                               struct nvfp4_stream *stream);
+
 /** Every function of this header but nvfp4_api, in an order that only ever grows. */
 struct nvfp4_api_table {
   /** Bytes of the table that the library has. */
@@ -1336,6 +1523,10 @@ struct nvfp4_api_table {
   nvfp4_status (*grouped_gemm_workspace_size)(struct nvfp4_context *context, const struct nvfp4_grouped_gemm_args *args, size_t *bytes);
   nvfp4_status (*gemm)(struct nvfp4_context *context, const nvfp4_gemm_args *args, struct nvfp4_stream *stream);
   nvfp4_status (*gemm_workspace_size)(struct nvfp4_context *context, const nvfp4_gemm_args *args, size_t *bytes);
+  nvfp4_status (*moe_route)(struct nvfp4_context *context, const struct nvfp4_moe_route_args *args, struct nvfp4_stream *stream);
+  nvfp4_status (*moe_permute)(struct nvfp4_context *context, const struct nvfp4_moe_permute_args *args, struct nvfp4_stream *stream);
+  nvfp4_status (*moe_permute_workspace_size)(struct nvfp4_context *context, const struct nvfp4_moe_permute_args *args, size_t *bytes);
+  nvfp4_status (*moe_combine)(struct nvfp4_context *context, const struct nvfp4_moe_combine_args *args, struct nvfp4_stream *stream);
 };
 
 #ifdef __cplusplus

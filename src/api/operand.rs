@@ -45,6 +45,7 @@ macro_rules! out_names {
 pub static OUT: OutNames = out_names!("out");
 pub static OUT_QUANTIZED: OutNames = out_names!("out_quantized");
 static INPUT: OutNames = out_names!("input");
+static SRC_QUANTIZED: OutNames = out_names!("src_quantized");
 static A_QUANTIZED: OutNames = out_names!("a_quantized");
 
 /// Bytes that block scales of `groups` take at the least, whatever the split turns out to be.
@@ -145,6 +146,16 @@ pub fn quantized_activations(
 ) -> Result<QuantIn> {
     let stored = stored_groups(groups, group_stride);
     input(q, &A_QUANTIZED, groups, &stored, cols, group_stride, regions)
+}
+
+/// NVFP4 tokens of a mixture of experts.
+pub fn quantized_tokens(
+    q: &nvfp4_quantized_input,
+    tokens: &Groups,
+    cols: usize,
+    regions: &mut Regions,
+) -> Result<QuantIn> {
+    input(q, &SRC_QUANTIZED, tokens, tokens, cols, 0, regions)
 }
 
 /// The rows that are there in memory: strided groups that share one matrix are one tensor.

@@ -2,7 +2,8 @@
 
 use crate::api::buffer::Buffer;
 use crate::api::{
-    context::*, dequantize::*, gemm::*, layouts::*, norm::*, quantize::*, stage::*, swiglu::*, weights::*,
+    context::*, dequantize::*, gemm::*, layouts::*, moe::combine::*, moe::permute::*, moe::route::*, norm::*,
+    quantize::*, stage::*, swiglu::*, weights::*,
 };
 use crate::error::{Error, Result};
 
@@ -48,6 +49,9 @@ versioned!(
     nvfp4_weights_export_args 48,
     nvfp4_weights_shape 48,
     nvfp4_grouped_gemm_args 288,
+    nvfp4_moe_route_args 104,
+    nvfp4_moe_permute_args 248,
+    nvfp4_moe_combine_args 120,
 );
 
 /// Structs beyond this are nobody's: struct_size was not set.

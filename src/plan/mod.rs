@@ -7,6 +7,7 @@ pub mod gemm_cuda;
 pub mod groups;
 pub mod layouts;
 pub mod memory;
+pub mod moe;
 pub mod quantize;
 pub mod weights;
 
@@ -23,5 +24,9 @@ pub enum Job {
     GroupEnds(layouts::GroupEndsProblem),
     Export(weights::ExportProblem),
     Gemm(gemm::GemmProblem),
+    Route(moe::RouteProblem),
+    Permute(moe::PermuteProblem),
+    Gather(moe::GatherProblem),
+    Combine(moe::CombineProblem),
     Copy { dst: Ptr<u8>, src: Ptr<u8>, bytes: usize },
 }
