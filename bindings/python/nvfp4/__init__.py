@@ -12,7 +12,7 @@ from .context import (
     status_name, version, version_string,
 )
 from .enums import (
-    Activation, Backend, CaptureMode, ContextFlags, DType, FaultFlags, Feature, GemmFlags, Grouping, Isa, LogLevel, ScaleLayout, ScaleRule, Scope, Status,
+    Activation, Backend, CaptureMode, ContextFlags, DType, FaultFlags, Feature, GemmFlags, Grouping, Isa, LogLevel, MoeScore, ScaleLayout, ScaleRule, Scope, Status,
     WeightsSource,
 )
 from .errors import (
@@ -23,6 +23,7 @@ from .errors import (
 from .fused import ActivationQuantized, NormQuantized, hc_rmsnorm_quantize, rmsnorm_quantize, swiglu_quantize
 from .graph import Graph, Recording
 from .layouts import deinterleave_gate_up, group_ends, interleave_gate_up, tile_scales, untile_scales
+from .moe import Permuted, Router, moe_combine, moe_permute, moe_route
 from .products import Weights, WeightsInfo, gemm, grouped_gemm
 from .quantizers import StagedInputs, amax_scale, dequantize, quantize, stage_moe_inputs
 
@@ -30,13 +31,14 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Activation", "ActivationQuantized", "Backend", "BackendInfo", "Buffer", "CaptureError", "CaptureMode", "Context",
-    "DType", "DeviceError", "DevicePoisonedError", "Event", "ContextFlags", "FaultFlags", "Faults", "Feature", "ForkedError",
-    "GemmFlags", "Graph", "Grouping", "Groups", "InternalError", "InvalidArgumentError", "InvalidHandleError", "Isa",
-    "LibraryError", "LogLevel", "NormQuantized", "NotPreparedError", "NvFp4Error", "OutOfMemoryError", "PoolStats",
-    "Quantized", "Recording", "ScaleLayout", "ScaleRule", "Scope", "StagedInputs", "Status", "Stream",
-    "UnsupportedDeviceError", "UnsupportedDriverError", "UnsupportedError", "Weights", "WeightsInfo", "WeightsSource",
-    "WorkspaceTooSmallError", "abi_version", "amax_scale", "backend_query", "deinterleave_gate_up", "dequantize",
-    "gemm", "group_ends", "grouped_gemm", "hc_rmsnorm_quantize", "interleave_gate_up", "last_message", "quantize",
-    "rmsnorm_quantize", "scales_size", "set_log_callback", "stage_moe_inputs", "status_name", "swiglu_quantize",
-    "tile_scales", "untile_scales", "version", "version_string",
+    "ContextFlags", "DType", "DeviceError", "DevicePoisonedError", "Event", "FaultFlags", "Faults", "Feature",
+    "ForkedError", "GemmFlags", "Graph", "Grouping", "Groups", "InternalError", "InvalidArgumentError",
+    "InvalidHandleError", "Isa", "LibraryError", "LogLevel", "MoeScore", "NormQuantized", "NotPreparedError",
+    "NvFp4Error", "OutOfMemoryError", "Permuted", "PoolStats", "Quantized", "Recording", "Router", "ScaleLayout",
+    "ScaleRule", "Scope", "StagedInputs", "Status", "Stream", "UnsupportedDeviceError", "UnsupportedDriverError",
+    "UnsupportedError", "Weights", "WeightsInfo", "WeightsSource", "WorkspaceTooSmallError", "abi_version",
+    "amax_scale", "backend_query", "deinterleave_gate_up", "dequantize", "gemm", "group_ends", "grouped_gemm",
+    "hc_rmsnorm_quantize", "interleave_gate_up", "last_message", "moe_combine", "moe_permute", "moe_route",
+    "quantize", "rmsnorm_quantize", "scales_size", "set_log_callback", "stage_moe_inputs", "status_name",
+    "swiglu_quantize", "tile_scales", "untile_scales", "version", "version_string",
 ]

@@ -411,6 +411,83 @@ class nvfp4_grouped_gemm_args(Sized):
 
 nvfp4_gemm_args = nvfp4_grouped_gemm_args
 
+
+class nvfp4_moe_router(ctypes.Structure):
+    _fields_ = [
+        ("score", c_uint32),
+        ("renormalise", c_uint32),
+        ("groups", c_uint32),
+        ("top_groups", c_uint32),
+        ("bias", c_void_p),
+        ("scaling", c_float),
+        ("reserved", c_uint32),
+    ]
+
+
+class nvfp4_moe_route_args(Sized):
+    _fields_ = [
+        ("struct_size", c_size_t),
+        ("logits", c_void_p),
+        ("logits_dtype", c_uint32),
+        ("topk", c_uint32),
+        ("logits_row_stride", c_int64),
+        ("tokens", c_int64),
+        ("experts", c_int64),
+        ("router", nvfp4_moe_router),
+        ("token_mask", c_void_p),
+        ("topk_ids", c_void_p),
+        ("topk_weights", c_void_p),
+    ]
+
+
+class nvfp4_moe_permute_args(Sized):
+    _fields_ = [
+        ("struct_size", c_size_t),
+        ("tokens", c_int64),
+        ("experts", c_int64),
+        ("first_expert", c_int64),
+        ("local_experts", c_int64),
+        ("topk", c_uint32),
+        ("src_dtype", c_uint32),
+        ("topk_ids", c_void_p),
+        ("ends", c_void_p),
+        ("source_rows", c_void_p),
+        ("inverse", c_void_p),
+        ("cols", c_int64),
+        ("src", c_void_p),
+        ("src_row_stride", c_int64),
+        ("src_quantized", nvfp4_quantized_input),
+        ("gathered", c_void_p),
+        ("gathered_row_stride", c_int64),
+        ("out", nvfp4_quantized),
+        ("workspace", c_void_p),
+        ("workspace_size", c_size_t),
+    ]
+
+
+class nvfp4_moe_combine_args(Sized):
+    _fields_ = [
+        ("struct_size", c_size_t),
+        ("tokens", c_int64),
+        ("cols", c_int64),
+        ("topk", c_uint32),
+        ("y_dtype", c_uint32),
+        ("rows", c_int64),
+        ("y", c_void_p),
+        ("y_row_stride", c_int64),
+        ("inverse", c_void_p),
+        ("topk_weights", c_void_p),
+        ("shared", c_void_p),
+        ("shared_row_stride", c_int64),
+        ("shared_dtype", c_uint32),
+        ("scaling", c_float),
+        ("out", c_void_p),
+        ("out_row_stride", c_int64),
+        ("out_dtype", c_uint32),
+        ("reserved", c_uint32),
+    ]
+
+
 _ctx = nvfp4_context
 _status = c_int32
 _size_out = POINTER(c_size_t)
@@ -500,6 +577,10 @@ PROTOTYPES: dict[str, tuple[Any, list[Any]]] = {
     "nvfp4_grouped_gemm_workspace_size": _query(nvfp4_grouped_gemm_args),
     "nvfp4_gemm": _operation(nvfp4_gemm_args),
     "nvfp4_gemm_workspace_size": _query(nvfp4_gemm_args),
+    "nvfp4_moe_route": _operation(nvfp4_moe_route_args),
+    "nvfp4_moe_permute": _operation(nvfp4_moe_permute_args),
+    "nvfp4_moe_permute_workspace_size": _query(nvfp4_moe_permute_args),
+    "nvfp4_moe_combine": _operation(nvfp4_moe_combine_args),
 }
 
 

@@ -89,6 +89,14 @@ class GemmFlags(IntFlag):
     BATCH_INVARIANT = 2
 
 
+class MoeScore(IntEnum):
+    """How a router turns logits into scores."""
+
+    SOFTMAX = 0
+    SIGMOID = 1
+    SQRT_SOFTPLUS = 2
+
+
 class Backend(IntEnum):
     """Where the work of a context is carried out."""
 
@@ -158,6 +166,7 @@ PREFIXES: dict[str, type[IntEnum] | type[IntFlag]] = {
     "NVFP4_ACTIVATION_": Activation,
     "NVFP4_WEIGHTS_SOURCE_": WeightsSource,
     "NVFP4_GEMM_": GemmFlags,
+    "NVFP4_MOE_SCORE_": MoeScore,
     "NVFP4_BACKEND_": Backend,
     "NVFP4_CONTEXT_": ContextFlags,
     "NVFP4_ISA_": Isa,
