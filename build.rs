@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::{env, fs};
 
 /// Where the header's declarations come from, in the order in which a reader meets them.
-const SOURCES: [&str; 34] = [
+const SOURCES: [&str; 35] = [
     "error.rs",
     "api/handles.rs",
     "api/types.rs",
@@ -25,6 +25,7 @@ const SOURCES: [&str; 34] = [
     "api/moe/route.rs",
     "api/moe/permute.rs",
     "api/moe/combine.rs",
+    "api/moe/forward.rs",
     "ffi/version.rs",
     "ffi/table.rs",
     "ffi/context.rs",

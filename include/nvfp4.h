@@ -1022,6 +1022,92 @@ typedef struct nvfp4_moe_combine_args {
   uint32_t reserved;
 } nvfp4_moe_combine_args;
 
+/** Arguments of nvfp4_moe_forward. E below is the number of local experts: the groups of w1 and w2. */
+typedef struct nvfp4_moe_forward_args {
+  /** sizeof(nvfp4_moe_forward_args). */
+  size_t struct_size;
+  /** Prepared weights [E, 2 * I, K] with gate_up for SWIGLU, or plain [E, I, K]. */
+  const struct nvfp4_weights *w1;
+  /** Prepared weights [E, N, I], plain. */
+  const struct nvfp4_weights *w2;
+  /** Rows, 0 or more; tokens * topk may not pass 2^31 - 1. */
+  int64_t tokens;
+  /** All experts, of which w1 and w2 hold those from first_expert on; 0: no others. At most 1024. */
+  int64_t experts;
+  /** The first local expert. */
+  int64_t first_expert;
+  /** [tokens, K] values, 16-byte aligned; NULL when hidden_dtype is NVFP4. */
+  const void *hidden;
+  /** BF16 or F16; F32 where quantize is 1; or NVFP4 (hidden_quantized, quantize 1). */
+  nvfp4_dtype hidden_dtype;
+  /** 1: both products take NVFP4 activations; 0: they take values, BF16 or F16 as hidden's, which is more accurate. */
+  uint32_t quantize;
+  /** Elements between rows of hidden; 0: dense. */
+  int64_t hidden_row_stride;
+  /** NVFP4 tokens, in scope TENSOR or ROW; all zero otherwise. */
+  struct nvfp4_quantized_input hidden_quantized;
+  /** [tokens, experts] values, 16-byte aligned, routed as nvfp4_moe_route does; NULL: topk_ids and topk_weights are given. */
+  const void *logits;
+  /** BF16, F16 or F32. */
+  nvfp4_dtype logits_dtype;
+  /** k: experts a token, 1 to 32. */
+  uint32_t topk;
+  /** Elements between rows of logits; 0: experts. */
+  int64_t logits_row_stride;
+  /** With logits: what the router does; all zero otherwise. */
+  struct nvfp4_moe_router router;
+  /** With logits: uint8[tokens], 0 for tokens that are sent nowhere; NULL: none. */
+  const uint8_t *token_mask;
+  /** Without logits: int32[tokens, topk], 4-byte aligned; -1 is skipped, and so are other processes' experts. */
+  const int32_t *topk_ids;
+  /** Without logits: float[tokens, topk], 4-byte aligned. */
+  const float *topk_weights;
+  /** [E, rows of w1] added to the first product, in the row order of the canonical weights, 16-byte aligned; NULL: none. */
+  const void *bias1;
+  /** [E, N] added to the second product, 16-byte aligned; NULL: none. */
+  const void *bias2;
+  /** Of both: BF16, F16 or F32. */
+  nvfp4_dtype bias_dtype;
+  /** Behind the first product: SWIGLU, RELU2 or NONE. */
+  nvfp4_activation activation;
+  /** SWIGLU: above 0, gate is clamped above and up on both sides first; default 0, none. */
+  float limit;
+  /** SWIGLU: factor inside the sigmoid; default 0 means 1. */
+  float alpha;
+  /** SWIGLU: added to up; default 0. */
+  float beta;
+  /** 0 or NVFP4_GEMM_BATCH_INVARIANT: a token's bits depend on its own values alone (with scales that are static, per row). */
+  nvfp4_gemm_flags flags;
+  /** quantize 1: one of NVFP4_SCALE_RULE_*. */
+  nvfp4_scale_rule scale_rule;
+  /** Of static_input_scales and static_intermediate_scales: TENSOR (one float) or GROUP (one a local expert). */
+  nvfp4_scope static_scope;
+  /** quantize 1: float array in device memory, decode scales of the first product's input; NULL: dynamic, per row. */
+  const float *static_input_scales;
+  /** quantize 1: float array in device memory, decode scales of the second product's input; NULL: dynamic, per row. */
+  const float *static_intermediate_scales;
+  /** [tokens, N] values, added last, 16-byte aligned (a shared expert, a residual); NULL: none. */
+  const void *shared;
+  /** Elements between rows of shared; 0: dense. */
+  int64_t shared_row_stride;
+  /** BF16, F16 or F32. */
+  nvfp4_dtype shared_dtype;
+  /** Multiplies a token's sum before shared is added; default 0 means 1. */
+  float scaling;
+  /** [tokens, N] values, written, 16-byte aligned. */
+  void *out;
+  /** Elements between rows of out; 0: dense. */
+  int64_t out_row_stride;
+  /** BF16, F16 or F32. */
+  nvfp4_dtype out_dtype;
+  /** Must be 0. */
+  uint32_t reserved;
+  /** Scratch in device memory, 64-byte aligned. */
+  void *workspace;
+  /** Its bytes, at least what nvfp4_moe_forward_workspace_size says. */
+  size_t workspace_size;
+} nvfp4_moe_forward_args;
+
 #ifdef __cplusplus
 extern "C" {
 #endif // __cplusplus
@@ -1421,7 +1507,7 @@ nvfp4_status nvfp4_gemm_workspace_size(struct nvfp4_context *context,
 /**
  * Routes tokens to experts: logits to scores, the topk largest of (score + bias) among the eligible groups, their scores
  * renormalised and scaled. docs/numerics.md fixes every sum and tie: the same ids and weights on every backend.
- * A NaN ranks last; a token with a NaN or an infinite weight sets NVFP4_FAULT_NON_FINITE and keeps that weight.
+ * A score that is NaN ranks last; it sets NVFP4_FAULT_NON_FINITE, as does a weight that is not finite, which stays so.
  */
 nvfp4_status nvfp4_moe_route(struct nvfp4_context *context,
                              const struct nvfp4_moe_route_args *args,
@@ -1448,6 +1534,22 @@ nvfp4_status nvfp4_moe_permute_workspace_size(struct nvfp4_context *context,
 nvfp4_status nvfp4_moe_combine(struct nvfp4_context *context,
                                const struct nvfp4_moe_combine_args *args,
                                struct nvfp4_stream *stream);
+
+/**
+ * A whole layer: routes (or takes given ones), brings the tokens of the local experts into their order, multiplies with
+ * w1, activates, multiplies with w2 and combines: the bits of nvfp4_moe_route, nvfp4_moe_permute, two calls of
+ * nvfp4_grouped_gemm (values between them rounded to BF16, or to F16 where hidden is; or requantized) and
+ * nvfp4_moe_combine, one after another. Tokens without local experts get shared, or 0.
+ * A graph records one node a step. Sets the faults of its parts.
+ */
+nvfp4_status nvfp4_moe_forward(struct nvfp4_context *context,
+                               const struct nvfp4_moe_forward_args *args,
+                               struct nvfp4_stream *stream);
+
+/** Bytes of workspace that nvfp4_moe_forward needs with these arguments, for any routes. Reads no device memory. */
+nvfp4_status nvfp4_moe_forward_workspace_size(struct nvfp4_context *context,
+                                              const struct nvfp4_moe_forward_args *args,
+                                              size_t *bytes);
 
 /** Every function of this header but nvfp4_api, in an order that only ever grows. */
 struct nvfp4_api_table {
@@ -1527,6 +1629,8 @@ struct nvfp4_api_table {
   nvfp4_status (*moe_permute)(struct nvfp4_context *context, const struct nvfp4_moe_permute_args *args, struct nvfp4_stream *stream);
   nvfp4_status (*moe_permute_workspace_size)(struct nvfp4_context *context, const struct nvfp4_moe_permute_args *args, size_t *bytes);
   nvfp4_status (*moe_combine)(struct nvfp4_context *context, const struct nvfp4_moe_combine_args *args, struct nvfp4_stream *stream);
+  nvfp4_status (*moe_forward)(struct nvfp4_context *context, const struct nvfp4_moe_forward_args *args, struct nvfp4_stream *stream);
+  nvfp4_status (*moe_forward_workspace_size)(struct nvfp4_context *context, const struct nvfp4_moe_forward_args *args, size_t *bytes);
 };
 
 #ifdef __cplusplus

@@ -183,7 +183,7 @@ fn plan(args: &nvfp4_grouped_gemm_args, weights: &Weights) -> Result<(GemmProble
     Ok((problem, regions))
 }
 
-fn activation(args: &nvfp4_grouped_gemm_args, shape: &WeightsShape) -> Result<Activation> {
+pub(super) fn activation(args: &nvfp4_grouped_gemm_args, shape: &WeightsShape) -> Result<Activation> {
     let swiglu = check::swiglu(args.limit, args.alpha, args.beta)?;
     let gated = args.activation == NVFP4_ACTIVATION_SWIGLU;
     if gated != shape.gate_up {

@@ -45,6 +45,7 @@ macro_rules! out_names {
 pub static OUT: OutNames = out_names!("out");
 pub static OUT_QUANTIZED: OutNames = out_names!("out_quantized");
 static INPUT: OutNames = out_names!("input");
+static HIDDEN_QUANTIZED: OutNames = out_names!("hidden_quantized");
 static SRC_QUANTIZED: OutNames = out_names!("src_quantized");
 static A_QUANTIZED: OutNames = out_names!("a_quantized");
 
@@ -146,6 +147,16 @@ pub fn quantized_activations(
 ) -> Result<QuantIn> {
     let stored = stored_groups(groups, group_stride);
     input(q, &A_QUANTIZED, groups, &stored, cols, group_stride, regions)
+}
+
+/// NVFP4 hidden states.
+pub fn quantized_hidden(
+    q: &nvfp4_quantized_input,
+    tokens: &Groups,
+    cols: usize,
+    regions: &mut Regions,
+) -> Result<QuantIn> {
+    input(q, &HIDDEN_QUANTIZED, tokens, tokens, cols, 0, regions)
 }
 
 /// NVFP4 tokens of a mixture of experts.

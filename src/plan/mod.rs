@@ -9,6 +9,7 @@ pub mod layouts;
 pub mod memory;
 pub mod moe;
 pub mod quantize;
+pub mod scratch;
 pub mod weights;
 
 use memory::Ptr;

@@ -488,6 +488,53 @@ class nvfp4_moe_combine_args(Sized):
     ]
 
 
+
+class nvfp4_moe_forward_args(Sized):
+    _fields_ = [
+        ("struct_size", c_size_t),
+        ("w1", c_void_p),
+        ("w2", c_void_p),
+        ("tokens", c_int64),
+        ("experts", c_int64),
+        ("first_expert", c_int64),
+        ("hidden", c_void_p),
+        ("hidden_dtype", c_uint32),
+        ("quantize", c_uint32),
+        ("hidden_row_stride", c_int64),
+        ("hidden_quantized", nvfp4_quantized_input),
+        ("logits", c_void_p),
+        ("logits_dtype", c_uint32),
+        ("topk", c_uint32),
+        ("logits_row_stride", c_int64),
+        ("router", nvfp4_moe_router),
+        ("token_mask", c_void_p),
+        ("topk_ids", c_void_p),
+        ("topk_weights", c_void_p),
+        ("bias1", c_void_p),
+        ("bias2", c_void_p),
+        ("bias_dtype", c_uint32),
+        ("activation", c_uint32),
+        ("limit", c_float),
+        ("alpha", c_float),
+        ("beta", c_float),
+        ("flags", c_uint32),
+        ("scale_rule", c_uint32),
+        ("static_scope", c_uint32),
+        ("static_input_scales", c_void_p),
+        ("static_intermediate_scales", c_void_p),
+        ("shared", c_void_p),
+        ("shared_row_stride", c_int64),
+        ("shared_dtype", c_uint32),
+        ("scaling", c_float),
+        ("out", c_void_p),
+        ("out_row_stride", c_int64),
+        ("out_dtype", c_uint32),
+        ("reserved", c_uint32),
+        ("workspace", c_void_p),
+        ("workspace_size", c_size_t),
+    ]
+
+
 _ctx = nvfp4_context
 _status = c_int32
 _size_out = POINTER(c_size_t)
@@ -581,6 +628,8 @@ PROTOTYPES: dict[str, tuple[Any, list[Any]]] = {
     "nvfp4_moe_permute": _operation(nvfp4_moe_permute_args),
     "nvfp4_moe_permute_workspace_size": _query(nvfp4_moe_permute_args),
     "nvfp4_moe_combine": _operation(nvfp4_moe_combine_args),
+    "nvfp4_moe_forward": _operation(nvfp4_moe_forward_args),
+    "nvfp4_moe_forward_workspace_size": _query(nvfp4_moe_forward_args),
 }
 
 

@@ -9,8 +9,9 @@ from . import _abi
 from ._call import Call, Groups, Quantized
 from .arrays import NAMES, VALUES, Array, dtype_of, matrix
 from .context import Context, Stream
-from .enums import DType, Grouping, MoeScore, ScaleLayout, ScaleRule, Scope
+from .enums import Activation, DType, GemmFlags, Grouping, MoeScore, ScaleLayout, ScaleRule, Scope
 from .errors import InvalidArgumentError
+from .products import Weights
 
 
 @dataclass(frozen=True)
@@ -187,6 +188,103 @@ def moe_combine(
     return out
 
 
+def moe_forward(
+    context: Context,
+    hidden: Array | Quantized,
+    w1: Weights,
+    w2: Weights,
+    *,
+    logits: Array = None,
+    topk: int | None = None,
+    router: Router = Router(),
+    token_mask: Array = None,
+    topk_ids: Array = None,
+    topk_weights: Array = None,
+    experts: int | None = None,
+    first_expert: int = 0,
+    hidden_dtype: Any = None,
+    logits_dtype: Any = None,
+    quantize: bool = False,
+    bias1: Array = None,
+    bias2: Array = None,
+    bias_dtype: Any = None,
+    activation: int = Activation.SWIGLU,
+    limit: float = 0.0,
+    alpha: float = 0.0,
+    beta: float = 0.0,
+    flags: int = GemmFlags.NONE,
+    scale_rule: int = ScaleRule.AMAX,
+    static_scope: int = Scope.TENSOR,
+    static_input_scales: Array = None,
+    static_intermediate_scales: Array = None,
+    shared: Array = None,
+    shared_dtype: Any = None,
+    scaling: float = 1.0,
+    out: Array = None,
+    out_dtype: Any = None,
+    workspace: Array = None,
+    stream: Stream | None = None,
+) -> Array:
+    """A whole layer: hidden [tokens, K] and logits [tokens, experts] with `topk` and `router`, or topk_ids and topk_weights
+    [tokens, topk], -> [tokens, N].
+
+    w1: weights [E, 2I, K] with gate_up for SWIGLU, or [E, I, K]; w2: [E, N, I], of the experts from first_expert on.
+    quantize: both products take NVFP4 activations; else they take values, BF16 or F16 as hidden's. Static decode scales
+    are one number or array of 1 (static_scope TENSOR), or one a local expert (GROUP); without them each row has its own.
+    """
+    call = Call(context, stream)
+    for name, weights in (("w1", w1), ("w2", w2)):
+        if not isinstance(weights, Weights):
+            raise TypeError(f"{name} is a {type(weights).__name__}; pass nvfp4.Weights")
+        call.keep.append(weights._storage)
+    args = _abi.nvfp4_moe_forward_args(
+        w1=w1.handle, w2=w2.handle, quantize=int(quantize), activation=activation, limit=limit, alpha=alpha, beta=beta,
+        flags=flags, scale_rule=scale_rule, static_scope=static_scope, scaling=scaling, first_expert=first_expert,
+    )
+    first, second = w1.info, w2.info
+    args.experts = first.groups if experts is None else experts
+    dtype = int(DType.BF16)
+    if isinstance(hidden, Quantized):
+        source = call.quantized_input(args.hidden_quantized, "hidden", hidden, None)
+        args.hidden_dtype, cols = DType.NVFP4, source.cols * 2
+    else:
+        found, dtype = call.values("hidden", hidden, hidden_dtype)
+        source, args.hidden_dtype = matrix("hidden", found), dtype
+        args.hidden, args.hidden_row_stride, cols = source.pointer, source.row_stride, source.cols
+    if cols != first.cols:
+        raise InvalidArgumentError(f"hidden has {cols} columns and w1 {first.cols}; they must be the same K")
+    args.tokens = source.rows
+    if logits is not None:
+        if topk is None:
+            raise InvalidArgumentError("topk is missing; say how many experts a token is sent to")
+        found, args.logits_dtype = call.values("logits", logits, logits_dtype)
+        scores = call.rows("logits", found, source.rows, args.experts)
+        args.logits, args.logits_row_stride, args.topk = scores.pointer, scores.row_stride, topk
+        router.fill(call, args.router, args.experts)
+        args.token_mask = mask_pointer(call, token_mask, source.rows)
+    if topk_ids is not None:
+        ids = call.look("topk_ids", topk_ids, ("int32",))
+        if len(ids.shape) != 2 or not ids.contiguous or ids.shape[0] != source.rows:
+            raise InvalidArgumentError(f"topk_ids has shape {ids.shape}; pass [{source.rows}, topk], dense")
+        args.topk_ids, args.topk = ids.pointer, ids.shape[1]
+        args.topk_weights = call.dense("topk_weights", topk_weights, ("float32",), ids.size).pointer
+    for name, bias, info in (("bias1", bias1, first), ("bias2", bias2, second)):
+        if bias is not None:
+            found, args.bias_dtype = call.values(name, bias, bias_dtype)
+            call.dense(name, bias, (found.dtype,), info.groups * info.rows)
+            setattr(args, name, found.pointer)
+    count = first.groups if static_scope == Scope.GROUP else 1
+    if static_input_scales is not None:
+        args.static_input_scales = call.floats("static_input_scales", static_input_scales, count).pointer
+    if static_intermediate_scales is not None:
+        args.static_intermediate_scales = call.floats("static_intermediate_scales", static_intermediate_scales, count).pointer
+    args.shared, args.shared_row_stride, args.shared_dtype = addend(call, shared, shared_dtype, source.rows, second.rows)
+    out, args.out, args.out_row_stride, args.out_dtype = combined(call, out, out_dtype, dtype, source.rows, second.rows)
+    call.workspace("moe_forward", args, workspace)
+    call.run("moe_forward", args)
+    return out
+
+
 def addend(call: Call, shared: Array, dtype: Any, tokens: int, cols: int) -> tuple[int | None, int, int]:
     """The optional addend of a combined row: (pointer, row stride, dtype)."""
     if shared is None:
@@ -210,4 +308,4 @@ def combined(
     return out, target.pointer, target.row_stride, number
 
 
-__all__ = ["Permuted", "Router", "moe_combine", "moe_permute", "moe_route"]
+__all__ = ["Permuted", "Router", "moe_combine", "moe_forward", "moe_permute", "moe_route"]

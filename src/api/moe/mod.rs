@@ -1,6 +1,7 @@
 //! Mixture of experts: each part as a call of its own, and a whole layer.
 
 pub mod combine;
+pub mod forward;
 pub mod permute;
 pub mod route;
 
