@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::{env, fs};
 
 /// Where the header's declarations come from, in the order in which a reader meets them.
-const SOURCES: [&str; 35] = [
+const SOURCES: [&str; 37] = [
     "error.rs",
     "api/handles.rs",
     "api/types.rs",
@@ -22,6 +22,7 @@ const SOURCES: [&str; 35] = [
     "api/layouts.rs",
     "api/weights.rs",
     "api/gemm.rs",
+    "api/linear.rs",
     "api/moe/route.rs",
     "api/moe/permute.rs",
     "api/moe/combine.rs",
@@ -41,6 +42,7 @@ const SOURCES: [&str; 35] = [
     "ffi/layouts.rs",
     "ffi/weights.rs",
     "ffi/gemm.rs",
+    "ffi/linear.rs",
     "ffi/moe.rs",
     "ffi/api_table.txt",
     "../cbindgen.toml",

@@ -866,6 +866,76 @@ typedef struct nvfp4_grouped_gemm_args {
 /** Arguments of nvfp4_gemm: those of the grouped product with groups all zero and weights of one group. */
 typedef struct nvfp4_grouped_gemm_args nvfp4_gemm_args;
 
+/**
+ * Arguments of nvfp4_grouped_linear and nvfp4_linear: [tokens, G, K] -> [tokens, G, N], group g by weights g.
+ * G is the number of groups of the weights; nvfp4_linear has 1.
+ * 
+ * Static decode scales come from a checkpoint, or from a sample by nvfp4_amax_scale with the same shape (rows G * tokens,
+ * NVFP4_GROUPING_STRIDED, src_row_stride G * K, src_group_stride K, scope TENSOR or GROUP).
+ */
+typedef struct nvfp4_grouped_linear_args {
+  /** sizeof(nvfp4_grouped_linear_args). */
+  size_t struct_size;
+  /** Prepared weights [G, N, K] of the same context. */
+  const struct nvfp4_weights *weights;
+  /** Rows, 0 or more. */
+  int64_t tokens;
+  /** [tokens, G, K] values, 16-byte aligned. NULL when a_dtype is NVFP4. */
+  const void *a;
+  /** BF16 or F16; F32 where quantize is 1; or NVFP4 (a_quantized). */
+  nvfp4_dtype a_dtype;
+  /** 1: values are quantized first; 0: they are multiplied as they are. */
+  uint32_t quantize;
+  /** Elements between tokens of a; 0: G * K. */
+  int64_t a_row_stride;
+  /** Elements between groups of a; 0: K. */
+  int64_t a_group_stride;
+  /**
+   * NVFP4 activations of any quantizer, [G, tokens, K/2] codes: logical row g * tokens + t, as
+   * NVFP4_GROUPING_STRIDED writes them. Decode scales of any scope (GROUP for nvfp4_grouped_linear). All zero otherwise.
+   */
+  struct nvfp4_quantized_input a_quantized;
+  /** quantize 1: one of NVFP4_SCALE_RULE_*. */
+  nvfp4_scale_rule scale_rule;
+  /** quantize 1: what shares a decode scale; ROW makes a token's codes its own. */
+  nvfp4_scope scope;
+  /** quantize 1: float array by scope in device memory, row g * tokens + t; NULL: dynamic. */
+  const float *static_decode_scales;
+  /** [G, N] added to the scaled product, 16-byte aligned, in the row order of the canonical weights; NULL: none. */
+  const void *bias;
+  /** BF16, F16 or F32. */
+  nvfp4_dtype bias_dtype;
+  /** NONE, SWIGLU (weights prepared with gate_up; N/2 output columns) or RELU2. */
+  nvfp4_activation activation;
+  /** SWIGLU: above 0, gate is clamped above and up on both sides first; default 0, none. */
+  float limit;
+  /** SWIGLU: factor inside the sigmoid; default 0 means 1. */
+  float alpha;
+  /** SWIGLU: added to up; default 0. */
+  float beta;
+  /** NVFP4_GEMM_* or'ed. */
+  nvfp4_gemm_flags flags;
+  /** [tokens, G, output columns] values, written; 16-byte aligned. NULL when out_dtype is NVFP4. */
+  void *out;
+  /** BF16, F16, F32, or NVFP4 (out_quantized). */
+  nvfp4_dtype out_dtype;
+  /** Must be 0. */
+  uint32_t reserved;
+  /** Elements between tokens of out; 0: G * output columns. */
+  int64_t out_row_stride;
+  /** Elements between groups of out; 0: output columns. */
+  int64_t out_group_stride;
+  /** NVFP4 output, as of nvfp4_grouped_gemm with strided groups: logical row g * tokens + t. All zero otherwise. */
+  struct nvfp4_quantized out_quantized;
+  /** Scratch in device memory, 64-byte aligned; NULL where nvfp4_grouped_linear_workspace_size says 0. */
+  void *workspace;
+  /** Its bytes. */
+  size_t workspace_size;
+} nvfp4_grouped_linear_args;
+
+/** Arguments of nvfp4_linear: those of the grouped layer, with weights of one group. */
+typedef struct nvfp4_grouped_linear_args nvfp4_linear_args;
+
 /** How a router turns logits into scores. */
 typedef uint32_t nvfp4_moe_score;
 /** exp(l - max) / sum over all experts. */
@@ -1505,6 +1575,34 @@ nvfp4_status nvfp4_gemm_workspace_size(struct nvfp4_context *context,
                                        size_t *bytes);
 
 /**
+ * A linear layer: values, or activations that a quantizer has written, times one group's weights, with bias, activation,
+ * accumulation or requantization on the way out. Values can be quantized first: the bits are those of nvfp4_quantize
+ * and nvfp4_gemm.
+ */
+nvfp4_status nvfp4_linear(struct nvfp4_context *context,
+                          const nvfp4_linear_args *args,
+                          struct nvfp4_stream *stream);
+
+/** Bytes of workspace that nvfp4_linear needs with these arguments. Reads no device memory. */
+nvfp4_status nvfp4_linear_workspace_size(struct nvfp4_context *context,
+                                         const nvfp4_linear_args *args,
+                                         size_t *bytes);
+
+/**
+ * Linear layers side by side: "bgk,gnk->bgn" (the first half of an attention output, for one). The strided view is
+ * quantized and multiplied where it lies: nothing is permuted, padded or copied. The bits are those of nvfp4_quantize and
+ * nvfp4_grouped_gemm with NVFP4_GROUPING_STRIDED.
+ */
+nvfp4_status nvfp4_grouped_linear(struct nvfp4_context *context,
+                                  const struct nvfp4_grouped_linear_args *args,
+                                  struct nvfp4_stream *stream);
+
+/** Bytes of workspace that nvfp4_grouped_linear needs with these arguments. Reads no device memory. */
+nvfp4_status nvfp4_grouped_linear_workspace_size(struct nvfp4_context *context,
+                                                 const struct nvfp4_grouped_linear_args *args,
+                                                 size_t *bytes);
+
+/**
  * Routes tokens to experts: logits to scores, the topk largest of (score + bias) among the eligible groups, their scores
  * renormalised and scaled. docs/numerics.md fixes every sum and tie: the same ids and weights on every backend.
  * A score that is NaN ranks last; it sets NVFP4_FAULT_NON_FINITE, as does a weight that is not finite, which stays so.
@@ -1631,6 +1729,10 @@ struct nvfp4_api_table {
   nvfp4_status (*moe_combine)(struct nvfp4_context *context, const struct nvfp4_moe_combine_args *args, struct nvfp4_stream *stream);
   nvfp4_status (*moe_forward)(struct nvfp4_context *context, const struct nvfp4_moe_forward_args *args, struct nvfp4_stream *stream);
   nvfp4_status (*moe_forward_workspace_size)(struct nvfp4_context *context, const struct nvfp4_moe_forward_args *args, size_t *bytes);
+  nvfp4_status (*linear)(struct nvfp4_context *context, const nvfp4_linear_args *args, struct nvfp4_stream *stream);
+  nvfp4_status (*linear_workspace_size)(struct nvfp4_context *context, const nvfp4_linear_args *args, size_t *bytes);
+  nvfp4_status (*grouped_linear)(struct nvfp4_context *context, const struct nvfp4_grouped_linear_args *args, struct nvfp4_stream *stream);
+  nvfp4_status (*grouped_linear_workspace_size)(struct nvfp4_context *context, const struct nvfp4_grouped_linear_args *args, size_t *bytes);
 };
 
 #ifdef __cplusplus

@@ -8,6 +8,7 @@ pub mod dequantize;
 pub mod gemm;
 pub mod handles;
 pub mod layouts;
+pub mod linear;
 pub mod moe;
 pub mod norm;
 mod operand;

@@ -2,8 +2,8 @@
 
 use crate::api::buffer::Buffer;
 use crate::api::{
-    context::*, dequantize::*, gemm::*, layouts::*, moe::combine::*, moe::forward::*, moe::permute::*,
-    moe::route::*, norm::*, quantize::*, stage::*, swiglu::*, weights::*,
+    context::*, dequantize::*, gemm::*, layouts::*, linear::*, moe::combine::*, moe::forward::*,
+    moe::permute::*, moe::route::*, norm::*, quantize::*, stage::*, swiglu::*, weights::*,
 };
 use crate::error::{Error, Result};
 
@@ -53,6 +53,7 @@ versioned!(
     nvfp4_moe_permute_args 248,
     nvfp4_moe_combine_args 120,
     nvfp4_moe_forward_args 328,
+    nvfp4_grouped_linear_args 264,
 );
 
 /// Structs beyond this are nobody's: struct_size was not set.

@@ -23,6 +23,7 @@ from .errors import (
 from .fused import ActivationQuantized, NormQuantized, hc_rmsnorm_quantize, rmsnorm_quantize, swiglu_quantize
 from .graph import Graph, Recording
 from .layouts import deinterleave_gate_up, group_ends, interleave_gate_up, tile_scales, untile_scales
+from .linears import grouped_linear, linear
 from .moe import Permuted, Router, moe_combine, moe_forward, moe_permute, moe_route
 from .products import Weights, WeightsInfo, gemm, grouped_gemm
 from .quantizers import StagedInputs, amax_scale, dequantize, quantize, stage_moe_inputs
@@ -38,7 +39,7 @@ __all__ = [
     "ScaleRule", "Scope", "StagedInputs", "Status", "Stream", "UnsupportedDeviceError", "UnsupportedDriverError",
     "UnsupportedError", "Weights", "WeightsInfo", "WeightsSource", "WorkspaceTooSmallError", "abi_version",
     "amax_scale", "backend_query", "deinterleave_gate_up", "dequantize", "gemm", "group_ends", "grouped_gemm",
-    "hc_rmsnorm_quantize", "interleave_gate_up", "last_message", "moe_combine", "moe_forward", "moe_permute", "moe_route",
-    "quantize", "rmsnorm_quantize", "scales_size", "set_log_callback", "stage_moe_inputs", "status_name",
-    "swiglu_quantize", "tile_scales", "untile_scales", "version", "version_string",
+    "grouped_linear", "hc_rmsnorm_quantize", "interleave_gate_up", "last_message", "linear", "moe_combine",
+    "moe_forward", "moe_permute", "moe_route", "quantize", "rmsnorm_quantize", "scales_size", "set_log_callback",
+    "stage_moe_inputs", "status_name", "swiglu_quantize", "tile_scales", "untile_scales", "version", "version_string",
 ]

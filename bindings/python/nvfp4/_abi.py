@@ -535,6 +535,40 @@ class nvfp4_moe_forward_args(Sized):
     ]
 
 
+class nvfp4_grouped_linear_args(Sized):
+    _fields_ = [
+        ("struct_size", c_size_t),
+        ("weights", c_void_p),
+        ("tokens", c_int64),
+        ("a", c_void_p),
+        ("a_dtype", c_uint32),
+        ("quantize", c_uint32),
+        ("a_row_stride", c_int64),
+        ("a_group_stride", c_int64),
+        ("a_quantized", nvfp4_quantized_input),
+        ("scale_rule", c_uint32),
+        ("scope", c_uint32),
+        ("static_decode_scales", c_void_p),
+        ("bias", c_void_p),
+        ("bias_dtype", c_uint32),
+        ("activation", c_uint32),
+        ("limit", c_float),
+        ("alpha", c_float),
+        ("beta", c_float),
+        ("flags", c_uint32),
+        ("out", c_void_p),
+        ("out_dtype", c_uint32),
+        ("reserved", c_uint32),
+        ("out_row_stride", c_int64),
+        ("out_group_stride", c_int64),
+        ("out_quantized", nvfp4_quantized),
+        ("workspace", c_void_p),
+        ("workspace_size", c_size_t),
+    ]
+
+
+nvfp4_linear_args = nvfp4_grouped_linear_args
+
 _ctx = nvfp4_context
 _status = c_int32
 _size_out = POINTER(c_size_t)
@@ -630,6 +664,10 @@ PROTOTYPES: dict[str, tuple[Any, list[Any]]] = {
     "nvfp4_moe_combine": _operation(nvfp4_moe_combine_args),
     "nvfp4_moe_forward": _operation(nvfp4_moe_forward_args),
     "nvfp4_moe_forward_workspace_size": _query(nvfp4_moe_forward_args),
+    "nvfp4_linear": _operation(nvfp4_linear_args),
+    "nvfp4_linear_workspace_size": _query(nvfp4_linear_args),
+    "nvfp4_grouped_linear": _operation(nvfp4_grouped_linear_args),
+    "nvfp4_grouped_linear_workspace_size": _query(nvfp4_grouped_linear_args),
 }
 
 
