@@ -23,6 +23,7 @@ from .errors import (
 from .fused import ActivationQuantized, NormQuantized, hc_rmsnorm_quantize, rmsnorm_quantize, swiglu_quantize
 from .graph import Graph, Recording
 from .layouts import deinterleave_gate_up, group_ends, interleave_gate_up, tile_scales, untile_scales
+from .layers import GroupedLinear, Linear, MoE, QuantizedActivation
 from .linears import grouped_linear, linear
 from .moe import Permuted, Router, moe_combine, moe_forward, moe_permute, moe_route
 from .products import Weights, WeightsInfo, gemm, grouped_gemm
@@ -33,13 +34,14 @@ __version__ = "0.1.0"
 __all__ = [
     "Activation", "ActivationQuantized", "Backend", "BackendInfo", "Buffer", "CaptureError", "CaptureMode", "Context",
     "ContextFlags", "DType", "DeviceError", "DevicePoisonedError", "Event", "FaultFlags", "Faults", "Feature",
-    "ForkedError", "GemmFlags", "Graph", "Grouping", "Groups", "InternalError", "InvalidArgumentError",
-    "InvalidHandleError", "Isa", "LibraryError", "LogLevel", "MoeScore", "NormQuantized", "NotPreparedError",
-    "NvFp4Error", "OutOfMemoryError", "Permuted", "PoolStats", "Quantized", "Recording", "Router", "ScaleLayout",
-    "ScaleRule", "Scope", "StagedInputs", "Status", "Stream", "UnsupportedDeviceError", "UnsupportedDriverError",
-    "UnsupportedError", "Weights", "WeightsInfo", "WeightsSource", "WorkspaceTooSmallError", "abi_version",
-    "amax_scale", "backend_query", "deinterleave_gate_up", "dequantize", "gemm", "group_ends", "grouped_gemm",
-    "grouped_linear", "hc_rmsnorm_quantize", "interleave_gate_up", "last_message", "linear", "moe_combine",
-    "moe_forward", "moe_permute", "moe_route", "quantize", "rmsnorm_quantize", "scales_size", "set_log_callback",
-    "stage_moe_inputs", "status_name", "swiglu_quantize", "tile_scales", "untile_scales", "version", "version_string",
+    "ForkedError", "GemmFlags", "Graph", "GroupedLinear", "Grouping", "Groups", "InternalError",
+    "InvalidArgumentError", "InvalidHandleError", "Isa", "LibraryError", "Linear", "LogLevel", "MoE", "MoeScore",
+    "NormQuantized", "NotPreparedError", "NvFp4Error", "OutOfMemoryError", "Permuted", "PoolStats", "Quantized",
+    "QuantizedActivation", "Recording", "Router", "ScaleLayout", "ScaleRule", "Scope", "StagedInputs", "Status",
+    "Stream", "UnsupportedDeviceError", "UnsupportedDriverError", "UnsupportedError", "Weights", "WeightsInfo",
+    "WeightsSource", "WorkspaceTooSmallError", "abi_version", "amax_scale", "backend_query", "deinterleave_gate_up",
+    "dequantize", "gemm", "group_ends", "grouped_gemm", "grouped_linear", "hc_rmsnorm_quantize", "interleave_gate_up",
+    "last_message", "linear", "moe_combine", "moe_forward", "moe_permute", "moe_route", "quantize",
+    "rmsnorm_quantize", "scales_size", "set_log_callback", "stage_moe_inputs", "status_name", "swiglu_quantize",
+    "tile_scales", "untile_scales", "version", "version_string",
 ]
