@@ -707,6 +707,15 @@ typedef uint32_t nvfp4_weights_source;
 /** BF16, F16 or F32 values, quantized on the way. */
 #define NVFP4_WEIGHTS_SOURCE_VALUES 1
 
+/** What a decode scale of canonical weights belongs to. */
+typedef uint32_t nvfp4_weights_scope;
+/** Each matrix has its own: float[E]. */
+#define NVFP4_WEIGHTS_SCOPE_GROUP 0
+/** All matrices share one: float[1]. */
+#define NVFP4_WEIGHTS_SCOPE_TENSOR 1
+/** Each row has its own: float[E, N]. The rows of a matrix must agree, unless `requantize` is 1. */
+#define NVFP4_WEIGHTS_SCOPE_ROW 2
+
 /** Arguments of nvfp4_weights_prepare and nvfp4_weights_storage_size (which reads the shape alone). */
 typedef struct nvfp4_weights_prepare_args {
   /** sizeof(nvfp4_weights_prepare_args). */
@@ -740,17 +749,24 @@ typedef struct nvfp4_weights_prepare_args {
   int64_t src_group_stride;
   /** VALUES: 1 when src is stored [E, K, N]. */
   uint32_t transposed;
-  /** VALUES: one of NVFP4_SCALE_RULE_*. */
+  /** VALUES, and CODES with requantize: one of NVFP4_SCALE_RULE_*. */
   nvfp4_scale_rule scale_rule;
   /**
-   * float[E] in device memory. CODES: required, finite and above 0. VALUES: static decode scales, or NULL for
-   * amax / 2688 of each matrix.
+   * float[E] in device memory. CODES: required, finite and above 0, of decode_scope. VALUES: static decode scales, or
+   * NULL for amax / 2688 of each matrix.
    */
   const float *decode_scales;
   /** Caller-owned memory of nvfp4_weights_storage_size bytes, 64-byte aligned; the weights live in it until destroyed. */
   void *storage;
   /** Its bytes. */
   size_t storage_size;
+  /** CODES: one of NVFP4_WEIGHTS_SCOPE_*, what decode_scales is indexed by. */
+  nvfp4_weights_scope decode_scope;
+  /**
+   * CODES of scope ROW: 1: matrices whose rows have different decode scales are quantized again with one, amax / 2688 of
+   * their values, by scale_rule; the others keep their bytes. 0: they are refused, the first row that differs is named.
+   */
+  uint32_t requantize;
 } nvfp4_weights_prepare_args;
 
 /**

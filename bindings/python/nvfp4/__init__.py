@@ -13,7 +13,7 @@ from .context import (
 )
 from .enums import (
     Activation, Backend, CaptureMode, ContextFlags, DType, FaultFlags, Feature, GemmFlags, Grouping, Isa, LogLevel, MoeScore, ScaleLayout, ScaleRule, Scope, Status,
-    WeightsSource,
+    WeightsScope, WeightsSource,
 )
 from .errors import (
     CaptureError, DeviceError, DevicePoisonedError, ForkedError, InternalError, InvalidArgumentError, InvalidHandleError,
@@ -39,9 +39,9 @@ __all__ = [
     "NormQuantized", "NotPreparedError", "NvFp4Error", "OutOfMemoryError", "Permuted", "PoolStats", "Quantized",
     "QuantizedActivation", "Recording", "Router", "ScaleLayout", "ScaleRule", "Scope", "StagedInputs", "Status",
     "Stream", "UnsupportedDeviceError", "UnsupportedDriverError", "UnsupportedError", "Weights", "WeightsInfo",
-    "WeightsSource", "WorkspaceTooSmallError", "abi_version", "amax_scale", "backend_query", "deinterleave_gate_up",
-    "dequantize", "gemm", "group_ends", "grouped_gemm", "grouped_linear", "hc_rmsnorm_quantize", "interleave_gate_up",
-    "last_message", "linear", "moe_combine", "moe_forward", "moe_permute", "moe_route", "quantize",
-    "rmsnorm_quantize", "scales_size", "set_log_callback", "stage_moe_inputs", "status_name", "swiglu_quantize",
-    "tile_scales", "untile_scales", "version", "version_string",
+    "WeightsScope", "WeightsSource", "WorkspaceTooSmallError", "abi_version", "amax_scale", "backend_query",
+    "deinterleave_gate_up", "dequantize", "gemm", "group_ends", "grouped_gemm", "grouped_linear",
+    "hc_rmsnorm_quantize", "interleave_gate_up", "last_message", "linear", "moe_combine", "moe_forward",
+    "moe_permute", "moe_route", "quantize", "rmsnorm_quantize", "scales_size", "set_log_callback", "stage_moe_inputs",
+    "status_name", "swiglu_quantize", "tile_scales", "untile_scales", "version", "version_string",
 ]

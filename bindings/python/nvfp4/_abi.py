@@ -351,6 +351,8 @@ class nvfp4_weights_prepare_args(Sized):
         ("decode_scales", c_void_p),
         ("storage", c_void_p),
         ("storage_size", c_size_t),
+        ("decode_scope", c_uint32),
+        ("requantize", c_uint32),
     ]
 
 

@@ -81,6 +81,14 @@ class WeightsSource(IntEnum):
     VALUES = 1
 
 
+class WeightsScope(IntEnum):
+    """What a decode scale of canonical weights belongs to."""
+
+    GROUP = 0
+    TENSOR = 1
+    ROW = 2
+
+
 class GemmFlags(IntFlag):
     """Flags of a product."""
 
@@ -165,6 +173,7 @@ PREFIXES: dict[str, type[IntEnum] | type[IntFlag]] = {
     "NVFP4_GROUPING_": Grouping,
     "NVFP4_ACTIVATION_": Activation,
     "NVFP4_WEIGHTS_SOURCE_": WeightsSource,
+    "NVFP4_WEIGHTS_SCOPE_": WeightsScope,
     "NVFP4_GEMM_": GemmFlags,
     "NVFP4_MOE_SCORE_": MoeScore,
     "NVFP4_BACKEND_": Backend,

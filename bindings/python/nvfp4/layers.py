@@ -18,7 +18,7 @@ from . import fused, linears, moe, quantizers
 from ._call import Groups, Quantized
 from .arrays import Array
 from .context import Context, Stream
-from .enums import Activation, GemmFlags, ScaleLayout, ScaleRule, Scope
+from .enums import Activation, GemmFlags, ScaleLayout, ScaleRule, Scope, WeightsScope
 from .moe import Router
 from .products import Weights
 
@@ -89,11 +89,13 @@ class _Layer:
     @classmethod
     def from_codes(
         cls, context: Context, codes: Array, scales: Array, decode_scales: Array, *, scale_layout: int = ScaleLayout.LINEAR,
-        gate_up: bool = False, stream: Stream | None = None, **options: Any,
+        decode_scope: int = WeightsScope.GROUP, requantize: bool = False, gate_up: bool = False, stream: Stream | None = None,
+        **options: Any,
     ) -> Any:
-        """Takes a checkpoint's NVFP4: codes, block scales, and one decode scale a matrix. Options are the constructor's."""
+        """Takes a checkpoint's NVFP4: codes, block scales and decode scales, as `Weights.prepare` does. Options are the constructor's."""
         weights = Weights.prepare(
-            context, codes=codes, scales=scales, decode_scales=decode_scales, scale_layout=scale_layout, gate_up=gate_up, stream=stream
+            context, codes=codes, scales=scales, decode_scales=decode_scales, scale_layout=scale_layout, decode_scope=decode_scope,
+            requantize=requantize, gate_up=gate_up, stream=stream,
         )
         return cls(weights, **options)
 

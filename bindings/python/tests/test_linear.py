@@ -148,3 +148,44 @@ def test_arrays_that_do_not_fit(device, context, rng) -> None:
         nvfp4.grouped_linear(context, device.put(np.zeros((5, 2, 32), np.float32)), w)
     with pytest.raises(nvfp4.InvalidArgumentError, match="out has shape"):
         nvfp4.grouped_linear(context, x, w, out=device.put(np.zeros((5, 3, 16), BF16)))
+
+
+def canonical(rng, g: int, n: int, k: int) -> tuple[np.ndarray, np.ndarray]:
+    return rng.integers(0, 256, (g, n, k // 2), np.uint8), rng.integers(20, 100, (g, n, k // 16)).astype(np.uint8)
+
+
+@pytest.mark.parametrize("layout", nvfp4.ScaleLayout)
+def test_decode_scales_of_a_checkpoint(device, context, rng, layout) -> None:
+    """Scalar, per group, per row: the same weights where they say the same; rows that differ are named or quantized again."""
+    if context.backend != nvfp4.Backend.CPU:
+        pytest.skip("one decode scale a matrix on a GPU")
+    g, n, k = 3, 20, 48
+    codes, scales = canonical(rng, g, n, k)
+    each = np.array([0.5, 0.25, 0.5], np.float32)
+    groups = nvfp4.Groups.strided(g, n)
+    stored = scales if layout == nvfp4.ScaleLayout.LINEAR else device.get(
+        nvfp4.tile_scales(context, device.put(scales.reshape(g * n, -1)), scale_layout=layout, groups=groups))
+    prepare = lambda decode, **options: nvfp4.Weights.prepare(  # noqa: E731
+        context, codes=device.put(codes), scales=device.put(stored), scale_layout=layout, decode_scales=device.put(decode), **options)
+    want = prepare(each).export()
+    per_row = np.repeat(each[:, None], n, axis=1)
+    for got in (prepare(per_row, decode_scope=nvfp4.WeightsScope.ROW), prepare(per_row, decode_scope=nvfp4.WeightsScope.ROW, requantize=True)):
+        for part in ("codes", "scales", "decode_scales"):
+            same(device, getattr(got.export(), part), getattr(want, part))
+    one = prepare(each[:1], decode_scope=nvfp4.WeightsScope.TENSOR)
+    same(device, one.export().decode_scales, device.put(np.full(g, 0.5, np.float32)))
+
+    per_row[1, 7] = 0.125
+    with pytest.raises(nvfp4.InvalidArgumentError, match=r"0\.125 \(group 1, row 7\).*0\.25 of the group's row 0, or requantize = 1"):
+        prepare(per_row, decode_scope=nvfp4.WeightsScope.ROW)
+    got = prepare(per_row, decode_scope=nvfp4.WeightsScope.ROW, requantize=True, scale_rule=nvfp4.ScaleRule.MIN_MSE).export()
+    values = nvfp4.dequantize(context, nvfp4.Quantized(device.put(codes[1]), device.put(scales[1]), device.put(per_row[1]), scope=nvfp4.Scope.ROW))
+    again = nvfp4.quantize(context, values, scale_rule=nvfp4.ScaleRule.MIN_MSE)
+    for part in ("codes", "scales"):
+        parts, kept = device.get(getattr(got, part)), device.get(getattr(want, part))
+        np.testing.assert_array_equal(parts[1], device.get(getattr(again, part)))
+        np.testing.assert_array_equal(parts[[0, 2]], kept[[0, 2]])
+    np.testing.assert_array_equal(device.get(got.decode_scales), [0.5, device.get(again.decode_scales)[0], 0.5])
+    per_row[2, 3] = np.inf
+    with pytest.raises(nvfp4.InvalidArgumentError, match=r"inf \(group 2, row 3\)"):
+        prepare(per_row, decode_scope=nvfp4.WeightsScope.ROW, requantize=True)
