@@ -4,6 +4,7 @@ pub mod combine;
 pub mod forward;
 pub mod permute;
 pub mod route;
+mod steps;
 
 use core::ffi::c_void;
 

@@ -289,3 +289,66 @@ unsafe fn sum(k: &Kernels, p: &CombineProblem, t: usize, col: usize, acc: &mut [
     }
     good
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn permutations_are_stable_and_inverted(
+            experts in 0usize..12,
+            topk in 1usize..6,
+            range in (0usize..12, 0usize..12),
+            ids in prop::collection::vec(-3i32..14, 0..240),
+        ) {
+            let first_expert = range.0.min(experts);
+            let local_experts = range.1.min(experts - first_expert);
+            let tokens = ids.len() / topk;
+            let slots = tokens * topk;
+            let (mut ends, mut source, mut inverse) =
+                (vec![-7; local_experts], vec![-7; slots], vec![-7; slots]);
+            let p = PermuteProblem {
+                tokens,
+                topk,
+                experts,
+                first_expert,
+                local_experts,
+                ids: Ptr::new(ids.as_ptr()),
+                ends: Ptr::from_mut(ends.as_mut_ptr()),
+                source_rows: Ptr::from_mut(source.as_mut_ptr()),
+                inverse: Ptr::from_mut(inverse.as_mut_ptr()),
+            };
+            let cpu = Cpu::new(1, None).unwrap();
+            // SAFETY: the vectors have the lengths that the problem says.
+            unsafe { permute(&cpu, &p) };
+
+            let used = ends.last().map_or(0, |&end| end as usize);
+            let mut slot_of = vec![None; slots];
+            for (slot, &row) in inverse.iter().enumerate() {
+                let expert = ids[slot] as i64 - first_expert as i64;
+                prop_assert_eq!(row >= 0, ids[slot] >= 0 && (0..local_experts as i64).contains(&expert));
+                if row < 0 {
+                    prop_assert_eq!(row, -1);
+                    continue;
+                }
+                let (row, expert) = (row as usize, expert as usize);
+                let start = if expert == 0 { 0 } else { ends[expert - 1] as usize };
+                prop_assert!((start..ends[expert] as usize).contains(&row));
+                prop_assert_eq!(source[row], (slot / topk) as i32);
+                prop_assert_eq!(slot_of[row].replace(slot), None, "two slots in row {}", row);
+            }
+            prop_assert!(slot_of[..used].iter().all(Option::is_some));
+            prop_assert!(source[used..].iter().all(|&token| token == -1));
+            let mut start = 0;
+            for &end in &ends {
+                let of_expert = &slot_of[start..end as usize];
+                prop_assert!(of_expert.is_sorted(), "slots of an expert in order");
+                start = end as usize;
+            }
+            let bad = ids[..slots].iter().any(|&id| id < -1 || id >= experts as i32);
+            prop_assert_eq!(cpu.faults.read().0, if bad { fault::BAD_GROUP } else { 0 });
+        }
+    }
+}
