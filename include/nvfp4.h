@@ -185,11 +185,11 @@ typedef struct nvfp4_context_options {
 
 /** Bits of the fault word. They are sticky: set by work on any stream, cleared by nvfp4_context_clear_faults. */
 typedef uint32_t nvfp4_fault_flags;
-/** A group's end or count was out of order or out of bounds, and was clamped. */
+/** A group's end or count was out of order or out of bounds, and was clamped; or an id was no expert, and was skipped. */
 #define NVFP4_FAULT_BAD_GROUP 1
 /** A static decode scale was not finite or not above 0; its values read as NaN. */
 #define NVFP4_FAULT_BAD_DECODE_SCALE 2
-/** A quantizer met a NaN or an infinity; that block reads as NaN. */
+/** A quantizer met a NaN or an infinity; that block reads as NaN. Or a router met a NaN, or gave a weight that is not finite. */
 #define NVFP4_FAULT_NON_FINITE 4
 /** A block scale saturated: the static decode scale is too small for the data. */
 #define NVFP4_FAULT_SATURATED 8
@@ -202,7 +202,7 @@ typedef struct nvfp4_faults {
   nvfp4_fault_flags flags;
   /** 0. */
   uint32_t reserved;
-  /** The first group that was clamped since the last clear, or -1. */
+  /** The first group that was clamped, or id that was no expert, since the last clear; or -1. */
   int64_t bad_group;
 } nvfp4_faults;
 

@@ -50,7 +50,7 @@ impl Rows {
         given: Option<(Scope, Ptr<f32>)>,
     ) -> Rows {
         let Some(rule) = rule else {
-            let base = scratch.take(rows, cols * dtype.bytes());
+            let base = scratch.take(rows, cols.saturating_mul(dtype.bytes()));
             return Rows::Values(Matrix { base, dtype, row_stride: cols, group_stride: 0 });
         };
         let (codes_row_stride, row_stride) = (cols / 2, cols / BLOCK);
@@ -140,7 +140,7 @@ pub fn plan(
     // The second product's rows may take the place of the first one's input.
     let (a, y) = scratch.either(
         |scratch| Rows::take(scratch, (slots, shape1.cols), dtype, rule, given1),
-        |scratch| scratch.take::<u8>(slots, shape2.rows * dtype.bytes()),
+        |scratch| scratch.take::<u8>(slots, shape2.rows.saturating_mul(dtype.bytes())),
     );
     let y = Matrix { base: y, dtype, row_stride: shape2.rows, group_stride: 0 };
     let what = match (hidden, a) {

@@ -240,7 +240,7 @@ impl Source for GatheredSource {
 /// As [`route`].
 pub unsafe fn combine(cpu: &Cpu, p: &CombineProblem) {
     let bad = AtomicBool::new(false);
-    split(cpu, p.tokens, p.cols * p.topk, |tokens| {
+    split(cpu, p.tokens, p.cols.saturating_mul(p.topk), |tokens| {
         let (mut acc, mut values) = (Aligned::<CHUNK>::ZERO, Aligned::<CHUNK>::ZERO);
         for t in tokens {
             for col in (0..p.cols).step_by(CHUNK) {
