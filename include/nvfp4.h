@@ -760,7 +760,7 @@ typedef struct nvfp4_weights_prepare_args {
   void *storage;
   /** Its bytes. */
   size_t storage_size;
-  /** CODES: one of NVFP4_WEIGHTS_SCOPE_*, what decode_scales is indexed by. */
+  /** CODES: one of NVFP4_WEIGHTS_SCOPE_*, what decode_scales is indexed by. On a CUDA context GROUP only so far. */
   nvfp4_weights_scope decode_scope;
   /**
    * CODES of scope ROW: 1: matrices whose rows have different decode scales are quantized again with one, amax / 2688 of
@@ -1621,6 +1621,7 @@ nvfp4_status nvfp4_grouped_linear_workspace_size(struct nvfp4_context *context,
 /**
  * Routes tokens to experts: logits to scores, the topk largest of (score + bias) among the eligible groups, their scores
  * renormalised and scaled. docs/numerics.md fixes every sum and tie: the same ids and weights on every backend.
+ * On a CUDA context UNSUPPORTED so far, as are the other nvfp4_moe_* calls.
  * A score that is NaN ranks last; it sets NVFP4_FAULT_NON_FINITE, as does a weight that is not finite, which stays so.
  */
 nvfp4_status nvfp4_moe_route(struct nvfp4_context *context,
@@ -1630,7 +1631,8 @@ nvfp4_status nvfp4_moe_route(struct nvfp4_context *context,
 /**
  * Sorts slots by expert, stably, and gathers the tokens in that order if asked to: as values, as codes that a quantizer
  * wrote before, or quantized on the way. Rows of other processes' experts are skipped.
- * Sets NVFP4_FAULT_BAD_GROUP and, where it quantizes, the faults of nvfp4_quantize.
+ * Sets NVFP4_FAULT_BAD_GROUP and, where it quantizes, the faults of nvfp4_quantize. A graph records a node for the sort and
+ * one for the gathering.
  */
 nvfp4_status nvfp4_moe_permute(struct nvfp4_context *context,
                                const struct nvfp4_moe_permute_args *args,

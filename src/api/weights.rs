@@ -74,7 +74,7 @@ pub struct nvfp4_weights_prepare_args {
     pub storage: *mut core::ffi::c_void,
     /// Its bytes.
     pub storage_size: usize,
-    /// CODES: one of NVFP4_WEIGHTS_SCOPE_*, what decode_scales is indexed by.
+    /// CODES: one of NVFP4_WEIGHTS_SCOPE_*, what decode_scales is indexed by. On a CUDA context GROUP only so far.
     pub decode_scope: nvfp4_weights_scope,
     /// CODES of scope ROW: 1: matrices whose rows have different decode scales are quantized again with one, amax / 2688 of
     /// their values, by scale_rule; the others keep their bytes. 0: they are refused, the first row that differs is named.

@@ -13,6 +13,7 @@ use crate::error::{Result, nvfp4_status};
 
 /// Routes tokens to experts: logits to scores, the topk largest of (score + bias) among the eligible groups, their scores
 /// renormalised and scaled. docs/numerics.md fixes every sum and tie: the same ids and weights on every backend.
+/// On a CUDA context UNSUPPORTED so far, as are the other nvfp4_moe_* calls.
 /// A score that is NaN ranks last; it sets NVFP4_FAULT_NON_FINITE, as does a weight that is not finite, which stays so.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn nvfp4_moe_route(
@@ -28,7 +29,8 @@ pub unsafe extern "C" fn nvfp4_moe_route(
 
 /// Sorts slots by expert, stably, and gathers the tokens in that order if asked to: as values, as codes that a quantizer
 /// wrote before, or quantized on the way. Rows of other processes' experts are skipped.
-/// Sets NVFP4_FAULT_BAD_GROUP and, where it quantizes, the faults of nvfp4_quantize.
+/// Sets NVFP4_FAULT_BAD_GROUP and, where it quantizes, the faults of nvfp4_quantize. A graph records a node for the sort and
+/// one for the gathering.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn nvfp4_moe_permute(
     context: *mut nvfp4_context,
