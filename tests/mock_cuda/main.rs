@@ -4,6 +4,7 @@
 
 mod inject;
 mod mock;
+mod moe;
 mod paths;
 
 use std::ffi::{CStr, c_void};

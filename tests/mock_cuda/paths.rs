@@ -3,8 +3,6 @@
 use std::ptr::{null, null_mut};
 
 use nvfp4::api::context::*;
-use nvfp4::api::moe::permute::*;
-use nvfp4::api::moe::route::*;
 use nvfp4::api::stream::*;
 use nvfp4::error::*;
 use nvfp4::ffi::*;
@@ -129,51 +127,6 @@ fn an_operation_runs_and_faults_are_read_without_a_wait() {
     ok(gpu.group_ends(gpu.stream, null_mut(), null_mut(), 0));
     assert_eq!(mock.launches(), launches, "no groups, no launch");
     drop((counts, ends, gpu));
-    assert_eq!(mock.leaks(), "");
-}
-
-#[test]
-fn a_mixture_of_experts_is_refused_before_anything_is_launched() {
-    let (_turn, mock) = mock();
-    let gpu = Gpu::prepared(0);
-    let data = gpu.buffer(4096);
-    let at = |bytes: usize| data.data.wrapping_byte_add(bytes);
-    let route = nvfp4_moe_route_args {
-        struct_size: size_of::<nvfp4_moe_route_args>(),
-        logits: at(0),
-        topk: 1,
-        tokens: 2,
-        experts: 4,
-        topk_ids: at(64).cast(),
-        topk_weights: at(128).cast(),
-        ..Default::default()
-    };
-    // Two steps: neither is begun.
-    let permute = nvfp4_moe_permute_args {
-        struct_size: size_of::<nvfp4_moe_permute_args>(),
-        tokens: 2,
-        experts: 4,
-        topk: 1,
-        topk_ids: at(64).cast(),
-        ends: at(192).cast(),
-        source_rows: at(256).cast(),
-        inverse: at(320).cast(),
-        cols: 16,
-        src: at(512),
-        gathered: at(1024),
-        ..Default::default()
-    };
-    let launches = mock.launches();
-    let what = "a mixture of experts on a CUDA context is not supported";
-    // SAFETY: valid pointers.
-    unsafe {
-        let status = nvfp4_moe_route(gpu.context, &route, gpu.stream);
-        refused(status, NVFP4_STATUS_UNSUPPORTED, what);
-        let status = nvfp4_moe_permute(gpu.context, &permute, gpu.stream);
-        refused(status, NVFP4_STATUS_UNSUPPORTED, what);
-    }
-    assert_eq!(mock.launches(), launches);
-    drop((data, gpu));
     assert_eq!(mock.leaks(), "");
 }
 
