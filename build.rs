@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::{env, fs};
 
 /// Where the header's declarations come from, in the order in which a reader meets them.
-const SOURCES: [&str; 37] = [
+const SOURCES: [&str; 40] = [
     "error.rs",
     "api/handles.rs",
     "api/types.rs",
@@ -22,6 +22,8 @@ const SOURCES: [&str; 37] = [
     "api/layouts.rs",
     "api/weights.rs",
     "api/gemm.rs",
+    "api/operation.rs",
+    "api/tuning.rs",
     "api/linear.rs",
     "api/moe/route.rs",
     "api/moe/permute.rs",
@@ -42,6 +44,7 @@ const SOURCES: [&str; 37] = [
     "ffi/layouts.rs",
     "ffi/weights.rs",
     "ffi/gemm.rs",
+    "ffi/tuning.rs",
     "ffi/linear.rs",
     "ffi/moe.rs",
     "ffi/api_table.txt",

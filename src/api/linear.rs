@@ -5,7 +5,9 @@ use core::ffi::c_void;
 
 use super::check::{self, CACHE_LINE, MATRIX, Regions};
 use super::context::Context;
-use super::gemm::{self, NVFP4_GEMM_BATCH_INVARIANT, nvfp4_gemm_flags, nvfp4_grouped_gemm_args};
+use super::gemm::{
+    self, NVFP4_GEMM_BATCH_INVARIANT, NVFP4_GEMM_DEPENDENT_LAUNCH, nvfp4_gemm_flags, nvfp4_grouped_gemm_args,
+};
 use super::handles::nvfp4_weights;
 use super::operand;
 use super::stream::Stream;
@@ -68,7 +70,7 @@ pub struct nvfp4_grouped_linear_args {
     pub alpha: f32,
     /// SWIGLU: added to up; default 0.
     pub beta: f32,
-    /// NVFP4_GEMM_* or'ed.
+    /// NVFP4_GEMM_* or'ed; _DEPENDENT_LAUNCH counts where quantize is 0.
     pub flags: nvfp4_gemm_flags,
     /// [tokens, G, output columns] values, written; 16-byte aligned. NULL when out_dtype is NVFP4.
     pub out: *mut c_void,
@@ -133,7 +135,7 @@ pub fn linear_workspace_size(
     weights: &Weights,
 ) -> Result<usize> {
     context.check_process()?;
-    plan(context, args, form, weights, &mut Regions::default()).map(|(_, _, needed)| needed)
+    plan(context, args, form, weights, &mut Regions::of_shapes()).map(|(_, _, needed)| needed)
 }
 
 fn plan(
@@ -170,8 +172,19 @@ fn plan(
     let bias = gemm::bias(&tail, &shape, regions)?;
     let out = gemm::output(&tail, &groups, cols, activation, regions)?;
     let batch_invariant = args.flags & NVFP4_GEMM_BATCH_INVARIANT != 0;
-    let (weights, workspace) = (weights.plan(), Ptr::NULL);
-    let mut product = GemmProblem { groups, a, weights, bias, activation, out, batch_invariant, workspace };
+    // Behind a quantizer of this very call the product has that to wait for.
+    let dependent_launch = args.flags & NVFP4_GEMM_DEPENDENT_LAUNCH != 0 && quantize.is_none();
+    let mut product = GemmProblem {
+        groups,
+        a,
+        weights: weights.plan(),
+        bias,
+        activation,
+        out,
+        batch_invariant,
+        dependent_launch,
+        workspace: Ptr::NULL,
+    };
     let size = context.backend().gemm_workspace_size(&product);
     product.workspace = scratch.take(size.ok_or(Error::TooLarge { argument: "workspace" })?, 1);
     let needed = scratch.bytes().ok_or(Error::TooLarge { argument: "workspace" })?;

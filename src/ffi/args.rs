@@ -3,7 +3,7 @@
 use crate::api::buffer::Buffer;
 use crate::api::{
     context::*, dequantize::*, gemm::*, layouts::*, linear::*, moe::combine::*, moe::forward::*,
-    moe::permute::*, moe::route::*, norm::*, quantize::*, stage::*, swiglu::*, weights::*,
+    moe::permute::*, moe::route::*, norm::*, quantize::*, stage::*, swiglu::*, tuning::*, weights::*,
 };
 use crate::error::{Error, Result};
 
@@ -49,6 +49,8 @@ versioned!(
     nvfp4_weights_export_args 48,
     nvfp4_weights_shape 48,
     nvfp4_grouped_gemm_args 288,
+    nvfp4_tune_args 24,
+    nvfp4_tune_result 88,
     nvfp4_moe_route_args 104,
     nvfp4_moe_permute_args 248,
     nvfp4_moe_combine_args 120,

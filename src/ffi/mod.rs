@@ -7,6 +7,7 @@
 pub mod args;
 pub mod guard;
 pub mod handle;
+mod operation;
 
 pub mod buffer;
 pub mod context;
@@ -23,6 +24,7 @@ pub mod stage;
 pub mod stream;
 pub mod swiglu;
 pub mod table;
+pub mod tuning;
 pub mod version;
 pub mod weights;
 
@@ -41,5 +43,6 @@ pub use stage::*;
 pub use stream::*;
 pub use swiglu::*;
 pub use table::*;
+pub use tuning::*;
 pub use version::*;
 pub use weights::*;

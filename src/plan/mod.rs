@@ -10,6 +10,7 @@ pub mod memory;
 pub mod moe;
 pub mod quantize;
 pub mod scratch;
+pub mod tuning;
 pub mod weights;
 
 use memory::Ptr;

@@ -88,7 +88,9 @@ static void refuse_forward(nvfp4_weights *w1, nvfp4_weights *w2, nvfp4_weights *
         {"out stride small", {F(out_row_stride, N - 1)}, INVALID, "out_row_stride = 47"},
         {"reserved set", {F(reserved, 1)}, INVALID, "reserved = 1"},
     };
+    null_is_legal = true;
     refuse_all("moe_forward_workspace_size", call_moe_forward_workspace_size, context, stream, &base, sizeof base, rows, COUNT(rows));
+    null_is_legal = false;
     refuse_common("moe_forward_workspace_size", call_moe_forward_workspace_size, context, stream, &base, sizeof base, false);
     MUST(nvfp4_moe_forward_workspace_size(context, &base, &base.workspace_size) == NVFP4_STATUS_SUCCESS);
     unsigned char *workspace = mem_out(base.workspace_size);
@@ -141,7 +143,7 @@ static void refuse_linear(nvfp4_weights *weights, nvfp4_weights *single, nvfp4_w
         {"bias misaligned", {L(bias, bias + 8)}, INVALID, "bias = 0x"},
         {"bias_dtype unknown", {L(bias_dtype, 3)}, INVALID, "bias_dtype = 3"},
         {"activation unknown", {L(activation, 3)}, INVALID, "activation = 3"},
-        {"flags unknown", {L(flags, 4)}, INVALID, "flags = 4"},
+        {"flags unknown", {L(flags, 8)}, INVALID, "flags = 8"},
         {"out NULL", {L(out, 0)}, INVALID, "out is NULL"},
         {"out_dtype unknown", {L(out_dtype, 4)}, INVALID, "out_dtype = 4"},
         {"out_row_stride small", {L(out_row_stride, N - 1)}, INVALID, "out_row_stride = 47"},
@@ -151,7 +153,9 @@ static void refuse_linear(nvfp4_weights *weights, nvfp4_weights *single, nvfp4_w
         {"codes out of tensor scope", {L(out, 0), L(out_dtype, 3), L(out_quantized.codes, out_codes), L(out_quantized.scales, out_scales), L(out_quantized.decode_scales, out_decode)}, NVFP4_STATUS_UNSUPPORTED, "scope TENSOR"},
         {"reserved set", {L(reserved, 1)}, INVALID, "reserved = 1"},
     };
+    null_is_legal = true;
     refuse_all("grouped_linear_workspace_size", call_grouped_linear_workspace_size, context, stream, &base, sizeof base, rows, COUNT(rows));
+    null_is_legal = false;
     refuse_common("grouped_linear_workspace_size", call_grouped_linear_workspace_size, context, stream, &base, sizeof base, false);
     MUST(nvfp4_grouped_linear_workspace_size(context, &base, &base.workspace_size) == NVFP4_STATUS_SUCCESS);
     unsigned char *workspace = mem_out(base.workspace_size);
@@ -177,7 +181,9 @@ static void refuse_linear(nvfp4_weights *weights, nvfp4_weights *single, nvfp4_w
         {"out_group_stride", {L(out_group_stride, N)}, INVALID, "out_group_stride"},
     };
     refuse_all("linear", call_linear, context, stream, &one, sizeof one, form, COUNT(form));
+    null_is_legal = true;
     refuse_all("linear_workspace_size", call_linear_workspace_size, context, stream, &one, sizeof one, form, COUNT(form));
+    null_is_legal = false;
     refuse_common("linear", call_linear, context, stream, &one, sizeof one, true);
     refuse_common("linear_workspace_size", call_linear_workspace_size, context, stream, &one, sizeof one, false);
 }

@@ -86,7 +86,9 @@ static void refuse_permute(void) {
         {"gathered without cols", {P(gathered, gathered)}, INVALID, "gathered: not used when cols is 0"},
     };
     refuse_all("moe_permute", call_moe_permute, context, stream, &base, sizeof base, rows, COUNT(rows));
+    null_is_legal = true;
     refuse_all("moe_permute_workspace_size", call_moe_permute_workspace_size, context, stream, &base, sizeof base, rows, COUNT(rows));
+    null_is_legal = false;
     refuse_common("moe_permute", call_moe_permute, context, stream, &base, sizeof base, true);
     refuse_common("moe_permute_workspace_size", call_moe_permute_workspace_size, context, stream, &base, sizeof base, false);
     base.cols = COLS, base.src = src, base.gathered = gathered;

@@ -7,13 +7,14 @@
 """
 
 from ._call import Groups, Quantized, scales_size
+from .choices import Tuned, prepare_for, tune
 from .context import (
     BackendInfo, Buffer, Context, Event, Faults, PoolStats, Stream, abi_version, backend_query, last_message, set_log_callback,
     status_name, version, version_string,
 )
 from .enums import (
-    Activation, Backend, CaptureMode, ContextFlags, DType, FaultFlags, Feature, GemmFlags, Grouping, Isa, LogLevel, MoeScore, ScaleLayout, ScaleRule, Scope, Status,
-    WeightsScope, WeightsSource,
+    Activation, Backend, CaptureMode, ContextFlags, DType, FaultFlags, Feature, GemmFlags, Grouping, Isa, LogLevel,
+    MoeScore, Operation, ScaleLayout, ScaleRule, Scope, Status, WeightsScope, WeightsSource,
 )
 from .errors import (
     CaptureError, DeviceError, DevicePoisonedError, ForkedError, InternalError, InvalidArgumentError, InvalidHandleError,
@@ -36,12 +37,13 @@ __all__ = [
     "ContextFlags", "DType", "DeviceError", "DevicePoisonedError", "Event", "FaultFlags", "Faults", "Feature",
     "ForkedError", "GemmFlags", "Graph", "GroupedLinear", "Grouping", "Groups", "InternalError",
     "InvalidArgumentError", "InvalidHandleError", "Isa", "LibraryError", "Linear", "LogLevel", "MoE", "MoeScore",
-    "NormQuantized", "NotPreparedError", "NvFp4Error", "OutOfMemoryError", "Permuted", "PoolStats", "Quantized",
-    "QuantizedActivation", "Recording", "Router", "ScaleLayout", "ScaleRule", "Scope", "StagedInputs", "Status",
-    "Stream", "UnsupportedDeviceError", "UnsupportedDriverError", "UnsupportedError", "Weights", "WeightsInfo",
-    "WeightsScope", "WeightsSource", "WorkspaceTooSmallError", "abi_version", "amax_scale", "backend_query",
-    "deinterleave_gate_up", "dequantize", "gemm", "group_ends", "grouped_gemm", "grouped_linear",
+    "NormQuantized", "NotPreparedError", "NvFp4Error", "Operation", "OutOfMemoryError", "Permuted", "PoolStats",
+    "Quantized", "QuantizedActivation", "Recording", "Router", "ScaleLayout", "ScaleRule", "Scope", "StagedInputs",
+    "Status", "Stream", "Tuned", "UnsupportedDeviceError", "UnsupportedDriverError", "UnsupportedError", "Weights",
+    "WeightsInfo", "WeightsScope", "WeightsSource", "WorkspaceTooSmallError", "abi_version", "amax_scale",
+    "backend_query", "deinterleave_gate_up", "dequantize", "gemm", "group_ends", "grouped_gemm", "grouped_linear",
     "hc_rmsnorm_quantize", "interleave_gate_up", "last_message", "linear", "moe_combine", "moe_forward",
-    "moe_permute", "moe_route", "quantize", "rmsnorm_quantize", "scales_size", "set_log_callback", "stage_moe_inputs",
-    "status_name", "swiglu_quantize", "tile_scales", "untile_scales", "version", "version_string",
+    "moe_permute", "moe_route", "prepare_for", "quantize", "rmsnorm_quantize", "scales_size", "set_log_callback",
+    "stage_moe_inputs", "status_name", "swiglu_quantize", "tile_scales", "tune", "untile_scales", "version",
+    "version_string",
 ]

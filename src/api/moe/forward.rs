@@ -142,5 +142,5 @@ pub fn forward_workspace_size(
     w2: &Weights,
 ) -> Result<usize> {
     context.check_process()?;
-    plan(context, args, w1, w2, &mut Regions::default()).map(|(_, needed)| needed)
+    plan(context, args, w1, w2, &mut Regions::of_shapes()).map(|(_, needed)| needed)
 }

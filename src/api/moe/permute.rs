@@ -71,7 +71,7 @@ zeroed_default!(nvfp4_moe_permute_args);
 /// The pointers of `args` are valid for what their documentation says.
 pub unsafe fn permute(context: &Context, args: &nvfp4_moe_permute_args, stream: &Stream) -> Result<()> {
     stream.check(context)?;
-    let (permute, gather) = plan(args)?;
+    let (permute, gather) = plan(args, Regions::default())?;
     // SAFETY: the caller's promise.
     unsafe {
         stream.submit(Job::Permute(permute), None, None)?;
@@ -85,11 +85,13 @@ pub unsafe fn permute(context: &Context, args: &nvfp4_moe_permute_args, stream: 
 /// Bytes of workspace that [`permute`] needs: none on the CPU.
 pub fn permute_workspace_size(context: &Context, args: &nvfp4_moe_permute_args) -> Result<usize> {
     context.check_process()?;
-    plan(args).map(|_| 0)
+    plan(args, Regions::of_shapes()).map(|_| 0)
 }
 
-fn plan(args: &nvfp4_moe_permute_args) -> Result<(PermuteProblem, Option<GatherProblem>)> {
-    let mut regions = Regions::default();
+fn plan(
+    args: &nvfp4_moe_permute_args,
+    mut regions: Regions,
+) -> Result<(PermuteProblem, Option<GatherProblem>)> {
     let (tokens, topk, slots) = super::slots(args.tokens, args.topk)?;
     let experts = super::experts(args.experts, 0)?;
     let local = check::count("local_experts", args.local_experts, 0, experts as i64)?;
@@ -131,7 +133,7 @@ fn gather(
         None => codes(args, permute, &groups, regions)?,
         Some(dtype) => {
             super::unused("src_quantized", super::input_is_set(&args.src_quantized), "by this src_dtype")?;
-            let values = !args.gathered.is_null() || groups.total_rows() == 0;
+            let values = !args.gathered.is_null() || groups.total_rows() == 0 || regions.is_of_shapes();
             let to_codes = super::quantized_is_set(&args.out);
             let cols = match to_codes {
                 true => check::cols("cols", args.cols)?,

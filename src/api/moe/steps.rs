@@ -165,7 +165,18 @@ pub fn plan(
     let batch_invariant = args.flags & NVFP4_GEMM_BATCH_INVARIANT != 0;
     let product = |a, weights: &Weights, bias, activation, out| {
         let weights = weights.plan();
-        GemmProblem { groups, a, weights, bias, activation, out, batch_invariant, workspace: Ptr::NULL }
+        let (dependent_launch, workspace) = (false, Ptr::NULL);
+        GemmProblem {
+            groups,
+            a,
+            weights,
+            bias,
+            activation,
+            out,
+            batch_invariant,
+            dependent_launch,
+            workspace,
+        }
     };
     let bias1 = bias("bias1", args.bias1, args.bias_dtype, shape1.groups, shape1.rows, regions)?;
     let bias2 = bias("bias2", args.bias2, args.bias_dtype, shape2.groups, shape2.rows, regions)?;
