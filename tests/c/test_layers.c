@@ -109,6 +109,11 @@ static void moe(nvfp4_activation activation, bool quantize, bool routed, int64_t
     if (routed) args.logits = logits, args.logits_dtype = NVFP4_DTYPE_F32, args.router = router;
     else args.topk_ids = given_ids, args.topk_weights = given_weights;
     OK(nvfp4_moe_forward_workspace_size(context, &args, &args.workspace_size));
+    nvfp4_moe_forward_args early = args; /* nothing is allocated yet */
+    size_t bytes = 0;
+    early.hidden = NULL, early.logits = NULL, early.topk_ids = NULL, early.topk_weights = NULL, early.bias1 = NULL, early.shared = NULL, early.out = NULL;
+    OK(nvfp4_moe_forward_workspace_size(context, &early, &bytes));
+    CHECK(bytes >= args.workspace_size);
     args.workspace = mem_out(args.workspace_size);
     runs_alike(call_moe_forward, &args, out, kept, TOKENS * N * 4, routed ? 6 : 5);
     MUST(nvfp4_weights_destroy(w1) == NVFP4_STATUS_SUCCESS);
@@ -144,6 +149,13 @@ static void linear(size_t groups, bool quantize, nvfp4_scope scope, bool is_stat
                                       .out_dtype = NVFP4_DTYPE_F32};
     if (quantize) args.scope = scope, args.scale_rule = NVFP4_SCALE_RULE_MIN_MSE, args.static_decode_scales = is_static ? given : NULL;
     OK(nvfp4_grouped_linear_workspace_size(context, &args, &args.workspace_size));
+    nvfp4_grouped_linear_args early = args; /* nothing is allocated yet */
+    size_t needed = 0;
+    early.a = NULL, early.bias = NULL, early.out = NULL;
+    if (!is_static) {
+        OK(nvfp4_grouped_linear_workspace_size(context, &early, &needed));
+        CHECK(needed == args.workspace_size);
+    }
     args.workspace = args.workspace_size ? mem_out(args.workspace_size) : NULL;
     runs_alike(call_grouped_linear, &args, out, kept, rows * N * 4, quantize ? 2 : 1);
     if (groups == 1 && scope != NVFP4_SCOPE_GROUP) {
