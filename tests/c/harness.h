@@ -268,12 +268,15 @@ UNUSED static void close_context(nvfp4_context *context, nvfp4_stream *stream) {
 
 /* False around calls that cannot be captured at all. */
 static bool refuse_in_capture = true;
+/* True around queries, which take NULL for memory that is not there yet: such rows are left out. */
+UNUSED static bool null_is_legal;
 
 /* Every row, over both poisons and once while the stream is captured; then the arguments as they are must pass. */
 UNUSED static void refuse_all(const char *verb, operation call, nvfp4_context *context, nvfp4_stream *stream,
                               const void *base, size_t size, const refusal *rows, size_t count) {
     static unsigned char args[4096];
     for (size_t r = 0; r < count; r++) {
+        if (null_is_legal && strstr(rows[r].message, " is NULL")) continue;
         CASE("%s: %s", verb, rows[r].name) {
             memset(args, 0, sizeof args);
             memcpy(args, base, size);

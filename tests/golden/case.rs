@@ -34,11 +34,6 @@ impl Array {
     pub fn i32s(&self) -> Vec<i32> {
         self.bytes.chunks_exact(4).map(|b| i32::from_le_bytes(b.try_into().unwrap())).collect()
     }
-    /// Values of a bf16 array.
-    pub fn bf16s(&self) -> Vec<f32> {
-        let bits = self.bytes.chunks_exact(2).map(|b| u16::from_le_bytes(b.try_into().unwrap()));
-        bits.map(|b| f32::from_bits((b as u32) << 16)).collect()
-    }
 }
 
 pub struct Case {

@@ -7,6 +7,7 @@
 
 mod arena;
 mod device;
+mod moe;
 mod products;
 mod reference;
 mod regular;
@@ -18,7 +19,6 @@ use std::ptr::null_mut;
 
 use arena::*;
 use nvfp4::api::context::*;
-use nvfp4::api::gemm::*;
 use nvfp4::api::handles::*;
 use nvfp4::api::weights::*;
 use nvfp4::error::NVFP4_STATUS_INTERNAL;
@@ -76,6 +76,10 @@ const OPERATIONS: &[(&str, Make)] = &[
     ("group_ends", group_ends),
     ("weights_export", export),
     ("grouped_gemm", gemm),
+    ("moe_route", moe::route),
+    ("moe_permute", moe::permute),
+    ("moe_combine", moe::combine),
+    ("grouped_linear", moe::linear),
 ];
 
 /// Workspace beside the arena.
@@ -145,9 +149,7 @@ fn legal_calls_agree_and_stay_in_their_bounds() {
                             *word = weights.handles[i] as u64;
                         }
                     }
-                    if *name == "grouped_gemm" {
-                        set_workspace(library, &mut call, &mut workspace);
-                    }
+                    set_workspace(name, library, &mut call, &mut workspace);
                     arena.memory.bytes_mut()[..used].copy_from_slice(&before);
                     workspace.bytes_mut()[..1 << 16].fill(poison);
                     let status = (call.run)(library, call.words.as_ptr());
@@ -199,19 +201,31 @@ fn legal_calls_agree_and_stay_in_their_bounds() {
     }
 }
 
+/// What the query of an operation says, (bytes, status); none where no operation here needs a workspace.
+fn workspace_size(name: &str, library: &Library, call: &Call) -> Option<(usize, i32)> {
+    let (mut bytes, args) = (0, call.words.as_ptr());
+    // SAFETY: arguments of the operation, of which a query follows no pointer.
+    let status = unsafe {
+        match name {
+            "grouped_gemm" => nvfp4_grouped_gemm_workspace_size(library.context, args.cast(), &mut bytes),
+            "grouped_linear" => nvfp4_grouped_linear_workspace_size(library.context, args.cast(), &mut bytes),
+            _ => return None,
+        }
+    };
+    Some((bytes, status))
+}
+
 fn after_of(first: &Option<(Vec<u8>, (u32, i64))>) -> Vec<u8> {
     first.as_ref().unwrap().0.clone()
 }
 
-/// Asks for the workspace of a product and hands it in.
-fn set_workspace(library: &Library, call: &mut Call, workspace: &mut Memory) {
-    let mut bytes = 0;
-    // SAFETY: a legal call.
-    let status =
-        unsafe { nvfp4_grouped_gemm_workspace_size(library.context, call.words.as_ptr().cast(), &mut bytes) };
+/// Asks for the workspace of an operation that needs one and hands it in.
+fn set_workspace(name: &str, library: &Library, call: &mut Call, workspace: &mut Memory) {
+    let Some((bytes, status)) = workspace_size(name, library, call) else { return };
     check(status).unwrap();
     assert!(bytes <= WORKSPACE, "{bytes}");
-    let at = std::mem::offset_of!(nvfp4_grouped_gemm_args, workspace) / 8;
+    // The last two fields.
+    let at = call.words.len() - 2;
     call.words[at] = workspace.ptr_mut::<u8>() as u64;
     call.words[at + 1] = bytes as u64;
 }
@@ -254,9 +268,7 @@ fn torn_calls_are_never_an_internal_fault() {
         for (name, make) in OPERATIONS {
             arena.clear(0xA5);
             let mut call = make(&mut Rng::new(seed * 7 + 3), &mut arena, &weights).unwrap();
-            if *name == "grouped_gemm" {
-                set_workspace(&library[0], &mut call, &mut workspace);
-            }
+            set_workspace(name, &library[0], &mut call, &mut workspace);
             // SAFETY: valid handles; captured calls are checked and not carried out.
             unsafe {
                 check(nvfp4_graph_begin_capture(library[0].stream, 0)).unwrap();
@@ -282,10 +294,7 @@ fn torn_calls_are_never_an_internal_fault() {
                             );
                         }
                     }
-                    if *name == "grouped_gemm" {
-                        let mut bytes = 0;
-                        let p = torn.words.as_ptr().cast();
-                        let status = nvfp4_grouped_gemm_workspace_size(library[0].context, p, &mut bytes);
+                    if let Some((_, status)) = workspace_size(name, &library[0], &torn) {
                         let what = check(status).err();
                         assert!(
                             status != NVFP4_STATUS_INTERNAL,
