@@ -9,7 +9,7 @@ use crate::model::{Model, Place};
 use crate::packed::{Form, Names, Packed, find_all, names};
 use crate::quantize::pretty;
 use crate::report::{self, shown, size};
-use crate::writer::{Job, Sink, Target};
+use crate::writer::{Job, Target};
 use crate::{Result, scales};
 use safetensors::tensor::Dtype;
 use serde_json::{Map, Value, json};
@@ -95,8 +95,14 @@ pub fn run(args: &Args) -> Result<()> {
                 Content::Copy(place) => sink.copy(piece, model.data(*place))?,
                 Content::Bytes(bytes) => sink.write(piece, 0, bytes)?,
                 Content::Codes(w) | Content::Scales(w) => {
+                    let (packed, decode) = (&plan.packed[*w], &plan.merge.decode[w]);
                     let codes = matches!(content, Content::Codes(_));
-                    let loss = requantize(&model, &plan, *w, args.rule, codes, piece, &mut engine, sink)?;
+                    let step = if codes { packed.cols / 2 } else { packed.cols / 16 };
+                    let done = |engine: &Engine, row| {
+                        let bytes = if codes { &engine.codes } else { &engine.scales };
+                        sink.write(piece, row * step, bytes.bytes())
+                    };
+                    let loss = merge::requantize(&model, packed, decode, args.rule, &mut engine, done)?;
                     losses.insert(*w, loss);
                 }
             }
@@ -107,24 +113,6 @@ pub fn run(args: &Args) -> Result<()> {
         report::print(&summary(args, &model, &plan, &losses, resumed, began));
     }
     Ok(())
-}
-
-fn requantize(
-    model: &Model,
-    plan: &Plan,
-    weight: usize,
-    rule: Rule,
-    codes: bool,
-    piece: usize,
-    engine: &mut Engine,
-    sink: &Sink,
-) -> Result<Loss> {
-    let packed = &plan.packed[weight];
-    let step = if codes { packed.cols / 2 } else { packed.cols / 16 };
-    merge::requantize(model, packed, &plan.merge.decode[&weight], rule, engine, |engine, row| {
-        let bytes = if codes { &engine.codes } else { &engine.scales };
-        sink.write(piece, row * step, bytes.bytes())
-    })
 }
 
 /// What one tensor of a weight is for.

@@ -3,7 +3,7 @@
 //! Exit codes: 0 done, 1 the work failed (one line on stderr names the file and the problem), 2 wrong usage.
 
 use clap::{Parser, Subcommand};
-use nvfp4_cli::{bench, convert, doctor, inspect, quantize, verify};
+use nvfp4_cli::{bench, convert, doctor, inspect, quantize, report, verify};
 use std::process::ExitCode;
 
 #[derive(Parser)]
@@ -41,7 +41,7 @@ fn main() -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(problem) => {
-            eprintln!("nvfp4: {problem}");
+            eprintln!("nvfp4: {}", report::shown(&problem));
             ExitCode::FAILURE
         }
     }

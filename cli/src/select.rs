@@ -88,7 +88,7 @@ pub fn reason_to_keep(tensor: &Tensor, patterns: &Patterns, experts: Experts) ->
         return Some("empty".into());
     }
     let cols = Matrices::of(&tensor.shape, experts).map_or(0, |m| m.cols);
-    if cols % 16 != 0 {
+    if !cols.is_multiple_of(16) {
         return Some(format!("K = {cols} is not a multiple of 16"));
     }
     if let Some(pattern) = patterns.exclude.iter().find(|p| names(p, &tensor.name)) {

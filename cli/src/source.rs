@@ -84,7 +84,8 @@ impl Source {
     }
 
     fn read(map: Data) -> Result<Source> {
-        let (header, index) = SafeTensors::read_metadata(&map).map_err(|e| explain(&map, e))?;
+        let (header, index) =
+            SafeTensors::read_metadata(&map).map_err(|e| report::shown(&explain(&map, e)))?;
         let start = LENGTH_BYTES + header;
         let tensors = tensors(&index, start);
         let metadata = index.metadata().iter().flatten().map(|(k, v)| (k.clone(), v.clone())).collect();

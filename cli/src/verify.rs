@@ -115,7 +115,7 @@ pub fn run(args: &Args) -> Result<()> {
             changed.len()
         ));
     }
-    match all.iter().find(|v| args.bar.is_some_and(|bar| !(v.relative() <= bar))) {
+    match all.iter().find(|v| args.bar.is_some_and(|bar| v.relative().is_nan() || v.relative() > bar)) {
         Some(v) => Err(format!(
             "{}: tensor {} has a relative error of {:.5}, above {}",
             args.quantized.display(),
