@@ -21,13 +21,13 @@ import torch
 from . import fused, products, quantizers
 from ._call import Groups
 from ._call import Quantized as _Quantized
-from .context import Context, Stream
+from .context import Context, Stream, backend_query
 from .enums import Activation, Backend, GemmFlags, ScaleLayout, ScaleRule, Scope
 from .errors import InvalidArgumentError
 from .products import Weights as _Weights
 
 __all__ = [
-    "Activation", "Quantized", "ScaleLayout", "ScaleRule", "Scope", "Weights", "add_rmsnorm_quantize", "dequantize", "gemm",
+    "Activation", "Quantized", "ScaleLayout", "ScaleRule", "Scope", "Weights", "add_rmsnorm_quantize", "available", "dequantize", "gemm",
     "grouped_gemm", "quantize", "rmsnorm_quantize", "swiglu_quantize", "warm_up",
 ]
 
@@ -48,6 +48,12 @@ def _context(device: torch.device) -> Context:
             context.prepare()
             _contexts[device.type, index] = context
     return context
+
+
+def available(device: Any = "cuda") -> bool:
+    """Whether this machine and this build can work on a device."""
+    device = torch.device(device)
+    return device.type == "cpu" or bool(backend_query(Backend.CUDA, device.index or 0).available)
 
 
 def warm_up(device: Any = "cuda") -> None:
