@@ -3,7 +3,7 @@
 
 use crate::report::shown;
 use crate::source::{Source, Tensor};
-use crate::{Result, config};
+use crate::{Result, config, scales};
 use serde_json::{Map, Value};
 use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
@@ -29,6 +29,8 @@ pub struct Model {
     pub is_directory: bool,
     pub shards: Vec<Shard>,
     places: HashMap<String, Place>,
+    /// Of each shard, what its metadata notes of reciprocals (scales.rs).
+    pub notes: Vec<Map<String, Value>>,
     /// `config.json` of a directory.
     pub config: Option<Map<String, Value>>,
     /// `hf_quant_config.json` of a directory.
@@ -85,8 +87,13 @@ impl Model {
                 }
             }
         }
+        let note = |shard: &Shard| {
+            let text = shard.source.metadata.get(scales::EXACT);
+            text.and_then(|t| serde_json::from_str(t).ok()).unwrap_or_default()
+        };
+        let notes = shards.iter().map(note).collect();
         let (config, modelopt_config, others) = Default::default();
-        Ok(Model { path: path.into(), is_directory, shards, places, config, modelopt_config, others })
+        Ok(Model { notes, path: path.into(), is_directory, shards, places, config, modelopt_config, others })
     }
 
     pub fn find(&self, name: &str) -> Option<Place> {

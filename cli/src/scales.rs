@@ -8,7 +8,7 @@ use crate::Result;
 use crate::model::{Model, Place};
 use crate::packed::{Form, Packed};
 use crate::report::shown;
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 /// Metadata: {tensor: ["3f800000", …]}, the bits of the values that a tensor of reciprocals was made from.
 pub const EXACT: &str = "nvfp4_exact_reciprocals";
@@ -114,10 +114,8 @@ pub fn reciprocal(x: f32) -> f32 {
 
 /// The noted bits of a tensor's source; empty where none are noted or they are no such note.
 fn exact(model: &Model, place: Place) -> Vec<f32> {
-    let metadata = &model.shards[place.0].source.metadata;
-    let note = metadata.get(EXACT).and_then(|text| serde_json::from_str::<Map<String, Value>>(text).ok());
     let tensor = model.tensor(place);
-    let values = note.as_ref().and_then(|n| n.get(&tensor.name)).and_then(Value::as_array);
+    let values = model.notes[place.0].get(&tensor.name).and_then(Value::as_array);
     let bits = |v: &Value| u32::from_str_radix(v.as_str()?, 16).ok().map(f32::from_bits);
     let found: Option<Vec<f32>> = values.and_then(|v| v.iter().map(bits).collect());
     found.filter(|f| f.len() == tensor.values()).unwrap_or_default()
