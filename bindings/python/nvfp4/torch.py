@@ -34,7 +34,7 @@ __all__ = [
 _lock = threading.Lock()
 _contexts: dict[tuple[str, int], Context] = {}
 _streams: dict[tuple[int, int], Stream] = {}
-#: Prepared weights by the number that operators carry; a number is never used again.
+#: Prepared weights by the number that operators carry (they are no tensor: their layout is the kernels'); never used again.
 _weights: dict[int, _Weights] = {}
 _numbers = itertools.count(1)
 
@@ -191,16 +191,16 @@ def _(x, activation, limit, alpha, beta, scale_rule, scope, scale_layout, static
     return _fake_quantized(x, x.shape[:-1], _rows(x), cols, scale_layout, scope, static_decode_scales)
 
 
-_EPILOGUE = ("Tensor storage, int weights, int cols, Tensor? bias, int activation, float limit, float alpha, float beta, "
+_EPILOGUE = ("int weights, int cols, Tensor? bias, int activation, float limit, float alpha, float beta, "
              "int flags, ScalarType dtype")
 
 
-def _product(a: Any, ends: Any, storage: torch.Tensor, weights: int, bias: Any, activation: int, limit: float, alpha: float,
-             beta: float, flags: int, dtype: Any) -> torch.Tensor:
+def _product(a: Any, ends: Any, weights: int, bias: Any, activation: int, limit: float, alpha: float, beta: float, flags: int,
+             dtype: Any) -> torch.Tensor:
     found = _weights.get(weights)
-    if found is None or found._storage.data_ptr() != storage.data_ptr():
-        raise InvalidArgumentError(f"weights {weights} do not live in this storage; pass the tensor of the nvfp4.torch.Weights")
-    context, where = _where(storage)
+    if found is None:
+        raise InvalidArgumentError(f"weights {weights} are gone; keep the nvfp4.torch.Weights while they are used")
+    context, where = _where(a.codes if isinstance(a, _Quantized) else a)
     epilogue = {"bias": bias, "activation": activation, "limit": limit, "alpha": alpha, "beta": beta, "flags": flags}
     if ends is None:
         return products.gemm(context, a, found, out_dtype=dtype, **epilogue, **where)
@@ -208,25 +208,25 @@ def _product(a: Any, ends: Any, storage: torch.Tensor, weights: int, bias: Any, 
 
 
 @_op("gemm", f"(Tensor a, Tensor? ends, {_EPILOGUE}) -> Tensor")
-def _gemm(a, ends, storage, weights, cols, bias, activation, limit, alpha, beta, flags, dtype):  # type: ignore[no-untyped-def]
-    return _product(a, ends, storage, weights, bias, activation, limit, alpha, beta, flags, dtype)
+def _gemm(a, ends, weights, cols, bias, activation, limit, alpha, beta, flags, dtype):  # type: ignore[no-untyped-def]
+    return _product(a, ends, weights, bias, activation, limit, alpha, beta, flags, dtype)
 
 
 @_gemm.register_fake
-def _(a, ends, storage, weights, cols, bias, activation, limit, alpha, beta, flags, dtype):  # type: ignore[no-untyped-def]
+def _(a, ends, weights, cols, bias, activation, limit, alpha, beta, flags, dtype):  # type: ignore[no-untyped-def]
     return a.new_empty((*a.shape[:-1], cols), dtype=dtype)
 
 
 @_op("gemm_quantized", "(Tensor codes, Tensor scales, Tensor decode_scales, int scale_layout, int scope, Tensor? ends, "
      f"{_EPILOGUE}) -> Tensor")
-def _gemm_quantized(codes, scales, decode_scales, scale_layout, scope, ends, storage, weights, cols, bias, activation, limit,  # type: ignore[no-untyped-def]
+def _gemm_quantized(codes, scales, decode_scales, scale_layout, scope, ends, weights, cols, bias, activation, limit,  # type: ignore[no-untyped-def]
                     alpha, beta, flags, dtype):
     a = _Quantized(codes, scales, decode_scales, scale_layout, scope)
-    return _product(a, ends, storage, weights, bias, activation, limit, alpha, beta, flags, dtype)
+    return _product(a, ends, weights, bias, activation, limit, alpha, beta, flags, dtype)
 
 
 @_gemm_quantized.register_fake
-def _(codes, scales, decode_scales, scale_layout, scope, ends, storage, weights, cols, bias, activation, limit, alpha, beta,  # type: ignore[no-untyped-def]
+def _(codes, scales, decode_scales, scale_layout, scope, ends, weights, cols, bias, activation, limit, alpha, beta,  # type: ignore[no-untyped-def]
       flags, dtype):
     return codes.new_empty((*codes.shape[:-1], cols), dtype=dtype)
 
@@ -316,7 +316,7 @@ def grouped_gemm(a: Any, ends: torch.Tensor, weights: Weights, *, bias: Any = No
 def _run(a: Any, ends: Any, weights: Weights, bias: Any, activation: int, limit: float, alpha: float, beta: float, flags: int,
          dtype: Any) -> torch.Tensor:
     cols = weights.rows // 2 if activation == Activation.SWIGLU else weights.rows
-    epilogue = (weights.storage, weights.number, cols, bias, activation, limit, alpha, beta, flags)
+    epilogue = (weights.number, cols, bias, activation, limit, alpha, beta, flags)
     if isinstance(a, Quantized):
         return _gemm_quantized(*a, ends, *epilogue, dtype or torch.bfloat16)  # type: ignore[no-any-return]
     return _gemm(a, ends, *epilogue, dtype or a.dtype)  # type: ignore[no-any-return]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 import subprocess
 import sys
 
@@ -54,8 +55,8 @@ def cases(device):
     experts = nv.Weights(values(device, 3, 32, 64, seed=3), gate_up=True)
     ends = torch.tensor([2, 2, 5], dtype=torch.int32, device=device)
     q = nv.quantize(x, scope=nv.Scope.ROW)
-    plain = (weights.storage, weights.number, 48, None, 0, 0.0, 0.0, 0.0, 0, torch.bfloat16)
-    swiglu = (experts.storage, experts.number, 16, None, 1, 7.0, 0.0, 0.0, 0, torch.bfloat16)
+    plain = (weights.number, 48, None, 0, 0.0, 0.0, 0.0, 0, torch.bfloat16)
+    swiglu = (experts.number, 16, None, 1, 7.0, 0.0, 0.0, 0, torch.bfloat16)
     for layout in nv.ScaleLayout:
         for scope in SCOPES:
             yield ops.quantize, (x, 0, int(scope), int(layout), None)
@@ -129,7 +130,7 @@ class Layer(torch.nn.Module):
 @pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
 def test_compile(device, backend) -> None:
     if backend == "inductor" and device == "cpu":
-        pytest.importorskip("shutil").which("g++") or pytest.skip("inductor needs a C++ compiler")
+        pytest.skip("inductor compiles C++ for a minute here; on a GPU it is Triton's")
     layer, x = Layer(device), values(device, 8, 128)
     torch._dynamo.reset()
     compiled = torch.compile(layer, fullgraph=True, backend=backend)
@@ -160,12 +161,15 @@ def test_cuda_graph(device) -> None:
             assert torch.equal(y, layer(x))
 
 
-def test_weights_keep_to_their_storage(device) -> None:
+def test_weights_live_as_long_as_their_module(device) -> None:
     x, weights = values(device, 4, 64), nv.Weights(values(device, 32, 64, seed=1))
     y = weights(x)
     assert torch.equal(copy.deepcopy(weights)(x), y) and not weights.state_dict()
-    with pytest.raises(nvfp4.InvalidArgumentError, match="do not live in this storage"):
-        torch.ops.nvfp4.gemm(x, None, weights.storage.clone(), weights.number, 32, None, 0, 0.0, 0.0, 0.0, 0, torch.bfloat16)
+    number = weights.number
+    del weights
+    gc.collect()
+    with pytest.raises(nvfp4.InvalidArgumentError, match=f"weights {number} are gone"):
+        torch.ops.nvfp4.gemm(x, None, number, 32, None, 0, 0.0, 0.0, 0.0, 0, torch.bfloat16)
     with pytest.raises(nvfp4.InvalidArgumentError, match="63"):
         nv.quantize(values(device, 4, 63))
 
