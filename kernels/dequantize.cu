@@ -7,32 +7,38 @@ using namespace nvfp4;
 
 namespace {
 
-template <class D>
-NVFP4_INLINE void dequantize(const DequantizeParams& p) {
-  const uint32_t lane = threadIdx.x & 31, layout = p.scales.layout, height = tile_rows(layout);
+template <class D, bool TILED>
+NVFP4_INLINE void dequantize_units(const DequantizeParams& p) {
+  constexpr uint32_t WIDTH = TILED ? 4 : 32;
+  const uint32_t lane = threadIdx.x & 31, layout = TILED ? p.scales.layout : uint32_t(LINEAR);
   const uint32_t blocks = uint32_t(p.cols >> 4), tiles = (blocks + 3) >> 2;
-  const uint32_t lane_shift = layout == LINEAR ? 5 : 2, columns = layout == LINEAR ? (blocks + 31) >> 5 : tiles;
-  const uint32_t chunks = (columns + p.steps - 1) / p.steps;
-  const uint32_t w = blockIdx.x * (blockDim.x >> 5) + (threadIdx.x >> 5);
-  const uint32_t rows_index = w / chunks, chunk = w - rows_index * chunks;
-  const bool active = rows_index < (layout == TILED_128X4 ? 16u : 1u);
-  const uint32_t in_lane = lane >> lane_shift;
-  const uint32_t in_tile = layout == TILED_128X4 ? (in_lane >> 1) * 32 + 2 * rows_index + (in_lane & 1) : in_lane;
+  const uint32_t first_column = (blockIdx.x * (blockDim.x >> 5) + (threadIdx.x >> 5)) * p.steps * WIDTH;
+  const uint32_t b0 = first_column + (lane & (WIDTH - 1));
+  const uint64_t units = p.scale_rows >> (TILED ? 3 : 0);
 
-  SpanFinder finder(p.groups, height);
+  SpanFinder finder(p.groups, tile_rows(layout));
   if (blockIdx.x == 0 && blockIdx.y == 0) finder.report(p.fault);
 #pragma unroll 1
-  for (uint64_t tile = blockIdx.y; tile < p.scale_rows / height; tile += gridDim.y) {
+  for (uint64_t unit = blockIdx.y; unit < units; unit += gridDim.y) {
+    uint64_t tile_row = unit;
+    uint32_t in_tile = 0;
+    if constexpr (TILED) {
+      const uint32_t l = lane >> 2;
+      tile_row = layout == TILED_128X4 ? (unit >> 4) * 128 : unit * 8;
+      in_tile = layout == TILED_128X4 ? (l >> 1) * 32 + uint32_t(unit & 15) * 2 + (l & 1) : l;
+    }
     Span span;
-    if (!finder.find(tile * height, span)) continue;
-    const uint64_t r = tile * height + in_tile - span.first_scale_row;
-    if (!active || r >= span.rows) continue;
+    if (!finder.find(tile_row, span)) continue;
+    const uint64_t r = tile_row + in_tile - span.first_scale_row;
+    if (r >= span.rows) continue;
     const float g = p.decode ? p.decode[scope_index(p.scope, span, r)] : 1.f;
     const uint8_t* codes = p.codes + (span.first_row + r) * p.codes_row_stride;
+    const uint8_t* scales = scale_address(p.scales, span, r, b0, tiles);
+    const uint32_t scale_step = !TILED ? WIDTH : layout == TILED_128X4 ? 512 : 32;
     const uint64_t out = row_offset(p.dst, p.groups, span, r);
 #pragma unroll 2
     for (uint32_t s = 0; s < p.steps; s++) {
-      const uint32_t b = (chunk * p.steps + s << lane_shift) + (lane & ((1u << lane_shift) - 1));
+      const uint32_t b = b0 + s * WIDTH;
       if (b >= blocks) continue;
       uint2 c;
       if (p.vector) {
@@ -44,7 +50,7 @@ NVFP4_INLINE void dequantize(const DequantizeParams& p) {
           c.y |= uint32_t(codes[8ull * b + 4 + i]) << 8 * i;
         }
       }
-      const float sf = e4m3_decode_any(*scale_address(p.scales, span, r, b, tiles));
+      const float sf = e4m3_decode_any(scales[s * scale_step]);
       Block<D> x;
 #pragma unroll
       for (int i = 0; i < 8; i++) {
@@ -65,8 +71,14 @@ NVFP4_INLINE void dequantize(const DequantizeParams& p) {
   }
 }
 
+template <class D>
+NVFP4_INLINE void dequantize(const DequantizeParams& p) {
+  if (p.scales.layout == LINEAR) dequantize_units<D, false>(p);
+  else dequantize_units<D, true>(p);
+}
+
 }  // namespace
 
 NVFP4_KERNEL(nvfp4_dequantize_bf16, DequantizeParams, 256, 4) { dequantize<Bf16>(p); }
 NVFP4_KERNEL(nvfp4_dequantize_f16, DequantizeParams, 256, 4) { dequantize<F16>(p); }
-NVFP4_KERNEL(nvfp4_dequantize_f32, DequantizeParams, 256, 4) { dequantize<F32>(p); }
+NVFP4_KERNEL(nvfp4_dequantize_f32, DequantizeParams, 256, 3) { dequantize<F32>(p); }

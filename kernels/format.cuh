@@ -40,12 +40,11 @@ struct Block {
   NVFP4_INLINE void set(int i, float l, float h) { w[i] = D::pack(l, h); }
   // The bits of the largest magnitude as a float; infinities and NaNs are the largest.
   NVFP4_INLINE uint32_t magnitude() const {
-    uint32_t m = w[0] & 0x7FFF7FFFu;
-#pragma unroll
-    for (int i = 1; i < WORDS; i++) m = ptx::max_u16x2(m, w[i] & 0x7FFF7FFFu);
-    m = max(m & 0xFFFFu, m >> 16);
+    const uint32_t m = peak();
     return m >= D::INF ? INFINITY_BITS : __float_as_uint(D::low(m));
   }
+  // The largest magnitude; an infinity or a NaN where there is one.
+  NVFP4_INLINE float amax() const { return D::low(peak()); }
   // Replaces NaNs as they come out of conversions by the canonical one.
   NVFP4_INLINE void canonicalise() {
 #pragma unroll
@@ -53,6 +52,14 @@ struct Block {
       if ((w[i] & 0x7FFFu) > D::INF) w[i] = (w[i] & 0xFFFF0000u) | D::NAN_CODE;
       if ((w[i] >> 16 & 0x7FFFu) > D::INF) w[i] = (w[i] & 0xFFFFu) | D::NAN_CODE << 16;
     }
+  }
+
+ private:
+  NVFP4_INLINE uint32_t peak() const {
+    uint32_t m = w[0] & 0x7FFF7FFFu;
+#pragma unroll
+    for (int i = 1; i < WORDS; i++) m = ptx::max_u16x2(m, w[i] & 0x7FFF7FFFu);
+    return max(m & 0xFFFFu, m >> 16);
   }
 };
 template <>
@@ -64,11 +71,12 @@ struct Block<F32> {
     w[2 * i] = __float_as_uint(l);
     w[2 * i + 1] = __float_as_uint(h);
   }
-  NVFP4_INLINE uint32_t magnitude() const {
+  NVFP4_INLINE uint32_t magnitude() const { return min(__float_as_uint(amax()), INFINITY_BITS); }
+  NVFP4_INLINE float amax() const {
     uint32_t m = 0;
 #pragma unroll
     for (int i = 0; i < WORDS; i++) m = max(m, w[i] & 0x7FFFFFFFu);
-    return min(m, INFINITY_BITS);
+    return __uint_as_float(m);
   }
   NVFP4_INLINE void canonicalise() {
 #pragma unroll
@@ -150,12 +158,13 @@ constexpr uint32_t E2M1_BIAS_SUM = 0xFB000000u;
 // Magnitudes of the codes of 8 values: |x| · r, saturating where CLAMP says that 7 may be reached.
 template <bool CLAMP, class Get>
 NVFP4_INLINE uint32_t e2m1_magnitudes(Get get, float r) {
+  const uint32_t sixteen = ptx::power(4);
   uint32_t codes = 0;
 #pragma unroll
   for (int i = 7; i >= 0; i--) {
     float y = __fmul_rn(get(i), r);
     if (CLAMP) y = fminf(y, 6.f);
-    codes = codes * 16 + e2m1_biased(y);
+    codes = i == 7 ? e2m1_biased(y) : codes * sixteen + e2m1_biased(y);
   }
   return codes - E2M1_BIAS_SUM;
 }
@@ -174,29 +183,21 @@ NVFP4_INLINE float e2m1_decode(uint32_t code) {
   return __uint_as_float(__float_as_uint(v) | (code & 8) << 28);
 }
 
-// Codes of a block: 16 nibbles, even k low. `r`: what values are multiplied with; `clamp`: 7 may be reached.
+// Magnitudes of the codes of a block: 16 nibbles, even k low. `r`: what values are multiplied with. CLAMP: 7 may be reached.
+template <bool CLAMP, class D>
+NVFP4_INLINE uint2 block_magnitudes(const Block<D>& x, float r) {
+  return make_uint2(e2m1_magnitudes<CLAMP>([&](int i) { return fabsf(x.value(i)); }, r),
+                    e2m1_magnitudes<CLAMP>([&](int i) { return fabsf(x.value(8 + i)); }, r));
+}
+
+// The codes behind such magnitudes: signs of the values put in.
 template <class D>
-NVFP4_INLINE uint2 encode_block(const Block<D>& x, float r, bool clamp) {
-  uint32_t out[2];
+NVFP4_INLINE uint2 with_signs(const Block<D>& x, uint2 magnitudes) {
+  uint32_t out[2] = {magnitudes.x, magnitudes.y};
 #pragma unroll
   for (int h = 0; h < 2; h++) {
     const uint32_t* w = x.w + h * (Block<D>::WORDS / 2);
-#if NVFP4_HAS_CVT_E2M1
-    uint32_t codes = 0;
-#pragma unroll
-    for (int i = 0; i < 4; i++)
-      codes |= ptx::e2m1_pair(__fmul_rn(x.value(8 * h + 2 * i), r), __fmul_rn(x.value(8 * h + 2 * i + 1), r)) << 8 * i;
-    out[h] = codes;
-#else
     uint32_t even, odd;  // bytes with the sign of values 0, 2, 4, 6 and 1, 3, 5, 7 on top
-    auto magnitude = [&](int i) {
-      if constexpr (D::BYTES == 4) {
-        return __uint_as_float(w[i] & 0x7FFFFFFFu);
-      } else {
-        const uint32_t a = w[i >> 1] & 0x7FFF7FFFu;
-        return i & 1 ? D::high(a) : D::low(a);
-      }
-    };
     if constexpr (D::BYTES == 4) {
       even = __byte_perm(__byte_perm(w[0], w[2], 0x0073), __byte_perm(w[4], w[6], 0x0073), 0x5410);
       odd = __byte_perm(__byte_perm(w[1], w[3], 0x0073), __byte_perm(w[5], w[7], 0x0073), 0x5410);
@@ -205,11 +206,27 @@ NVFP4_INLINE uint2 encode_block(const Block<D>& x, float r, bool clamp) {
       even = __byte_perm(a, b, 0x5410);
       odd = __byte_perm(a, b, 0x7632);
     }
-    const uint32_t m = clamp ? e2m1_magnitudes<true>(magnitude, r) : e2m1_magnitudes<false>(magnitude, r);
-    out[h] = m | (even >> 4 & 0x08080808u) | (odd & 0x80808080u);
-#endif
+    out[h] |= (even >> 4 & 0x08080808u) | (odd & 0x80808080u);
   }
   return make_uint2(out[0], out[1]);
+}
+
+// Codes of a block.
+template <bool CLAMP, class D>
+NVFP4_INLINE uint2 encode_block(const Block<D>& x, float r) {
+#if NVFP4_HAS_CVT_E2M1
+  uint32_t out[2];
+#pragma unroll
+  for (int h = 0; h < 2; h++) {
+    out[h] = 0;
+#pragma unroll
+    for (int i = 0; i < 4; i++)
+      out[h] |= ptx::e2m1_pair(__fmul_rn(x.value(8 * h + 2 * i), r), __fmul_rn(x.value(8 * h + 2 * i + 1), r)) << 8 * i;
+  }
+  return make_uint2(out[0], out[1]);
+#else
+  return with_signs(x, block_magnitudes<CLAMP>(x, r));
+#endif
 }
 
 // ---------------------------------------------------------------- scales and blocks
@@ -256,9 +273,99 @@ NVFP4_INLINE float square_error(const Block<D>& x, uint32_t scale, const Encode&
   return sum;
 }
 
-// Quantizes a block: codes (two words), the scale byte (returned), and fault bits.
+// Whether sf / G of every scale code but 0 keeps its reciprocal within rcp_normal's range, and sf · 2^-120 · (2^120 / G)
+// is sf / G to the bit: what a block without special cases takes. A number of the scope, not of the block.
+NVFP4_INLINE bool is_tame(const Encode& e) { return e.inverse >= 0x1p-100f && e.inverse <= 0x1p6f; }
+
+// sf / G, one rounding, for a tame scope.
+NVFP4_INLINE float tame_step(uint32_t scale, const Encode& e) {
+  return __fmul_rn(__uint_as_float(scale << 20), __fmul_rn(e.inverse, 0x1p120f));
+}
+
+// FOUR_OVER_SIX by integers: which of two candidates has the smaller squared error, without the errors.
+//
+// For a candidate let s = sf/G, q_i its E2M1 magnitudes, Q = Σ q², P = Σ q·|x|. Then Σ (q·s − |x|)² = F + Σ x² with
+// F = s·(s·Q − 2·P), and Σ x² is the same for both. Q and P are exact here: with 2^E <= amax < 2^(E+1), |x| · 2^(15−E) is
+// an integer below 2^16 wherever q is not 0: there |x| · r > 1/4 and amax · r < 7, so |x| > amax/32 has its 11 (or 8)
+// significant bits at or above 2^(E−15). Subnormals of f16 are multiples of 2^-24, and E < −9 where one of them counts.
+// 2q <= 12 fits a byte, Σ 2q · |x| < 2^24.
+//
+// What the contract compares, in f32 and index order, and F of here both differ from the truth. With u = 2^-24 and
+// |q·s − |x|| <= q·s/2 where q > 0 (x within half a spacing), <= s/4 where q = 0, and Q >= 9 (amax · r > 2.5):
+//   contract: q·s rounded once more: 2u·Σ|e|·q·s <= u·s²Q; differences, squares and 15 sums: 19u·Σe² <= 19u·s²Q·(1/4 + 1/9)
+//   F:        s itself: u·s²Q; the fma: 2u·s²Q; the product: 2u·s²Q                 (P lies in s·Q·[1/2, 3/2])
+// less than 14u·s²Q together, and 16u·s²Q with the terms of u² and the subtraction below. Where the F of two candidates
+// differ by more than 2^-20 times the sum of both s²Q, they order the errors as the contract does. `amax` within 2^±50
+// keeps every term far from over- and underflow. Nearer, the caller computes what the contract says.
+struct Candidate {
+  uint32_t scale;
+  float step, r;
+  uint2 magnitudes;
+  float error;   // F
+  float weight;  // s²Q
+};
+
+template <class D>
+NVFP4_INLINE void weigh(Candidate& c, const uint32_t (&fixed)[8], float step) {
+  constexpr uint32_t LOW = 0x03020100u, HIGH = 0x0C080604u;  // twice the magnitude of a code
+  uint32_t squares = 0, products = 0;
+#pragma unroll
+  for (int h = 0; h < 4; h++) {
+    const uint32_t word = h < 2 ? c.magnitudes.x : c.magnitudes.y;
+    const uint32_t twice = ptx::permute(LOW, HIGH, h & 1 ? word >> 16 : word);
+    squares = ptx::dot4(twice, twice, squares);
+    products = ptx::dot2_low(fixed[2 * h], twice, products);
+    products = ptx::dot2_high(fixed[2 * h + 1], twice, products);
+  }
+  const float q = float(squares);  // 4Q, and `products` is 2P: in units of step/2
+  c.error = __fmul_rn(step, __fmaf_rn(step, q, -2.f * float(products)));
+  c.weight = __fmul_rn(__fmul_rn(step, step), q);
+}
+
+// A block with no special case: false where there may be one. Nothing is NaN, zero, clamped or out of range; the codes
+// and the scale are final.
 template <uint32_t RULE, class D>
-NVFP4_INLINE uint32_t quantize_block(const Block<D>& x, const Encode& e, uint2& codes, uint32_t& faults) {
+NVFP4_INLINE bool quantize_tame(const Block<D>& x, const Encode& e, float amax, uint2& codes, uint32_t& scale) {
+  const float t = __fmul_rn(amax, e.sixth);
+  scale = e4m3_encode(t);
+  const float r = ptx::rcp_normal(tame_step(scale, e));
+  // Zero scales make r a NaN, infinities and NaNs of the block the product: none is below 7.
+  if (!(is_tame(e) && t <= 464.f && __fmul_rn(amax, r) < 7.f)) return false;
+  if constexpr (RULE == AMAX) {
+    codes = encode_block<false>(x, r);
+    return true;
+  } else {
+    static_assert(RULE == FOUR_OVER_SIX && D::BYTES == 2, "other blocks have no short way");
+    Candidate narrow{scale, tame_step(scale, e), r}, wide{e4m3_encode(__fmul_rn(t, 1.5f))};
+    wide.step = tame_step(wide.scale, e);
+    wide.r = ptx::rcp_normal(wide.step);
+    const uint32_t bits = __float_as_uint(amax);
+    if (!(amax >= 0x1p-50f && amax <= 0x1p50f && scale >= 8)) return false;
+    // Values as integers, and steps (halved, as products are doubled) in their unit.
+    const float unit = __uint_as_float((269u << 23) - (bits & INFINITY_BITS)), half = 0.5f * unit;
+    uint32_t fixed[8];
+#pragma unroll
+    for (int i = 0; i < 8; i++)
+      fixed[i] = __byte_perm(__float_as_uint(__fmaf_rn(fabsf(x.value(2 * i)), unit, 8388608.f)),
+                             __float_as_uint(__fmaf_rn(fabsf(x.value(2 * i + 1)), unit, 8388608.f)), 0x5410);
+    narrow.magnitudes = block_magnitudes<false>(x, narrow.r);
+    wide.magnitudes = block_magnitudes<false>(x, wide.r);
+    weigh<D>(narrow, fixed, __fmul_rn(narrow.step, half));
+    weigh<D>(wide, fixed, __fmul_rn(wide.step, half));
+    const float difference = __fsub_rn(wide.error, narrow.error);
+    const bool same = wide.scale == narrow.scale;
+    if (!same && !(fabsf(difference) > __fmul_rn(0x1p-20f, __fadd_rn(wide.weight, narrow.weight)))) return false;
+    const bool widens = !same && difference < 0.f;
+    scale = widens ? wide.scale : narrow.scale;
+    codes = with_signs(x, make_uint2(widens ? wide.magnitudes.x : narrow.magnitudes.x,
+                                     widens ? wide.magnitudes.y : narrow.magnitudes.y));
+    return true;
+  }
+}
+
+// Any block, as the contract says it: codes (two words), the scale byte (returned), and fault bits.
+template <uint32_t RULE, class D>
+NVFP4_INLINE uint32_t quantize_any(const Block<D>& x, const Encode& e, uint2& codes, uint32_t& faults) {
   const uint32_t magnitude = x.magnitude();
   codes = make_uint2(0, 0);
   if (e.invalid || magnitude >= INFINITY_BITS) {
@@ -287,11 +394,18 @@ NVFP4_INLINE uint32_t quantize_block(const Block<D>& x, const Encode& e, uint2& 
       }
     }
   }
-  if (best != 0) {
-    const float r = reciprocal(best, e);
-    codes = encode_block(x, r, !(__fmul_rn(amax, r) < 7.f));
-  }
+  if (best != 0) codes = encode_block<true>(x, reciprocal(best, e));
   return best;
+}
+
+// As above; most blocks take the short way.
+template <uint32_t RULE, class D>
+NVFP4_INLINE uint32_t quantize_block(const Block<D>& x, const Encode& e, uint2& codes, uint32_t& faults) {
+  if constexpr (RULE == AMAX || (RULE == FOUR_OVER_SIX && D::BYTES == 2)) {
+    uint32_t scale;
+    if (quantize_tame<RULE>(x, e, x.amax(), codes, scale)) return scale;
+  }
+  return quantize_any<RULE>(x, e, codes, faults);
 }
 
 // The rule as an argument, for kernels where the plain rule is not the hot one.
@@ -417,6 +531,23 @@ NVFP4_INLINE bool is_tame(const Block<D>& gate, const SwiGlu& p) {
   }
   const bool limit_tame = !(p.limit > 0.f) || p.limit >= 0x1p-60f;
   return least >= 0x1p-60f && __fmul_rn(most, fabsf(p.alpha)) <= 80.f && limit_tame;  // false for NaN
+}
+
+// As the contract has it, for one value: out of line, so that the rare gates cost the others no registers.
+static NVFP4_NOINLINE float swiglu_any(float gate, float up, float limit, float alpha, float beta) {
+  return swiglu(gate, up, SwiGlu{limit, alpha, beta});
+}
+
+// gate becomes h, by the contract's chain. What bfloat16 does instead: swiglu_bf16.cuh.
+template <class D>
+NVFP4_INLINE void swiglu_block_exact(Block<D>& gate, const Block<D>& up, const SwiGlu& p) {
+  const bool tame = is_tame(gate, p);
+#pragma unroll
+  for (int i = 0; i < 8; i++) {
+    const float g[2] = {gate.value(2 * i), gate.value(2 * i + 1)}, u[2] = {up.value(2 * i), up.value(2 * i + 1)};
+    if (tame) gate.set(i, swiglu_tame(g[0], u[0], p), swiglu_tame(g[1], u[1], p));
+    else gate.set(i, swiglu_any(g[0], u[0], p.limit, p.alpha, p.beta), swiglu_any(g[1], u[1], p.limit, p.alpha, p.beta));
+  }
 }
 
 // max(x, 0)², before the rounding.

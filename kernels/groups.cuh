@@ -18,7 +18,8 @@ struct Span {
   uint32_t group;
 };
 
-NVFP4_INLINE uint64_t round_up(uint64_t x, uint32_t to) { return (x + to - 1) / to * to; }
+// `to` is a power of two: the height of a tile.
+NVFP4_INLINE uint64_t round_up(uint64_t x, uint32_t to) { return (x + to - 1) & ~uint64_t(to - 1); }
 NVFP4_INLINE uint32_t tile_rows(uint32_t layout) { return layout == TILED_128X4 ? 128 : layout == TILED_8X4 ? 8 : 1; }
 
 NVFP4_INLINE void raise_fault(uint64_t* fault, uint32_t flags) {
@@ -49,8 +50,8 @@ NVFP4_INLINE uint32_t warp_scan(uint32_t v) {
 }
 
 // Finds spans for rising scale rows. All threads of the CTA call every member together; blockDim.x is whole warps.
-// `ends` are taken a CTA of groups at a time: end used = min(max(0, ends so far), rows), scale rows by a running sum.
-// The walk goes on where it stopped, so one CTA reads the array once however many rows it asks for.
+// `ends` are taken some groups at a time: end used = min(max(0, ends so far), rows), scale rows by a running sum.
+// The walk goes on where it stopped, so the array is read once however many rows are asked for.
 class SpanFinder {
  public:
   NVFP4_INLINE SpanFinder(const GroupsParams& groups, uint32_t tile) : g(groups), tile(tile), base(0), end(0), scale(0) {}
@@ -126,44 +127,59 @@ class SpanFinder {
     return MAXIMUM ? max(before, v) : before + v;
   }
 
+  // Every warp looks for itself, four ends a lane at a time: no barrier, and few registers.
   NVFP4_INLINE bool find_ends(uint64_t scale_row, Span& span) {
-    __shared__ Span found;
-    __shared__ uint32_t hit, edges[33];
-    const uint32_t lane = threadIdx.x & 31, warp = threadIdx.x >> 5;
+    constexpr uint32_t PER_LANE = 4, ALL = 0xFFFFFFFFu;
+    const uint32_t lane = threadIdx.x & 31;
 #pragma unroll 1
     while (base < g.count) {
-      uint32_t next_end = end, next_scale = scale;
-      const uint32_t i = base + threadIdx.x;
-      const int64_t raw = i < g.count ? g.index[i] : 0;
-      const uint32_t used = cta_scan<true>(raw < 0 ? 0 : min(uint32_t(raw), uint32_t(g.rows)), next_end);
-      // The end before: of the thread below, or of the chunk before.
-      const uint32_t below = __shfl_up_sync(0xFFFFFFFFu, used, 1);
-      if (lane == 31) edges[warp + 1] = used;
-      if (threadIdx.x == 0) {
-        edges[0] = end;
-        hit = 0;
+      uint32_t used[PER_LANE], top = 0;
+#pragma unroll
+      for (uint32_t j = 0; j < PER_LANE; j++) {
+        const uint32_t i = base + lane * PER_LANE + j;
+        const int64_t raw = i < g.count ? g.index[i] : 0;
+        top = max(top, raw < 0 ? 0 : min(uint32_t(raw), uint32_t(g.rows)));
+        used[j] = top;
       }
-      __syncthreads();
-      const uint32_t previous = lane ? below : edges[warp];
-      const uint32_t mine = i < g.count ? used - previous : 0;
-      const uint32_t padded = (mine + tile - 1) & ~(tile - 1);
-      const uint32_t after = cta_scan<false>(padded, next_scale);
-      if (scale_row < after && scale_row >= after - padded) {
-        found = Span{previous, mine, after - padded, i};
-        hit = 1;
+      const uint32_t tops = warp_scan<true>(top), below = __shfl_up_sync(ALL, tops, 1);
+      const uint32_t first = lane ? max(below, end) : end;  // the end before this lane's
+      uint32_t previous = first, padded = 0;
+#pragma unroll
+      for (uint32_t j = 0; j < PER_LANE; j++) {
+        used[j] = max(used[j], first);
+        padded += pad(used[j] - previous);
+        previous = used[j];
       }
-      __syncthreads();
-      const bool done = hit != 0;
-      if (done) span = found;
-      __syncthreads();
-      if (done) return true;
-      if (scale_row < next_scale) return false;
-      base += blockDim.x;
-      end = next_end;
+      const uint32_t sums = warp_scan<false>(padded), next_scale = scale + __shfl_sync(ALL, sums, 31);
+      if (scale_row < next_scale) {
+        uint32_t at = scale + sums - padded, hit = 0, row = 0, rows = 0, start = 0, group = 0;
+        previous = first;
+#pragma unroll
+        for (uint32_t j = 0; j < PER_LANE; j++) {
+          const uint32_t mine = used[j] - previous, after = at + pad(mine);
+          if (scale_row >= at && scale_row < after) {
+            hit = lane;
+            row = previous;
+            rows = mine;
+            start = at;
+            group = base + lane * PER_LANE + j;
+          }
+          previous = used[j];
+          at = after;
+        }
+        const uint32_t from = ptx::warp_max(hit);
+        span = Span{__shfl_sync(ALL, row, from), __shfl_sync(ALL, rows, from), __shfl_sync(ALL, start, from),
+                    __shfl_sync(ALL, group, from)};
+        return true;
+      }
+      base += 32 * PER_LANE;
+      end = max(end, __shfl_sync(ALL, tops, 31));
       scale = next_scale;
     }
     return false;
   }
+
+  NVFP4_INLINE uint32_t pad(uint32_t rows) const { return (rows + tile - 1) & ~(tile - 1); }
 };
 
 // Element index of row `r` of a span.

@@ -33,10 +33,10 @@ NVFP4_INLINE uint4 load_once(const void* p) {
   return v;
 }
 
-// Reads 16 bytes that another pass reads again soon.
+// Reads 16 bytes that another pass reads again soon. They stay in L1 too: the other half of a sector is asked for next.
 NVFP4_INLINE uint4 load_keep(const void* p) {
   uint4 v;
-  asm volatile("ld.global.nc.L1::no_allocate.v4.u32 {%0,%1,%2,%3}, [%4];"
+  asm volatile("ld.global.nc.v4.u32 {%0,%1,%2,%3}, [%4];"
                : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "l"(p));
   return v;
 }
@@ -85,6 +85,60 @@ NVFP4_INLINE float rcp_approx(float x) {
   asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(d) : "f"(x));
   return d;
 }
+
+// 2^x within two ulps, the tiniest results zero.
+NVFP4_INLINE float ex2_approx(float x) {
+  float d;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(d) : "f"(x));
+  return d;
+}
+
+// Pairs of bfloat16; a NaN is passed on.
+NVFP4_INLINE uint32_t min_nan_bf16x2(uint32_t a, uint32_t b) {
+  uint32_t d;
+  asm("min.NaN.bf16x2 %0, %1, %2;" : "=r"(d) : "r"(a), "r"(b));
+  return d;
+}
+NVFP4_INLINE uint32_t max_nan_bf16x2(uint32_t a, uint32_t b) {
+  uint32_t d;
+  asm("max.NaN.bf16x2 %0, %1, %2;" : "=r"(d) : "r"(a), "r"(b));
+  return d;
+}
+// The larger of m and |x|: one instruction.
+NVFP4_INLINE uint32_t max_magnitude_bf16x2(uint32_t m, uint32_t x) {
+  uint32_t d;
+  asm("{ .reg .b32 t; abs.bf16x2 t, %2; max.NaN.bf16x2 %0, %1, t; }" : "=r"(d) : "r"(m), "r"(x));
+  return d;
+}
+// min(a + b, c) of unsigned halves, sums modulo 2^16: one instruction from sm_90 on.
+NVFP4_INLINE uint32_t add_min_u16x2(uint32_t a, uint32_t b, uint32_t c) { return __viaddmin_u16x2(a, b, c); }
+NVFP4_INLINE uint32_t lowest_bit(uint32_t v) { return __ffs(int(v)) - 1; }
+// 1 / x, nearest, for 2^-110 <= x <= 2^110: what __frcp_rn does behind a range check and a branch, without them. A zero
+// gives a NaN.
+NVFP4_INLINE float rcp_normal(float x) {
+  const float seed = rcp_approx(x);
+  return __fmaf_rn(seed, __fmaf_rn(-x, seed, 1.f), seed);
+}
+
+// A power of two that the compiler does not know (no CTA has a depth): multiplying with it is a multiply-add, where a shift
+// would go to the busier pipe.
+NVFP4_INLINE uint32_t power(uint32_t exponent) {
+  uint32_t depth;
+  asm("mov.u32 %0, %%ntid.z;" : "=r"(depth));
+  return depth << exponent;
+}
+
+// Bytes of a pair by the low four nibbles of `s`, each below 8: __byte_perm would mask them first.
+NVFP4_INLINE uint32_t permute(uint32_t a, uint32_t b, uint32_t s) {
+  uint32_t d;
+  asm("prmt.b32 %0, %1, %2, %3;" : "=r"(d) : "r"(a), "r"(b), "r"(s));
+  return d;
+}
+
+// c + Σ a_i · b_i of unsigned parts: two halves of a with the low or high two bytes of b, or four bytes with four.
+NVFP4_INLINE uint32_t dot2_low(uint32_t a, uint32_t b, uint32_t c) { return __dp2a_lo(a, b, c); }
+NVFP4_INLINE uint32_t dot2_high(uint32_t a, uint32_t b, uint32_t c) { return __dp2a_hi(a, b, c); }
+NVFP4_INLINE uint32_t dot4(uint32_t a, uint32_t b, uint32_t c) { return __dp4a(a, b, c); }
 
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 890
 // E4M3 of t >= 0, nearest even, saturating at 448.

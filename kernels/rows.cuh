@@ -10,6 +10,7 @@
 #pragma once
 #include "format.cuh"
 #include "groups.cuh"
+#include "swiglu_bf16.cuh"
 
 namespace nvfp4 {
 
@@ -73,6 +74,15 @@ NVFP4_INLINE uint8_t* scale_address(const ScalesParams& s, const Span& span, uin
                             : s.base + tiled_offset(s.layout, span.first_scale_row + r, c, tiles);
 }
 
+// Four lanes hold four bytes each, of rows 0 to 3 and a column each. Turned over, a lane holds its row's four columns.
+NVFP4_INLINE uint32_t turn_scales(uint32_t scales) {
+  const uint32_t lane = threadIdx.x & 31;
+  const uint32_t one = __shfl_xor_sync(0xFFFFFFFFu, scales, 1);
+  const uint32_t pair = lane & 1 ? __byte_perm(one, scales, 0x7351) : __byte_perm(scales, one, 0x6240);
+  const uint32_t two = __shfl_xor_sync(0xFFFFFFFFu, pair, 2);
+  return lane & 2 ? __byte_perm(two, pair, 0x7632) : __byte_perm(pair, two, 0x5410);
+}
+
 NVFP4_INLINE Encode encode_of(const RowsParams& p, uint32_t group, uint64_t logical) {
   const uint64_t i = p.scope == SCOPE_TENSOR ? 0 : p.scope == SCOPE_GROUP ? group : logical;
   if (p.mode == MODE_STATIC) return encode_from_static(p.decode ? p.decode[i] : 1.f);
@@ -104,9 +114,9 @@ template <class D>
 struct PlainBlock {
   static constexpr uint32_t PRODUCER = PLAIN;
   Block<D> x;
-  NVFP4_INLINE void load(const RowsParams& p, uint64_t row, uint32_t b) {
-    if (p.mode == MODE_FIND_AMAX) load_block<Reuse::SOON>(x, p.src.base, row + 16ull * b);
-    else load_block<Reuse::ONCE>(x, p.src.base, row + 16ull * b);
+  template <bool FINDS = false>
+  NVFP4_INLINE void load(const RowsParams& p, uint64_t row, uint64_t b) {
+    load_block<FINDS ? Reuse::SOON : Reuse::ONCE>(x, p.src.base, row + 16 * b);
   }
   NVFP4_INLINE const Block<D>& make(const RowsParams&, uint64_t, uint32_t) { return x; }
 };
@@ -116,8 +126,9 @@ template <class D>
 struct GatedBlock {
   static constexpr uint32_t PRODUCER = SWIGLU;
   Block<D> x, up;
-  NVFP4_INLINE void load(const RowsParams& p, uint64_t row, uint32_t b) {
-    const uint64_t col = 16ull * b;
+  template <bool FINDS = false>
+  NVFP4_INLINE void load(const RowsParams& p, uint64_t row, uint64_t b) {
+    const uint64_t col = 16 * b;
     if (p.producer == SWIGLU && p.interleaved) {
 #pragma unroll
       for (int h = 0; h < 2; h++) {
@@ -137,13 +148,8 @@ struct GatedBlock {
   NVFP4_INLINE const Block<D>& make(const RowsParams& p, uint64_t logical, uint32_t b) {
     if (p.producer == SWIGLU) {
       const SwiGlu s{p.limit, p.alpha, p.beta};
-      if (is_tame(x, s)) {
-#pragma unroll
-        for (int i = 0; i < 8; i++)
-          x.set(i, swiglu_tame(x.value(2 * i), up.value(2 * i), s), swiglu_tame(x.value(2 * i + 1), up.value(2 * i + 1), s));
-      } else {
-        slow(s);
-      }
+      if constexpr (D::ID == DTYPE_BF16) swiglu_block(x, up, SwiGluBf16(s), p.first && p.copy.base);
+      else swiglu_block_exact(x, up, s);
     } else if (p.producer == RELU2) {
 #pragma unroll
       for (int i = 0; i < 8; i++) x.set(i, relu2(x.value(2 * i)), relu2(x.value(2 * i + 1)));
@@ -151,18 +157,6 @@ struct GatedBlock {
     if (p.first && p.copy.base)
       store_block(x, p.copy.base, logical * p.copy.row_stride + 16ull * b, x.magnitude());
     return x;
-  }
-
- private:
-  // Any gates. Out of line, so that the rare case costs the others no registers.
-  NVFP4_INLINE void slow(const SwiGlu& s) {
-#pragma unroll
-    for (int i = 0; i < 8; i++)
-      x.set(i, plain(x.value(2 * i), up.value(2 * i), s.limit, s.alpha, s.beta),
-            plain(x.value(2 * i + 1), up.value(2 * i + 1), s.limit, s.alpha, s.beta));
-  }
-  static NVFP4_NOINLINE float plain(float gate, float up, float limit, float alpha, float beta) {
-    return swiglu(gate, up, SwiGlu{limit, alpha, beta});
   }
 };
 

@@ -144,7 +144,17 @@ class Context : public Handle<nvfp4_context, nvfp4_context_destroy> {
     check(nvfp4_feature_supported(get(), feature, &supported));
     return supported != 0;
   }
+  /// Loads all that calls need.
   void prepare() const { check(nvfp4_prepare(get(), nullptr)); }
+  /// Loads what one call takes.
+  void prepare(const nvfp4_prepare_args& args) const { check(nvfp4_prepare(get(), &args)); }
+  /// Takes the choices of a file, null: none. Gives how many are in use now.
+  std::size_t tuning_load(const char* path) const {
+    std::size_t choices = 0;
+    check(nvfp4_tuning_load(get(), path, &choices));
+    return choices;
+  }
+  void tuning_save(const char* path) const { check(nvfp4_tuning_save(get(), path)); }
 };
 
 class Stream : public Handle<nvfp4_stream, nvfp4_stream_destroy> {
@@ -346,6 +356,12 @@ inline std::size_t gemm_workspace_size(const Context& context, const nvfp4_gemm_
   check(nvfp4_gemm_workspace_size(context.get(), &args, &bytes));
   return bytes;
 }
+inline nvfp4_tune_result tune(const Context& context, const nvfp4_tune_args& args, const Stream& stream) {
+  auto result = nvfp4::args<nvfp4_tune_result>();
+  check(nvfp4_tune(context.get(), &args, stream.get(), &result));
+  return result;
+}
+
 inline std::size_t scales_size(const nvfp4_scales_size_args& args) {
   std::size_t bytes = 0;
   check(nvfp4_scales_size(&args, &bytes));

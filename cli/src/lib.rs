@@ -21,6 +21,7 @@ pub mod report;
 pub mod scales;
 pub mod select;
 pub mod source;
+pub mod tune;
 pub mod verify;
 pub mod writer;
 

@@ -3,7 +3,7 @@
 //! Exit codes: 0 done, 1 the work failed (one line on stderr names the file and the problem), 2 wrong usage.
 
 use clap::{Parser, Subcommand};
-use nvfp4_cli::{bench, convert, doctor, inspect, quantize, report, verify};
+use nvfp4_cli::{bench, convert, doctor, inspect, quantize, report, tune, verify};
 use std::process::ExitCode;
 
 #[derive(Parser)]
@@ -27,6 +27,8 @@ enum Command {
     Bench(bench::Args),
     /// Tell what this machine, driver and build can do, and what is missing
     Doctor(doctor::Args),
+    /// Measure which kernels are best for products of given shapes on this GPU, and keep the choices in a file
+    Tune(tune::Args),
 }
 
 fn main() -> ExitCode {
@@ -37,6 +39,7 @@ fn main() -> ExitCode {
         Command::Verify(args) => verify::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Doctor(args) => doctor::run(&args),
+        Command::Tune(args) => tune::run(&args),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -92,6 +92,9 @@ void handles(const nvfp4::Context& context, const nvfp4::Stream& stream) {
   context.clear_faults();
   expect(context.faults().flags == 0, "faults");
   context.prepare();
+  context.prepare(nvfp4::args<nvfp4_prepare_args>());
+  expect(context.tuning_load(nullptr) == 0, "tuning_load");
+  refuses(NVFP4_STATUS_UNSUPPORTED, "CPU", [&] { context.tuning_save("/nowhere"); }, "tuning_save has nothing to save on the CPU");
   context.synchronize();
   expect(context.feature_supported(NVFP4_FEATURE_GRAPH), "feature_supported");
   auto options = nvfp4::args<nvfp4_context_options>();
@@ -298,6 +301,11 @@ void products(const nvfp4::Context& context, const nvfp4::Stream& stream, Memory
   scratch(nvfp4::gemm_workspace_size(context, gemm));
   nvfp4::gemm(context, gemm, stream);
   const auto* single = static_cast<const float*>(gemm.out);
+
+  auto tune = nvfp4::args<nvfp4_tune_args>();
+  tune.operation = NVFP4_OPERATION_GROUPED_GEMM;
+  tune.args = &gemm;
+  expect(nvfp4::tune(context, tune, stream).candidates == 0, "tune has nothing to choose on the CPU");
 
   auto grouped = gemm;
   grouped.groups.grouping = NVFP4_GROUPING_ENDS;

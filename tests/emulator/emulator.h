@@ -19,6 +19,8 @@
 
 struct uint2 { uint32_t x, y; };
 struct uint4 { uint32_t x, y, z, w; };
+struct alignas(16) float4 { float x, y, z, w; };
+inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
 inline uint2 make_uint2(uint32_t x, uint32_t y) { return {x, y}; }
 inline uint4 make_uint4(uint32_t x, uint32_t y, uint32_t z, uint32_t w) { return {x, y, z, w}; }
 struct Index { uint32_t x, y, z; };
@@ -128,6 +130,37 @@ inline float f16_to_f32(uint32_t bits) {
 inline float rcp_approx(float x) {
   const uint32_t b = __float_as_uint(1.f / x);
   return __uint_as_float(b + __float_as_uint(x) % 3 - 1);
+}
+// Wrong by up to two ulps, either way.
+inline float ex2_approx(float x) {
+  if (x < -126.f) return 0.f;
+  if (x >= 128.f) return __uint_as_float(0x7F800000u);
+  if (x != x) return x;
+  const uint32_t b = __float_as_uint(float(exp2(double(x))));
+  const uint32_t wrong = b + (__float_as_uint(x) * 2654435761u >> 16) % 5 - 2;
+  return wrong < 0x00800000u || wrong > 0x7F800000u ? __uint_as_float(b) : __uint_as_float(wrong);
+}
+template <class Op>
+uint32_t each_bf16(uint32_t a, uint32_t b, Op op) {
+  const auto half = [&](uint32_t x, uint32_t y) { return __float_as_uint(op(__uint_as_float(x), __uint_as_float(y))) >> 16; };
+  return half(a << 16, b << 16) | half(a & 0xFFFF0000u, b & 0xFFFF0000u) << 16;
+}
+inline uint32_t min_nan_bf16x2(uint32_t a, uint32_t b) { return each_bf16(a, b, min_nan); }
+inline uint32_t max_nan_bf16x2(uint32_t a, uint32_t b) { return each_bf16(a, b, max_nan); }
+inline uint32_t max_magnitude_bf16x2(uint32_t m, uint32_t x) { return max_nan_bf16x2(m, x & 0x7FFF7FFFu); }
+inline uint32_t add_min_u16x2(uint32_t a, uint32_t b, uint32_t c) {
+  return min((a + b) & 0xFFFFu, c & 0xFFFFu) | min((a >> 16) + (b >> 16) & 0xFFFFu, c >> 16) << 16;
+}
+inline uint32_t lowest_bit(uint32_t v) { return uint32_t(__builtin_ctz(v)); }
+inline float rcp_normal(float x) { return x == 0.f ? __uint_as_float(0x7FFFFFFF) : 1.f / x; }
+inline uint32_t power(uint32_t exponent) { return 1u << exponent; }
+inline uint32_t permute(uint32_t a, uint32_t b, uint32_t s) { return s & 0x8888 ? 0 : __byte_perm(a, b, s); }
+inline uint32_t dot2(uint32_t a, uint32_t b, uint32_t c) { return c + (a & 0xFFFF) * (b & 0xFF) + (a >> 16) * (b >> 8 & 0xFF); }
+inline uint32_t dot2_low(uint32_t a, uint32_t b, uint32_t c) { return dot2(a, b, c); }
+inline uint32_t dot2_high(uint32_t a, uint32_t b, uint32_t c) { return dot2(a, b >> 16, c); }
+inline uint32_t dot4(uint32_t a, uint32_t b, uint32_t c) {
+  for (int i = 0; i < 32; i += 8) c += (a >> i & 0xFF) * (b >> i & 0xFF);
+  return c;
 }
 inline void system_or(uint32_t* p, uint32_t bits) { *p |= bits; }
 inline void system_set_if_zero(uint32_t* p, uint32_t value) { if (*p == 0) *p = value; }

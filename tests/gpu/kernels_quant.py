@@ -248,10 +248,17 @@ def to_dtype(x, dtype):
 
 
 def values(rng, shape, dtype, kind):
-    """gauss; wide: magnitudes over the whole range; edge: gauss with zeros, infinities, NaNs, subnormals, whole zero blocks."""
+    """gauss; wide: magnitudes over the whole range; edge: gauss with zeros, infinities, NaNs, subnormals, whole zero blocks;
+    ties: few small integers times a power of two a block, where the candidates of a rule err alike, exactly or by an ulp."""
     x = rng.standard_normal(shape).astype(np.float32)
     if kind == "wide":
         x *= np.exp2(rng.integers(-40 if dtype != 1 else -18, 40 if dtype != 1 else 14, shape)).astype(np.float32)
+    if kind == "ties" and x.size >= 16:
+        most, e = (60, 14) if dtype != 1 else (6, 4)
+        flat, n = x.reshape(-1), x.size // 16
+        small = rng.integers(-12, 13, (n, 16)) * (rng.random((n, 16)) < rng.choice([0.1, 0.3, 1.0], (n, 1)))
+        power = np.where(rng.random((n, 1)) < 0.5, rng.integers(-e, 3, (n, 1)), rng.integers(-most, min(most, 11), (n, 1)))
+        flat[:16 * n] = (small * np.exp2(power.astype(np.float32))).astype(np.float32).reshape(-1)
     if kind == "tiny":
         x *= np.float32(1e-38)
     if kind == "edge" and x.size:
@@ -308,7 +315,7 @@ def make_groups(rng, case, kind, rows, bad=False, count=None):
 def quantize_case(rng, name, *, rows, cols, dtype=0, producer=PLAIN, grouping=NONE, layout=1, rule=0, scope=TENSOR, dynamic=False,
                   kind="gauss", pad=0, codes_pad=0, scales_pad=0, copy=False, copy_pad=0, normed=False, inv_rms=False, weight_dtype=0, offset=0.0,
                   eps=1e-6, streams=1, interleaved=0, limit=0.0, alpha=1.0, beta=0.0, amax=False, bad=False, count=None, sm_count=132, shift=0,
-                  g=None, wild=None):
+                  g=None, wild=None, every_gate=False):
     c = Case(name, 0, sm_count)
     groups, total = make_groups(rng, c, grouping, rows, bad, count)
     width = {SWIGLU: 2 * cols, HYPER: streams * cols}.get(producer, cols)
@@ -327,6 +334,8 @@ def quantize_case(rng, name, *, rows, cols, dtype=0, producer=PLAIN, grouping=NO
         np.seterr(over="ignore")
         src = to_dtype(np.asarray(src.view(np.uint16) if dtype == 0 else src).astype(np.float32) if dtype else
                        (src.astype(np.uint32) << 16).view(np.float32) * np.float32(wild), dtype) if dtype == 0 else (src * src.dtype.type(wild))
+    if every_gate:  # all 65536 bfloat16 gates, each beside another up
+        src.reshape(rows, stride)[:, :cols] = np.arange(65536, dtype=np.uint16).reshape(rows, cols)
     src = c.add("src", src, offset=shift * e)
     w = [*groups, cols, producer, dtype, src, stride, group_stride]
     copy_stride = cols + copy_pad
@@ -457,6 +466,11 @@ def cases(rng):
                             dtype=dtype, producer=producer, scope=scope, dynamic=dynamic, copy=copy, copy_pad=pick(0, 0, 16, 1), normed=pick(True, False),
                             inv_rms=pick(True, False), weight_dtype=pick(0, 1, 2), offset=pick(0.0, 1.0), streams=int(rng.integers(1, 5)) if producer == HYPER else 1,
                             layout=pick(0, 1, 2), rule=pick(0, 0, 1), kind=pick("gauss", "wide", "edge"), sm_count=pick(1, 132), eps=pick(1e-6, 1e-5))
+    for grouping in (ENDS, MASKED):
+        for dtype in (0, 1):
+            for scope, dynamic in ((TENSOR, False), (GROUP, False), (ROW, True)):
+                yield q(f"norm groups {grouping} {DTYPES[dtype]} scope {scope}", rows=pick(20, 150), cols=pick(48, 272), dtype=dtype, producer=NORM,
+                        grouping=grouping, layout=pick(0, 1, 2), scope=scope, dynamic=dynamic, copy=pick(True, False), normed=pick(True, False), kind="edge")
     # Activations.
     for dtype in range(3):
         for producer in (SWIGLU, RELU2, IDENTITY):
@@ -467,6 +481,14 @@ def cases(rng):
                                 dtype=dtype, producer=producer, interleaved=interleaved, scope=scope, dynamic=dynamic, copy=pick(True, False),
                                 copy_pad=pick(0, 8), layout=pick(0, 1, 2), rule=pick(0, 0, 1), kind=pick("gauss", "edge", "wide"), grouping=pick(NONE, ENDS, MASKED),
                                 limit=pick(0.0, 10.0, 7.0), alpha=pick(1.0, 1.702, -0.5), beta=pick(0.0, 1.0), wild=wild, sm_count=pick(1, 132))
+    # What bfloat16 computes approximately first: every gate, and a million pairs.
+    for alpha, beta, limit in ((1.0, 0.0, 0.0), (1.702, 1.0, 0.0), (1.702, 1.0, 7.0), (-0.5, 0.0, 7.1), (0.1, 0.0, 0.0), (1.0, 1e-30, 10.0)):
+        for kind, copy in (("gauss", True), ("wide", True), ("edge", False)):
+            for scope, dynamic in ((TENSOR, False), (ROW, True)):
+                yield q(f"gated gates {kind} {alpha} {beta} {limit} scope {scope}", rows=256, cols=256, producer=SWIGLU, every_gate=True, kind=kind, copy=copy,
+                        alpha=alpha, beta=beta, limit=limit, scope=scope, dynamic=dynamic, g=1.0)
+    for copy in (True, False):
+        yield q(f"gated million copy {copy}", rows=1024, cols=1024, producer=SWIGLU, copy=copy, g=0.01)
     for dtype in range(3):
         for grouping in (NONE, ENDS, MASKED, STRIDED):
             for scope in (TENSOR, GROUP, ROW) if grouping else (TENSOR, ROW):
@@ -491,6 +513,16 @@ def cases(rng):
             data = rng.integers(0, 256, count * 2 * half * row_bytes).astype(np.uint8)
             c.words = [c.add("src", data), c.add("dst", size=data.size), count, half, row_bytes, granularity, forward]
             yield c
+    # FOUR_OVER_SIX where both candidates err alike, or where their errors leave the range of floats.
+    for dtype in range(3):
+        for g in (2.0**-9, np.nextafter(np.float32(2**-9), np.float32(1)), np.nextafter(np.float32(2**-9), np.float32(0)), 0.003, 0.37):
+            yield q(f"ties {DTYPES[dtype]} g {g}", rows=130, cols=512, dtype=dtype, layout=pick(0, 1, 2), rule=1, kind="ties", g=g)
+        for grouping in (ENDS, MASKED):
+            yield q(f"ties {DTYPES[dtype]} grouping {grouping}", rows=150, cols=272, dtype=dtype, layout=1, rule=1, kind="ties", grouping=grouping, g=2.0**-8)
+        for scope in (TENSOR, ROW):
+            yield q(f"ties {DTYPES[dtype]} dynamic {scope}", rows=70, cols=256, dtype=dtype, layout=pick(0, 1), rule=1, kind="ties", scope=scope, dynamic=True)
+    for wild in (1e20, 1e-24, 2.0**50, 2.0**-50, 1e30, 1e-36):
+        yield q(f"errors out of range {wild}", rows=20, cols=256, rule=1, scope=ROW, g=wild / 500, wild=wild, kind=pick("gauss", "ties"))
     for tokens, routes in ((3, 6), (33, 8), (0, 4)):
         c = quantize_case(rng, f"stage {tokens}", rows=tokens, cols=128, layout=0, g=1.0)
         c.op, n = 4, tokens * routes

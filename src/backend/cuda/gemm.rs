@@ -2,7 +2,7 @@
 //! counters before it where blocks share a tile's k, and a quantizing pass behind it for requantized outputs whose scales
 //! are dynamic or searched for. Twin: backend/cpu/gemm.
 
-use super::context::DeviceFacts;
+use super::context::{Device, DeviceFacts};
 use super::launch::{Kernel, Queue};
 use super::params::{address, dtype, layout, scope};
 use super::{rows, weights};
@@ -89,16 +89,16 @@ const _: () = assert!(size_of::<GemmParams>() == 240);
 /// `DTYPE_CODES` of kernels/params_gemm.cuh.
 const DTYPE_CODES: u32 = 3;
 
-pub fn workspace_size(p: &GemmProblem, facts: &DeviceFacts) -> usize {
-    plan(p, facts).workspace_bytes
+pub fn workspace_size(p: &GemmProblem, device: &Device) -> usize {
+    plan(p, device).workspace_bytes
 }
 
-fn plan(p: &GemmProblem, facts: &DeviceFacts) -> GemmPlan {
-    let machine = Machine {
-        processors: facts.sm_count as usize,
-        shared_per_block: facts.shared_per_block_optin as usize,
-    };
-    gemm_cuda::plan(p, &machine)
+pub(super) fn machine(facts: &DeviceFacts) -> Machine {
+    Machine { processors: facts.sm_count as usize, shared_per_block: facts.shared_per_block_optin as usize }
+}
+
+fn plan(p: &GemmProblem, device: &Device) -> GemmPlan {
+    gemm_cuda::plan_tuned(p, &machine(&device.facts), device.tuning.get().as_deref())
 }
 
 /// Multiplies the rows of each group with its weights.
@@ -106,17 +106,25 @@ fn plan(p: &GemmProblem, facts: &DeviceFacts) -> GemmPlan {
 /// # Safety
 /// Every address of the problem is valid on the device; the workspace has [`workspace_size`] bytes.
 pub unsafe fn gemm(queue: &Queue, p: &GemmProblem) -> Result<()> {
+    // SAFETY: the caller's promise.
+    unsafe { gemm_as(queue, p, &plan(p, queue.device)) }
+}
+
+/// As [`gemm`], as a given plan says.
+///
+/// # Safety
+/// As [`gemm`]; the workspace has the plan's bytes.
+pub(super) unsafe fn gemm_as(queue: &Queue, p: &GemmProblem, plan: &GemmPlan) -> Result<()> {
     let has_index = matches!(p.groups, Groups::Ends { .. } | Groups::Masked { .. });
     if p.groups.count() == 0 || p.groups.total_rows() == 0 && !has_index {
         return Ok(());
     }
-    let plan = plan(p, queue.facts);
     let tile = &TILES[plan.tile];
     let blocks = plan.tiles.checked_mul(plan.splits).filter(|&blocks| blocks <= i32::MAX as usize);
     let Some(blocks) = blocks.filter(|_| p.groups.total_rows() <= i32::MAX as usize) else {
         return Err(Error::TooLarge { argument: "rows" });
     };
-    let params = params(p, &plan, queue.facts);
+    let params = params(p, plan, queue.facts);
     let operand = match p.a {
         Activations::Values { a, .. } if a.dtype == Dtype::F16 => 1,
         Activations::Values { .. } => 0,
@@ -129,7 +137,12 @@ pub unsafe fn gemm(queue: &Queue, p: &GemmProblem) -> Result<()> {
             queue.memset32(params.counters, 0, plan.tiles)?;
         }
         let shared = plan.shared_bytes as u32;
-        queue.launch(kernel, (blocks as u32, 1, 1), tile.threads() as u32, shared, &params)?;
+        let (grid, threads) = ((blocks as u32, 1, 1), tile.threads() as u32);
+        // Behind the memset of the counters there is no kernel to overlap with.
+        match p.dependent_launch && plan.splits == 1 {
+            true => queue.launch_dependent(kernel, grid, threads, shared, &params)?,
+            false => queue.launch(kernel, grid, threads, shared, &params)?,
+        }
         match (p.out, plan.second_pass && p.groups.total_rows() > 0) {
             (GemmOut::Codes(out), true) => rows::quantize(
                 queue,

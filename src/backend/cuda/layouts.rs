@@ -14,7 +14,7 @@ use crate::plan::layouts::{InterleaveProblem, ScaleLayoutProblem};
 pub static KERNELS: &[Kernel] = &[
     Kernel { file: "dequantize", name: "nvfp4_dequantize_bf16", registers: 64, threads: THREADS },
     Kernel { file: "dequantize", name: "nvfp4_dequantize_f16", registers: 64, threads: THREADS },
-    Kernel { file: "dequantize", name: "nvfp4_dequantize_f32", registers: 64, threads: THREADS },
+    Kernel { file: "dequantize", name: "nvfp4_dequantize_f32", registers: 80, threads: THREADS },
     Kernel { file: "layouts", name: "nvfp4_move_scales", registers: 64, threads: THREADS },
     Kernel { file: "layouts", name: "nvfp4_interleave", registers: 64, threads: THREADS },
 ];
@@ -93,7 +93,7 @@ pub fn plan_dequantize(p: &DequantizeProblem, facts: &DeviceFacts) -> Option<Lau
     };
     let many = matches!(p.groups, Groups::Ends { count, .. } if count > 256);
     let most = if many { (8 * facts.sm_count as usize).div_ceil(shape.grid_x) } else { 65535 };
-    let grid = (shape.grid_x as u32, shape.tiles.min(most).min(65535) as u32);
+    let grid = (shape.grid_x as u32, shape.units.min(most).min(65535) as u32);
     Some(Launch { kernel: &KERNELS[index], grid, threads: shape.threads as u32, params })
 }
 

@@ -16,6 +16,7 @@ pub mod params;
 pub mod pool;
 pub mod rows;
 pub mod stream;
+pub mod tune;
 pub mod weights;
 
 use crate::error::Result;
@@ -34,7 +35,7 @@ impl Device {
     ///
     /// # Safety
     /// Every address of the job is valid on the device for what its documentation says.
-    unsafe fn execute(&self, queue: &Queue, job: &Job) -> Result<()> {
+    pub(super) unsafe fn execute(&self, queue: &Queue, job: &Job) -> Result<()> {
         // SAFETY: the caller's promise.
         unsafe {
             match job {
@@ -57,7 +58,7 @@ impl Device {
     ///
     /// # Safety
     /// Every address of the problem is valid on the device for what its documentation says.
-    unsafe fn prepare_weights(&self, queue: &Queue, problem: &PrepareProblem) -> Result<()> {
+    pub(super) unsafe fn prepare_weights(&self, queue: &Queue, problem: &PrepareProblem) -> Result<()> {
         // SAFETY: the caller's promise.
         unsafe { weights::prepare(queue, problem) }
     }
@@ -69,6 +70,6 @@ impl Device {
 
     /// Bytes of workspace of a product.
     pub fn gemm_workspace_size(&self, problem: &GemmProblem) -> usize {
-        gemm::workspace_size(problem, &self.facts)
+        gemm::workspace_size(problem, self)
     }
 }

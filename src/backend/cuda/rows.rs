@@ -24,26 +24,39 @@ const fn kernel(file: &'static str, name: &'static str, registers: u32, threads:
 
 /// By what they do; `find` looks them up by name.
 pub static KERNELS: &[Kernel] = &[
-    kernel("quantize", "nvfp4_quantize_bf16_amax", 80, 256),
-    kernel("quantize", "nvfp4_quantize_f16_amax", 80, 256),
-    kernel("quantize", "nvfp4_quantize_f32_amax", 80, 256),
+    kernel("quantize", "nvfp4_quantize_bf16_amax", 64, 256),
+    kernel("quantize", "nvfp4_quantize_bf16_amax_grouped", 80, 256),
+    kernel("quantize", "nvfp4_quantize_f16_amax", 64, 256),
+    kernel("quantize", "nvfp4_quantize_f16_amax_grouped", 80, 256),
+    kernel("quantize", "nvfp4_quantize_f32_amax", 64, 256),
+    kernel("quantize", "nvfp4_quantize_f32_amax_grouped", 80, 256),
     kernel("quantize", "nvfp4_quantize_bf16_four_over_six", 80, 256),
+    kernel("quantize", "nvfp4_quantize_bf16_four_over_six_grouped", 128, 256),
     kernel("quantize", "nvfp4_quantize_f16_four_over_six", 80, 256),
+    kernel("quantize", "nvfp4_quantize_f16_four_over_six_grouped", 128, 256),
     kernel("quantize", "nvfp4_quantize_f32_four_over_six", 80, 256),
+    kernel("quantize", "nvfp4_quantize_f32_four_over_six_grouped", 128, 256),
     kernel("quantize", "nvfp4_quantize_bf16_min_mse", 64, 256),
     kernel("quantize", "nvfp4_quantize_f16_min_mse", 64, 256),
     kernel("quantize", "nvfp4_quantize_f32_min_mse", 64, 256),
-    kernel("quantize", "nvfp4_amax_bf16", 64, 256),
-    kernel("quantize", "nvfp4_amax_f16", 64, 256),
-    kernel("quantize", "nvfp4_amax_f32", 64, 256),
-    kernel("quantize", "nvfp4_rows_bf16", 64, 512),
-    kernel("quantize", "nvfp4_rows_f16", 64, 512),
-    kernel("quantize", "nvfp4_rows_f32", 128, 512),
-    kernel("quantize", "nvfp4_rows_bf16_x4", 72, 448),
-    kernel("quantize", "nvfp4_rows_f16_x4", 72, 448),
-    kernel("quantize", "nvfp4_rows_bf16_long", 64, 512),
-    kernel("quantize", "nvfp4_rows_f16_long", 64, 512),
-    kernel("quantize", "nvfp4_rows_f32_long", 128, 512),
+    kernel("quantize", "nvfp4_amax_bf16", 48, 256),
+    kernel("quantize", "nvfp4_amax_bf16_grouped", 48, 256),
+    kernel("quantize", "nvfp4_amax_f16", 48, 256),
+    kernel("quantize", "nvfp4_amax_f16_grouped", 48, 256),
+    kernel("quantize", "nvfp4_amax_f32", 48, 256),
+    kernel("quantize", "nvfp4_amax_f32_grouped", 48, 256),
+    kernel("quantize", "nvfp4_rows_bf16", 64, 256),
+    kernel("quantize", "nvfp4_rows_bf16_grouped", 64, 256),
+    kernel("quantize", "nvfp4_rows_bf16_x4", 64, 256),
+    kernel("quantize", "nvfp4_rows_bf16_x4_grouped", 80, 256),
+    kernel("quantize", "nvfp4_rows_bf16_few", 64, 512),
+    kernel("quantize", "nvfp4_rows_f16", 64, 256),
+    kernel("quantize", "nvfp4_rows_f16_grouped", 64, 256),
+    kernel("quantize", "nvfp4_rows_f16_x4", 64, 256),
+    kernel("quantize", "nvfp4_rows_f16_x4_grouped", 80, 256),
+    kernel("quantize", "nvfp4_rows_f16_few", 64, 512),
+    kernel("quantize", "nvfp4_rows_f32", 64, 512),
+    kernel("quantize", "nvfp4_rows_f32_grouped", 128, 512),
     kernel("quantize", "nvfp4_rows_bf16_rule", 128, 512),
     kernel("quantize", "nvfp4_rows_f16_rule", 128, 512),
     kernel("quantize", "nvfp4_rows_f32_rule", 128, 512),
@@ -52,39 +65,51 @@ pub static KERNELS: &[Kernel] = &[
     kernel("quantize", "nvfp4_stage_routes", 32, 256),
     kernel("norm", "nvfp4_norm_bf16", 64, 512),
     kernel("norm", "nvfp4_norm_f16", 64, 512),
+    kernel("norm", "nvfp4_norm_bf16_grouped", 64, 512),
+    kernel("norm", "nvfp4_norm_f16_grouped", 64, 512),
     kernel("norm", "nvfp4_norm_bf16_x4", 144, 448),
     kernel("norm", "nvfp4_norm_f16_x4", 144, 448),
     kernel("norm", "nvfp4_norm_bf16_rule", 128, 512),
     kernel("norm", "nvfp4_norm_f16_rule", 128, 512),
     kernel("norm", "nvfp4_norm_f32_rule", 128, 512),
-    kernel("norm", "nvfp4_hyper_bf16", 128, 512),
-    kernel("norm", "nvfp4_hyper_f16", 128, 512),
+    kernel("norm", "nvfp4_hyper_bf16", 144, 448),
+    kernel("norm", "nvfp4_hyper_f16", 144, 448),
     kernel("norm", "nvfp4_hyper_bf16_rule", 128, 512),
     kernel("norm", "nvfp4_hyper_f16_rule", 128, 512),
-    kernel("swiglu", "nvfp4_gated_bf16", 128, 256),
-    kernel("swiglu", "nvfp4_gated_f16", 128, 256),
+    kernel("swiglu", "nvfp4_gated_bf16", 128, 128),
+    kernel("swiglu", "nvfp4_gated_f16", 128, 128),
+    kernel("swiglu", "nvfp4_gated_bf16_grouped", 128, 128),
+    kernel("swiglu", "nvfp4_gated_f16_grouped", 128, 128),
     kernel("swiglu", "nvfp4_gated_amax_bf16", 64, 256),
     kernel("swiglu", "nvfp4_gated_amax_f16", 64, 256),
-    kernel("swiglu", "nvfp4_gated_rows_bf16", 64, 512),
-    kernel("swiglu", "nvfp4_gated_rows_f16", 64, 512),
+    kernel("swiglu", "nvfp4_gated_rows_bf16", 128, 512),
+    kernel("swiglu", "nvfp4_gated_rows_f16", 128, 512),
+    kernel("swiglu", "nvfp4_gated_rows_bf16_grouped", 128, 512),
+    kernel("swiglu", "nvfp4_gated_rows_f16_grouped", 128, 512),
     kernel("swiglu", "nvfp4_gated_rows_bf16_rule", 128, 512),
     kernel("swiglu", "nvfp4_gated_rows_f16_rule", 128, 512),
 ];
 
-fn find(parts: [&str; 3]) -> &'static Kernel {
+fn find<const N: usize>(parts: [&str; N]) -> &'static Kernel {
+    // Asked at every launch: names of another length, or with another end, are most of them.
+    let length: usize = parts.iter().map(|p| p.len()).sum();
     let matches = |k: &&Kernel| {
         let mut rest = k.name;
-        parts.iter().all(|p| rest.strip_prefix(p).map(|r| rest = r).is_some()) && rest.is_empty()
+        rest.len() == length && parts.iter().rev().all(|p| rest.strip_suffix(p).map(|r| rest = r).is_some())
     };
     KERNELS.iter().find(matches).expect("the planner names kernels of its table")
 }
 
-/// Blocks that a thread of `cached_rows` may hold, times the threads of a CTA.
+/// Threads of a CTA that holds rows in registers. Rows of up to twice as many blocks are held.
 const CACHED_THREADS: usize = 512;
-/// Threads of a CTA that holds four rows: more would not leave each the registers it needs.
+/// Threads of a CTA that holds four rows or mixes streams: more would not leave each the registers it needs.
 const FOUR_ROWS_THREADS: usize = 448;
+/// Warps of a CTA of `gated_pass`.
+const GATED_WARPS: usize = 4;
 /// Columns that the passes with 32-bit block indices take.
 const MOST_BLOCKS: usize = 1 << 24;
+/// Rows of the padded row space that they take.
+const MOST_ROWS: usize = 1 << 30;
 const GRID_Y: usize = 65535;
 
 /// One thing to put on the stream. Four of them live on the stack of a call: boxing would allocate.
@@ -139,7 +164,7 @@ pub unsafe fn quantize(queue: &Queue, p: &QuantizeProblem) -> Result<()> {
                     queue.launch(kernel, (grid.0, grid.1, 1), *threads, 0, params)?;
                 }
                 Step::Finish { blocks, params } => {
-                    queue.launch(find(["nvfp4_finish_scales", "", ""]), (*blocks, 1, 1), 256, 0, params)?;
+                    queue.launch(find(["nvfp4_finish_scales"]), (*blocks, 1, 1), 256, 0, params)?;
                 }
             }
         }
@@ -169,7 +194,7 @@ pub fn routes(p: &StageProblem) -> (&'static Kernel, u32, RoutesParams) {
         weights_out: address(p.weights_out),
         count: p.routes as u64,
     };
-    (find(["nvfp4_stage_routes", "", ""]), p.routes.div_ceil(256).min(4096) as u32, params)
+    (find(["nvfp4_stage_routes"]), p.routes.div_ceil(256).min(4096) as u32, params)
 }
 
 /// Which launches carry out a problem.
@@ -333,14 +358,15 @@ impl Passes<'_> {
             // Nobody's rows; a split that says otherwise is reported all the same.
             0 if params.groups.count == 0 || params.groups.index == 0 => return,
             0 => self.general(params, 1),
-            _ => self.cached(params, layout, rows).or_else(|| self.tiles(params, layout, rows)),
+            _ if !self.fast || rows > MOST_ROWS => None,
+            _ => self.held(params, layout, rows).or_else(|| self.tiles(params, layout, rows)),
         };
         plan.push(step.or_else(|| self.general(params, rows)).expect("the general kernel takes everything"));
     }
 
     fn general(&self, params: RowsParams, rows: usize) -> Option<Step> {
         let grid = (self.capped(rows), 1);
-        Some(Step::Rows { kernel: find(["nvfp4_general", "", ""]), grid, threads: 256, params })
+        Some(Step::Rows { kernel: find(["nvfp4_general"]), grid, threads: 256, params })
     }
 
     /// CTAs for so many rows. Where each has to look through many groups for its first row, fewer that go on.
@@ -351,13 +377,101 @@ impl Passes<'_> {
     }
 
     /// Rows held in registers: scales per row, and norms.
-    fn cached(&self, params: RowsParams, layout: ScaleLayout, rows: usize) -> Option<Step> {
+    fn held(&self, params: RowsParams, layout: ScaleLayout, rows: usize) -> Option<Step> {
         let norm = matches!(self.p.producer, Producer::Norm { .. });
         let blocks = self.p.cols / BLOCK;
         let wanted = params.mode == mode::ROW || (norm && params.mode == mode::STATIC);
-        if !self.fast || !wanted || blocks > 2 * CACHED_THREADS {
+        if !wanted || blocks > 2 * CACHED_THREADS {
             return None;
         }
+        let plain = matches!(self.p.producer, Producer::Plain { .. });
+        if plain && params.rule == params::rule(ScaleRule::Amax) {
+            return Some(self.plain_rows(params, layout, rows));
+        }
+        self.fused_rows(params, rows).or_else(|| self.cached(params, rows))
+    }
+
+    /// Values as they stand with scales per row: rows in the registers of small CTAs.
+    fn plain_rows(&self, params: RowsParams, layout: ScaleLayout, rows: usize) -> Step {
+        let (blocks, sms) = (self.p.cols / BLOCK, self.facts.sm_count as usize);
+        let dtype = source(&self.p.producer).dtype;
+        // Four rows a CTA fill sectors of tiled scales, once every SM has some; few rows answer sooner with a block a
+        // thread.
+        let (variant, a_thread, a_cta) = match (dtype, self.is_grouped()) {
+            (Dtype::F32, _) => ("", 2, 1),
+            _ if layout.is_tiled() && rows >= 16 * sms => ("_x4", 4, 4),
+            (_, false) if rows < 4 * sms && blocks <= CACHED_THREADS => ("_few", 1, 1),
+            _ => ("", 4, 1),
+        };
+        let kernel = find(["nvfp4_rows_", dtype_name(dtype), variant, self.suffix()]);
+        let threads = blocks.div_ceil(a_thread).next_multiple_of(32) as u32;
+        // Without groups there is a CTA for every unit of rows.
+        let units = rows / a_cta;
+        let grid = if self.is_grouped() { self.capped(units) } else { units as u32 };
+        Step::Rows { kernel, grid: (grid, 1), threads, params }
+    }
+
+    fn is_grouped(&self) -> bool {
+        !matches!(self.p.groups, Groups::None { .. })
+    }
+
+    /// What kernels that have to look for groups are called beside those that need not.
+    fn suffix(&self) -> &'static str {
+        if self.is_grouped() { "_grouped" } else { "" }
+    }
+
+    /// Norms and gated activations of 16-bit types by the plain rule.
+    fn fused_rows(&self, params: RowsParams, rows: usize) -> Option<Step> {
+        let blocks = self.p.cols / BLOCK;
+        let dtype = source(&self.p.producer).dtype;
+        if params.rule != params::rule(ScaleRule::Amax) || dtype == Dtype::F32 {
+            return None;
+        }
+        // Four rows a CTA share what a row needs once; they pay when every SM has some, below a row a CTA answers sooner.
+        let four =
+            rows >= 8 * self.facts.sm_count as usize && blocks <= FOUR_ROWS_THREADS && !self.is_grouped();
+        let (family, variant, height, most_threads) = match &self.p.producer {
+            Producer::Norm { input: NormInput::Hyper(_), .. } => ("nvfp4_hyper_", "", 1, FOUR_ROWS_THREADS),
+            Producer::Norm { .. } if four => ("nvfp4_norm_", "_x4", 4, FOUR_ROWS_THREADS),
+            Producer::Norm { .. } => ("nvfp4_norm_", self.suffix(), 1, CACHED_THREADS),
+            Producer::Gated { .. } => ("nvfp4_gated_rows_", self.suffix(), 1, CACHED_THREADS),
+            _ => return None,
+        };
+        let threads = blocks.next_multiple_of(32);
+        let kernel = find([family, dtype_name(dtype), variant]);
+        // CTAs of four rows stay and walk on.
+        let most = if height == 4 { 2 * self.facts.sm_count } else { u32::MAX };
+        let grid = (self.capped(rows.div_ceil(height)).min(most), 1);
+        (threads <= most_threads).then_some(Step::Rows { kernel, grid, threads: threads as u32, params })
+    }
+
+    /// Gated activations where the decode scales are known: 8 rows a CTA, or one where groups may end anywhere.
+    fn gated_pass(&self, mut params: RowsParams, layout: ScaleLayout, rows: usize) -> Step {
+        let sms = self.facts.sm_count as usize;
+        let (height, step) = match (layout.is_tiled(), self.is_grouped()) {
+            (true, _) => (8, 4 * GATED_WARPS),
+            (false, false) => (GATED_WARPS, 32),
+            (false, true) => (1, 32 * GATED_WARPS),
+        };
+        let units = rows.div_ceil(height);
+        let all = (self.p.cols / BLOCK).next_multiple_of(4).div_ceil(step);
+        let mut steps = all;
+        while steps > 1 && units * all.div_ceil(steps) < 10 * sms {
+            steps = steps.div_ceil(2);
+        }
+        params.steps = steps as u32;
+        let across = all.div_ceil(steps);
+        let most = match &self.p.groups {
+            Groups::Ends { count, .. } if *count > 256 => (8 * sms).div_ceil(across),
+            _ => GRID_Y,
+        };
+        let grid = (across as u32, units.min(most).min(GRID_Y) as u32);
+        let kernel = find(["nvfp4_gated_", dtype_name(source(&self.p.producer).dtype), self.suffix()]);
+        Step::Rows { kernel, grid, threads: 32 * GATED_WARPS as u32, params }
+    }
+
+    /// Rows of the producers that more than one pass would have to repeat, and rules that look again.
+    fn cached(&self, params: RowsParams, rows: usize) -> Option<Step> {
         let dtype = source(&self.p.producer).dtype;
         let family = match &self.p.producer {
             Producer::Norm { input: NormInput::Hyper(_), .. } => "nvfp4_hyper_",
@@ -365,25 +479,12 @@ impl Passes<'_> {
             Producer::Gated { .. } => "nvfp4_gated_rows_",
             _ => "nvfp4_rows_",
         };
-        let (plain, hot) = (params.rule == params::rule(ScaleRule::Amax), dtype != Dtype::F32);
-        if !hot && matches!(family, "nvfp4_hyper_" | "nvfp4_gated_rows_") {
+        if dtype == Dtype::F32 && matches!(family, "nvfp4_hyper_" | "nvfp4_gated_rows_") {
             return None;
         }
-        // Four rows a CTA pay once every SM has some; below, a row a CTA answers sooner.
-        let four = layout == ScaleLayout::Tiled128x4
-            && matches!(family, "nvfp4_rows_" | "nvfp4_norm_")
-            && rows >= 8 * self.facts.sm_count as usize;
-        let variant = match blocks <= CACHED_THREADS {
-            true if plain && hot && four && blocks <= FOUR_ROWS_THREADS => "_x4",
-            true if plain && (hot || family == "nvfp4_rows_") => "",
-            false if plain && family == "nvfp4_rows_" => "_long",
-            _ => "_rule",
-        };
-        let a_thread = if matches!(variant, "_long" | "_rule") { 2 } else { 1 };
-        let kernel = find([family, dtype_name(dtype), variant]);
-        let threads = blocks.div_ceil(a_thread).next_multiple_of(32) as u32;
-        let units = if variant == "_x4" { rows / 4 } else { rows };
-        Some(Step::Rows { kernel, grid: (self.capped(units), 1), threads, params })
+        let kernel = find([family, dtype_name(dtype), "_rule"]);
+        let threads = (self.p.cols / BLOCK).div_ceil(2).next_multiple_of(32) as u32;
+        Some(Step::Rows { kernel, grid: (self.capped(rows), 1), threads, params })
     }
 
     /// A block a thread: decode scales that are known, or the amax of larger scopes.
@@ -396,36 +497,41 @@ impl Passes<'_> {
             Producer::Gated { .. } if dtype != Dtype::F32 && (finds || rule == ScaleRule::Amax) => true,
             _ => return None,
         };
-        if !self.fast || !(finds || params.mode <= mode::FROM_AMAX) {
+        if !(finds || params.mode <= mode::FROM_AMAX) {
             return None;
         }
+        if gated && !finds {
+            return Some(self.gated_pass(params, layout, rows));
+        }
+        let (name, wide) = (dtype_name(dtype), dtype == Dtype::F32);
         let (kernel, most_steps) = match (gated, finds) {
-            (false, true) => {
-                (find(["nvfp4_amax_", dtype_name(dtype), ""]), if dtype == Dtype::F32 { 1 } else { 2 })
-            }
-            (true, true) => (find(["nvfp4_gated_amax_", dtype_name(dtype), ""]), 1),
-            (true, false) => (find(["nvfp4_gated_", dtype_name(dtype), ""]), 1),
-            (false, false) => {
-                let (name, steps) = match rule {
-                    ScaleRule::Amax => ("_amax", 4),
-                    ScaleRule::FourOverSix => ("_four_over_six", 2),
-                    ScaleRule::MinMse => ("_min_mse", 1),
-                };
-                let steps = if dtype == Dtype::F32 { usize::max(steps / 2, 1) } else { steps };
-                (find(["nvfp4_quantize_", dtype_name(dtype), name]), steps)
-            }
+            (false, true) => (find(["nvfp4_amax_", name, self.suffix()]), if wide { 1 } else { 2 }),
+            (true, true) => (find(["nvfp4_gated_amax_", name]), 1),
+            (_, false) => match rule {
+                ScaleRule::MinMse => (find(["nvfp4_quantize_", name, "_min_mse"]), 1),
+                ScaleRule::Amax => {
+                    (find(["nvfp4_quantize_", name, "_amax", self.suffix()]), if wide { 2 } else { 4 })
+                }
+                ScaleRule::FourOverSix => (
+                    find(["nvfp4_quantize_", name, "_four_over_six", self.suffix()]),
+                    if wide { 1 } else { 2 },
+                ),
+            },
         };
-        let shape =
-            TileShape::new(layout, self.p.cols / BLOCK, rows, most_steps, self.facts.sm_count as usize);
+        let (blocks, sms) = (self.p.cols / BLOCK, self.facts.sm_count as usize);
+        let shape = match most_steps {
+            _ if finds || !layout.is_tiled() => TileShape::new(layout, blocks, rows, most_steps, sms),
+            1 => TileShape::new(layout, blocks, rows, 1, sms),
+            _ => TileShape::sectors(blocks, rows, sms)
+                .unwrap_or_else(|| TileShape::new(layout, blocks, rows, 1, sms)),
+        };
         params.steps = shape.steps as u32;
         let most_y = match (finds, &self.p.groups) {
-            (true, _) => (16 * self.facts.sm_count as usize).div_ceil(shape.grid_x),
-            (_, Groups::Ends { count, .. }) if *count > 256 => {
-                (8 * self.facts.sm_count as usize).div_ceil(shape.grid_x)
-            }
+            (true, _) => (16 * sms).div_ceil(shape.grid_x),
+            (_, Groups::Ends { count, .. }) if *count > 256 => (8 * sms).div_ceil(shape.grid_x),
             _ => GRID_Y,
         };
-        let grid = (shape.grid_x as u32, shape.tiles.min(most_y).min(GRID_Y) as u32);
+        let grid = (shape.grid_x as u32, shape.units.min(most_y).min(GRID_Y) as u32);
         Some(Step::Rows { kernel, grid, threads: shape.threads as u32, params })
     }
 }
@@ -438,15 +544,27 @@ pub(super) fn dtype_name(d: Dtype) -> &'static str {
     }
 }
 
-/// How a pass with a block a thread covers rows × columns.
+/// How a pass with a block a thread covers rows × columns: a unit of rows is a row (linear) or the 8 rows whose scales
+/// share sectors (tiled); a warp takes some column steps of one unit.
 pub(super) struct TileShape {
     pub steps: usize,
     pub grid_x: usize,
-    pub tiles: usize,
+    pub units: usize,
     pub threads: usize,
 }
 
+/// Column steps that stand for `sector_units`.
+const SECTOR_STEPS: usize = 4;
+
 impl TileShape {
+    /// Many rows of tiled scales: a warp takes 16 columns of a unit, two rows a step. None where that leaves SMs or
+    /// lanes idle.
+    fn sectors(blocks: usize, rows: usize, sm_count: usize) -> Option<TileShape> {
+        let (warps, units) = (blocks.div_ceil(16), rows / 8);
+        (units * warps >= 16 * sm_count && warps * 16 * 8 <= blocks * 9)
+            .then(|| TileShape::of_warps(SECTOR_STEPS, warps, units))
+    }
+
     /// The most column steps a warp that still leave every SM work enough.
     pub fn new(
         layout: ScaleLayout,
@@ -455,19 +573,21 @@ impl TileShape {
         most_steps: usize,
         sm_count: usize,
     ) -> TileShape {
-        let columns = if layout.is_tiled() { blocks.div_ceil(4) } else { blocks.div_ceil(32) };
-        let across = if layout == ScaleLayout::Tiled128x4 { 16 } else { 1 };
-        let tiles = rows / layout.tile_rows();
-        let warps = |steps: usize| across * columns.div_ceil(steps);
+        let (width, height) = if layout.is_tiled() { (4, 8) } else { (32, 1) };
+        let (columns, units) = (blocks.div_ceil(width), rows / height);
+        let warps = |steps: usize| columns.div_ceil(steps);
         let mut steps = most_steps;
         // Halved while warps are few, or while a row's last warp would idle through most of its steps.
-        while steps > 1
-            && (tiles * warps(steps) < 32 * sm_count || warps(steps) * steps * 8 > across * columns * 9)
-        {
+        while steps > 1 && (units * warps(steps) < 32 * sm_count || warps(steps) * steps * 8 > columns * 9) {
             steps /= 2;
         }
-        let threads = 32 * warps(steps).min(8);
-        TileShape { steps, grid_x: warps(steps).div_ceil(8), tiles, threads }
+        TileShape::of_warps(steps, warps(steps), units)
+    }
+
+    /// CTAs of up to eight warps, of which the fewest idle.
+    fn of_warps(steps: usize, warps: usize, units: usize) -> TileShape {
+        let per_cta = (4..=8).rev().min_by_key(|w| warps.next_multiple_of(*w)).map_or(8, |w| w.min(warps));
+        TileShape { steps, grid_x: warps.div_ceil(per_cta), units, threads: 32 * per_cta }
     }
 }
 
@@ -534,14 +654,58 @@ mod tests {
         let p = |rows, cols, scope, dynamic, dtype| names(&problem(rows, cols, scope, dynamic, dtype));
         assert_eq!(p(8192, 7168, Scope::Tensor, false, Dtype::Bf16), ["nvfp4_quantize_bf16_amax"]);
         assert_eq!(p(8192, 7168, Scope::Row, true, Dtype::Bf16), ["nvfp4_rows_bf16_x4"]);
-        assert_eq!(p(64, 7168, Scope::Row, true, Dtype::Bf16), ["nvfp4_rows_bf16"]);
-        assert_eq!(p(8192, 8192, Scope::Row, true, Dtype::F16), ["nvfp4_rows_f16"]);
-        assert_eq!(p(8192, 16384, Scope::Row, true, Dtype::F32), ["nvfp4_rows_f32_long"]);
+        assert_eq!(p(64, 7168, Scope::Row, true, Dtype::Bf16), ["nvfp4_rows_bf16_few"]);
+        assert_eq!(p(1024, 7168, Scope::Row, true, Dtype::Bf16), ["nvfp4_rows_bf16"]);
+        assert_eq!(p(8192, 8192, Scope::Row, true, Dtype::F16), ["nvfp4_rows_f16_x4"]);
+        assert_eq!(p(8192, 16384, Scope::Row, true, Dtype::F32), ["nvfp4_rows_f32"]);
         assert_eq!(p(8192, 16400, Scope::Row, true, Dtype::Bf16), ["nvfp4_general"]);
         assert_eq!(
             p(300, 64, Scope::Tensor, true, Dtype::F16),
             ["zero", "nvfp4_amax_f16", "nvfp4_quantize_f16_amax", "finish"]
         );
+    }
+
+    #[test]
+    fn fused_producers_take_their_passes() {
+        let norm = |p: &mut QuantizeProblem| {
+            let weight = crate::plan::memory::Vector { base: Ptr::new(4096 as *const u8), dtype: Dtype::F32 };
+            let norm = Norm { weight, weight_offset: 0.0, eps: 1e-6, normed: None, inv_rms: None };
+            p.producer =
+                Producer::Norm { input: NormInput::Rows { src: source(&p.producer), residual: None }, norm };
+        };
+        let gated = |p: &mut QuantizeProblem| {
+            let activation = GatedActivation::SwiGlu(SwiGlu { limit: 0.0, alpha: 1.0, beta: 0.0 });
+            p.producer = Producer::Gated { src: source(&p.producer), interleaved: false, activation };
+        };
+        let first = |rows, cols, dynamic, edit: &dyn Fn(&mut QuantizeProblem)| {
+            let scope = if dynamic { Scope::Row } else { Scope::Tensor };
+            let mut p = problem(rows, cols, scope, dynamic, Dtype::Bf16);
+            edit(&mut p);
+            let name = names(&p)[0];
+            let Some(Step::Rows { grid, threads, params, .. }) = plan(&p, &FACTS).steps().next().copied()
+            else {
+                panic!("a launch comes first");
+            };
+            (name, grid, threads, params.steps)
+        };
+        for dynamic in [false, true] {
+            assert_eq!(first(64, 7168, dynamic, &norm), ("nvfp4_norm_bf16", (128, 1), 448, 0));
+            assert_eq!(first(8192, 7168, dynamic, &norm), ("nvfp4_norm_bf16_x4", (264, 1), 448, 0));
+            assert_eq!(first(8192, 8192, dynamic, &norm), ("nvfp4_norm_bf16", (8192, 1), 512, 0));
+            assert_eq!(first(8192, 8208, dynamic, &norm), ("nvfp4_norm_bf16_rule", (8192, 1), 288, 0));
+        }
+        assert_eq!(first(8192, 7168, true, &gated), ("nvfp4_gated_rows_bf16", (8192, 1), 448, 0));
+        let (name, grid, threads, steps) = first(8192, 7168, false, &gated);
+        assert_eq!((name, threads), ("nvfp4_gated_bf16", 128));
+        assert_eq!(grid.1, 1024, "8 rows a unit");
+        assert!(grid.0 * steps * 16 >= 448, "every column has a step");
+        let grouped = |p: &mut QuantizeProblem| {
+            gated(p);
+            p.groups = Groups::Ends { ends: Ptr::new(16 as *const i32), count: 3, rows: 8192 };
+            p.out.as_mut().unwrap().scales.layout = ScaleLayout::Linear;
+        };
+        let (name, grid, ..) = first(8192, 7168, false, &grouped);
+        assert_eq!((name, grid.1), ("nvfp4_gated_bf16_grouped", 8192), "linear rows of groups go one by one");
     }
 
     #[test]
