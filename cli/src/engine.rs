@@ -1,15 +1,16 @@
-//! One matrix of values → codes, linear block scales and the decode scale, computed by the library on the CPU.
+//! One matrix of values → codes, linear block scales and the decode scale, and back, computed by the library on the CPU.
 
 use crate::Result;
 use clap::ValueEnum;
 use nvfp4::api::context::{Context, nvfp4_context_options};
+use nvfp4::api::dequantize::{dequantize, nvfp4_dequantize_args};
 use nvfp4::api::quantize::{nvfp4_quantize_args, quantize};
 use nvfp4::api::stream::Stream;
 use nvfp4::api::types::*;
 use safetensors::tensor::Dtype;
 
 /// How a block's scale is chosen.
-#[derive(Clone, Copy, ValueEnum)]
+#[derive(Clone, Copy, Debug, ValueEnum)]
 pub enum Rule {
     /// From the block's largest magnitude (fastest; what most tools write)
     Amax,
@@ -72,6 +73,8 @@ pub struct Engine {
     context: Context,
     stream: Stream,
     source: Aligned,
+    other: Aligned,
+    values: Aligned,
     pub codes: Aligned,
     pub scales: Aligned,
     pub decode_scale: f32,
@@ -87,38 +90,26 @@ impl Engine {
         };
         let context = Context::create(&options).map_err(|e| e.to_string())?;
         let stream = Stream::create(&context).map_err(|e| e.to_string())?;
-        let (source, codes, scales) = Default::default();
-        Ok(Engine { context, stream, source, codes, scales, decode_scale: 1.0 })
+        let (source, other, values, codes, scales) = Default::default();
+        Ok(Engine { context, stream, source, other, values, codes, scales, decode_scale: 1.0 })
     }
 
-    /// `values`: [rows, cols] of `dtype`, dense, at any address. The result stays in the engine until the next call.
-    pub fn quantize(
-        &mut self,
-        values: &[u8],
-        dtype: Dtype,
-        rows: usize,
-        cols: usize,
-        rule: Rule,
-    ) -> Result<()> {
-        // A map begins on a page, but a tensor in it begins where its header ended.
-        let aligned = if values.as_ptr().addr().is_multiple_of(16) {
-            values
-        } else {
-            self.source.resize(values.len());
-            self.source.bytes_mut().copy_from_slice(values);
-            self.source.bytes()
-        };
+    /// `values`: the matrix, dense, at any address. The result stays in the engine until the next call.
+    pub fn quantize(&mut self, values: &[u8], what: &Matrix, rule: Rule) -> Result<()> {
+        let &Matrix { dtype, rows, cols, transposed, decode_scale } = what;
         self.codes.resize(rows * cols / 2);
         self.scales.resize(rows * cols / 16);
+        let mut made = 1.0;
         let args = nvfp4_quantize_args {
             struct_size: size_of::<nvfp4_quantize_args>(),
-            src: aligned.as_ptr().cast(),
+            src: aligned(values, &mut self.source).cast(),
             src_dtype: match dtype {
                 Dtype::BF16 => NVFP4_DTYPE_BF16,
                 Dtype::F16 => NVFP4_DTYPE_F16,
                 Dtype::F32 => NVFP4_DTYPE_F32,
                 other => return Err(format!("{other} values cannot be quantized")),
             },
+            transposed: transposed.into(),
             rows: rows as i64,
             cols: cols as i64,
             out: nvfp4_quantized {
@@ -127,17 +118,80 @@ impl Engine {
                 scale_layout: NVFP4_SCALE_LAYOUT_LINEAR,
                 scale_rule: rule.value(),
                 scope: NVFP4_SCOPE_TENSOR,
-                decode_scales: &mut self.decode_scale,
+                static_decode_scales: decode_scale.as_ref().map_or(std::ptr::null(), std::ptr::from_ref),
+                decode_scales: if decode_scale.is_some() { std::ptr::null_mut() } else { &mut made },
                 ..Default::default()
             },
             ..Default::default()
         };
         // SAFETY: every pointer is to a live buffer of the stated shape, and the CPU is done when the call returns.
         unsafe { quantize(&self.context, &args, &self.stream) }.map_err(|e| e.to_string())?;
+        self.decode_scale = decode_scale.unwrap_or(made);
         // The library turns a block with a NaN or an infinity into a NaN block, whose scale is this code.
         match self.scales.bytes().iter().position(|&s| s == 0x7F) {
             Some(at) => Err(format!("row {} holds a NaN or an infinity", at / (cols / 16))),
             None => Ok(()),
         }
     }
+
+    /// Codes and scales that are right as they are, as if they had just been made.
+    pub fn take(&mut self, codes: &[u8], scales: &[u8]) {
+        for (to, from) in [(&mut self.codes, codes), (&mut self.scales, scales)] {
+            to.resize(from.len());
+            to.bytes_mut().copy_from_slice(from);
+        }
+    }
+
+    /// The values that rows of codes, linear scales and one decode scale stand for.
+    pub fn dequantize(
+        &mut self,
+        codes: &[u8],
+        scales: &[u8],
+        decode_scale: f32,
+        rows: usize,
+        cols: usize,
+    ) -> Result<&[f32]> {
+        self.values.resize(rows * cols * 4);
+        let args = nvfp4_dequantize_args {
+            struct_size: size_of::<nvfp4_dequantize_args>(),
+            input: nvfp4_quantized_input {
+                codes: aligned(codes, &mut self.source),
+                scales: aligned(scales, &mut self.other),
+                scale_layout: NVFP4_SCALE_LAYOUT_LINEAR,
+                scope: NVFP4_SCOPE_TENSOR,
+                decode_scales: &decode_scale,
+                ..Default::default()
+            },
+            rows: rows as i64,
+            cols: cols as i64,
+            dst: self.values.bytes_mut().as_mut_ptr().cast(),
+            dst_dtype: NVFP4_DTYPE_F32,
+            ..Default::default()
+        };
+        // SAFETY: as above.
+        unsafe { dequantize(&self.context, &args, &self.stream) }.map_err(|e| e.to_string())?;
+        // SAFETY: the library has written rows * cols floats on a cache line.
+        Ok(unsafe { std::slice::from_raw_parts(self.values.bytes().as_ptr().cast(), rows * cols) })
+    }
+}
+
+/// One matrix to be quantized.
+pub struct Matrix {
+    pub dtype: Dtype,
+    pub rows: usize,
+    pub cols: usize,
+    /// Stored [cols, rows].
+    pub transposed: bool,
+    /// None: from the largest magnitude.
+    pub decode_scale: Option<f32>,
+}
+
+/// A map begins on a page, but a tensor in it begins where its header ended: copied where that is off the mark.
+fn aligned(bytes: &[u8], copy: &mut Aligned) -> *const u8 {
+    if bytes.as_ptr().addr().is_multiple_of(16) {
+        return bytes.as_ptr();
+    }
+    copy.resize(bytes.len());
+    copy.bytes_mut().copy_from_slice(bytes);
+    copy.bytes().as_ptr()
 }

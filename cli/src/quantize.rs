@@ -1,33 +1,35 @@
-//! `nvfp4 quantize`: a safetensors file → the same file with its linear weights as NVFP4, in ModelOpt's names.
+//! `nvfp4 quantize`: a checkpoint → the same checkpoint with its linear weights as NVFP4, in ModelOpt's names.
 //!
 //! `X.weight` [N, K] becomes `X.weight` U8 [N, K/2] (codes, even k in the low nibble), `X.weight_scale` F8_E4M3
-//! [N, K/16] (row-major) and `X.weight_scale_2` F32 (the decode scale: value = code · scale · scale_2). Everything else is
-//! copied. One tensor at a time is in memory.
+//! [N, K/16] (row-major) and `X.weight_scale_2` F32 (the decode scale: value = code · scale · scale_2). Experts in one
+//! tensor become [E, N, ...] with a decode scale each, whichever way they were stored. Everything else is copied. One
+//! matrix at a time is in memory.
 
-use crate::engine::{Engine, Rule};
-use crate::output::{self, Output};
-use crate::plan::{Fate, Plan, plan};
+use crate::config;
+use crate::engine::{Engine, Matrix, Rule};
+use crate::layout::{Layout, Piece, check_names};
+use crate::model::{Model, Place};
+use crate::packed::{Form, names};
 use crate::report::{self, size};
-use crate::select::{DEFAULT_EXCLUDES, Patterns, reason_to_keep};
-use crate::source::Source;
+use crate::select::{DEFAULT_EXCLUDES, Experts, Matrices, Patterns, reason_to_keep};
+use crate::writer::{Job, Sink, Target};
 use crate::{Result, report::shown};
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressFinish, ProgressStyle};
+use safetensors::tensor::Dtype;
+use serde_json::{Map, Value, json};
 use std::path::PathBuf;
 use std::time::Instant;
-
-/// Bytes copied between two steps of the progress bar.
-const CHUNK: usize = 16 << 20;
 
 #[derive(clap::Args)]
 #[command(after_help = format!(
     "PATTERN has the wildcards * and ? and names a tensor or its module (without .weight).\n\
-     Kept by default: {}.", DEFAULT_EXCLUDES.join(" ")))]
+     Kept by default: {}.\n\
+     IN and OUT are safetensors files, or directories as Hugging Face lays them out.", DEFAULT_EXCLUDES.join(" ")))]
 pub struct Args {
     /// Checkpoint to read
-    #[arg(value_name = "IN.safetensors")]
+    #[arg(value_name = "IN")]
     input: PathBuf,
-    /// Checkpoint to write; an existing file is replaced once the new one is complete
-    #[arg(value_name = "OUT.safetensors")]
+    /// Checkpoint to write; an existing file is replaced once the new one is complete, a directory must be empty
+    #[arg(value_name = "OUT")]
     output: PathBuf,
     /// How block scales are chosen
     #[arg(long, value_enum, default_value = "amax")]
@@ -38,81 +40,175 @@ pub struct Args {
     /// Quantize only weights that match, and no default keeps one of them; may be repeated
     #[arg(long, value_name = "PATTERN")]
     include: Vec<String>,
+    /// How tensors that hold all experts of a layer are stored
+    #[arg(long, value_enum, default_value = "auto")]
+    experts: Experts,
     /// CPU threads; 0: all cores
     #[arg(long, value_name = "N", default_value_t = 0)]
     threads: u32,
+    /// Begin anew where an interrupted run of another command left a part of OUT
+    #[arg(long)]
+    restart: bool,
     /// Print nothing but errors
     #[arg(long, short)]
     quiet: bool,
 }
 
+/// What becomes of one tensor; indices of pieces.
+enum Fate {
+    Copied { piece: usize },
+    Quantized { matrices: Matrices, codes: usize, scales: usize, decode_scales: usize },
+}
+
+struct Plan {
+    layouts: Vec<Layout>,
+    /// Of each layout: the tensors that it is made from.
+    fates: Vec<Vec<(Place, Fate)>>,
+    config: Value,
+}
+
 pub fn run(args: &Args) -> Result<()> {
     let began = Instant::now();
-    let source = Source::open(&args.input)?;
-    output::check_target(&args.input, &args.output)?;
+    let model = Model::open(&args.input)?;
+    let target = Target::choose(&model, &args.output)?;
     let patterns = Patterns { include: &args.include, exclude: &args.exclude };
-    let reasons: Vec<Option<String>> = source.tensors.iter().map(|t| reason_to_keep(t, &patterns)).collect();
-    let keep: Vec<bool> = reasons.iter().map(Option::is_some).collect();
-    let plan =
-        plan(&source, &keep, args.rule.name()).map_err(|e| format!("{}: {e}", args.input.display()))?;
-    write(args, &source, &plan)?;
+    let experts = args.experts.resolve(model.model_type());
+    let reasons: Vec<Option<String>> =
+        model.places().map(|p| reason_to_keep(model.tensor(p), &patterns, experts)).collect();
+    let plan = plan(args, &model, &target, &reasons, experts)
+        .map_err(|e| format!("{}: {e}", args.input.display()))?;
+    let resumed = write(args, &model, &target, &plan, experts)?;
     if !args.quiet {
-        report::print(&summary(args, &source, &reasons, &plan, began));
+        report::print(&summary(args, &model, &reasons, &plan, resumed, began));
     }
     Ok(())
 }
 
-fn write(args: &Args, source: &Source, plan: &Plan) -> Result<()> {
+fn plan(
+    args: &Args,
+    model: &Model,
+    target: &Target,
+    reasons: &[Option<String>],
+    experts: Experts,
+) -> Result<Plan> {
+    let is_float = |d: Dtype| matches!(d, Dtype::BF16 | Dtype::F16 | Dtype::F32);
+    let kept = model.places().zip(reasons).filter(|(_, r)| r.is_some()).map(|(p, _)| model.tensor(p));
+    let modules = kept
+        .filter(|t| t.shape.len() == 2 && is_float(t.dtype))
+        .filter_map(|t| t.name.strip_suffix(".weight"));
+    let config =
+        config::modelopt(&modules.map(String::from).collect::<Vec<_>>(), false, Some(args.rule.name()));
+
+    let files = target.files(model);
+    let mut pieces: Vec<Vec<Piece>> = files.iter().map(|_| Vec::new()).collect();
+    let mut fates: Vec<Vec<(Place, Fate)>> = files.iter().map(|_| Vec::new()).collect();
+    for (place, reason) in model.places().zip(reasons) {
+        let file = place.0.min(files.len() - 1);
+        let (tensor, pieces) = (model.tensor(place), &mut pieces[file]);
+        let first = pieces.len();
+        let matrices = if reason.is_some() { None } else { Matrices::of(&tensor.shape, experts) };
+        let Some(matrices) = matrices else {
+            pieces.push(Piece::new(tensor.name.clone(), tensor.dtype, tensor.shape.clone()));
+            fates[file].push((place, Fate::Copied { piece: first }));
+            continue;
+        };
+        let Matrices { rows, cols, .. } = matrices;
+        let shape = |last: usize| matrices.experts.into_iter().chain([rows, last]).collect();
+        let names = names(Form::Modelopt, &tensor.name);
+        pieces.push(Piece::new(names.codes, Dtype::U8, shape(cols / 2)));
+        pieces.push(Piece::new(names.scales, Dtype::F8_E4M3, shape(cols / 16)));
+        pieces.push(Piece::new(names.decode, Dtype::F32, matrices.experts.into_iter().collect()));
+        let (codes, scales, decode_scales) = (first, first + 1, first + 2);
+        fates[file].push((place, Fate::Quantized { matrices, codes, scales, decode_scales }));
+    }
+    check_names(pieces.iter().flatten().map(|p| p.name.as_str()))?;
+    let layouts = files.iter().zip(pieces).enumerate().map(|(i, (file, pieces))| {
+        let source = &model.shards[i].source.metadata;
+        let mut metadata: Map<String, Value> =
+            source.iter().map(|(k, v)| (k.clone(), Value::from(v.clone()))).collect();
+        metadata.insert(config::MARK.into(), "NVFP4".into());
+        metadata.insert(config::MODELOPT_KEY.into(), config.to_string().into());
+        Layout::new(file, pieces, metadata)
+    });
+    Ok(Plan { layouts: layouts.collect::<Result<_>>()?, fates, config })
+}
+
+fn write(args: &Args, model: &Model, target: &Target, plan: &Plan, experts: Experts) -> Result<usize> {
     let mut engine = Engine::create(args.threads)?;
-    let out = Output::create(&args.output)?;
-    out.resize(plan.file_bytes)?;
-    out.write_at(&plan.header, 0)?;
-    let bar = progress(source, args.quiet);
-    for (tensor, fate) in source.tensors.iter().zip(&plan.fates) {
-        bar.set_message(shown(&tensor.name));
-        let data = source.data(tensor);
-        match *fate {
-            Fate::Copied { piece } => {
-                let mut at = plan.pieces[piece].offset;
-                for chunk in data.chunks(CHUNK) {
-                    out.write_at(chunk, at)?;
-                    at += chunk.len() as u64;
-                    bar.inc(chunk.len() as u64);
-                }
-            }
-            Fate::Quantized { codes, scales, decode_scale } => {
-                engine.quantize(data, tensor.dtype, tensor.shape[0], tensor.shape[1], args.rule).map_err(
-                    |e| {
-                        let (file, name) = (args.input.display(), shown(&tensor.name));
-                        format!("{file}: tensor {name}: {e}; --exclude keeps a tensor as it is")
-                    },
-                )?;
-                out.write_at(engine.codes.bytes(), plan.pieces[codes].offset)?;
-                out.write_at(engine.scales.bytes(), plan.pieces[scales].offset)?;
-                out.write_at(&engine.decode_scale.to_le_bytes(), plan.pieces[decode_scale].offset)?;
-                bar.inc(data.len() as u64);
-            }
+    let mut texts = Vec::new();
+    if let Target::Directory(_) = target {
+        texts.push((config::MODELOPT_FILE.into(), pretty(&plan.config)));
+        if let Some(before) = &model.config {
+            let quantization = config::modelopt_in_config(&plan.config, false);
+            let config = config::with_quantization(before, quantization);
+            texts.push(("config.json".into(), pretty(&Value::Object(config))));
         }
     }
-    drop(bar);
-    out.finish()
+    let options = json!({
+        "command": "quantize", "rule": args.rule.name(), "include": args.include, "exclude": args.exclude,
+        "experts": format!("{experts:?}"),
+    });
+    let (layouts, quiet, restart) = (plan.layouts.as_slice(), args.quiet, args.restart);
+    let job = Job { model, target, layouts, texts, options, restart, quiet };
+    job.run(|file, sink| {
+        for (place, fate) in &plan.fates[file] {
+            let tensor = model.tensor(*place);
+            sink.bar.set_message(shown(&tensor.name));
+            match fate {
+                Fate::Copied { piece } => sink.copy(*piece, model.data(*place))?,
+                Fate::Quantized { matrices, codes, scales, decode_scales } => {
+                    let pieces = [*codes, *scales, *decode_scales];
+                    quantize(model, *place, matrices, args.rule, pieces, &mut engine, sink).map_err(|e| {
+                        let (file, name) = (args.input.display(), shown(&tensor.name));
+                        format!("{file}: tensor {name}: {e}; --exclude keeps a tensor as it is")
+                    })?
+                }
+            }
+        }
+        Ok(())
+    })
 }
 
-/// On stderr, and only where that is a terminal.
-fn progress(source: &Source, quiet: bool) -> ProgressBar {
-    let total = source.tensors.iter().map(|t| t.bytes() as u64).sum();
-    let target = if quiet { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
-    let style =
-        ProgressStyle::with_template("{bar:30} {decimal_bytes}/{decimal_total_bytes} {eta:>4}  {wide_msg}");
-    ProgressBar::with_draw_target(Some(total), target)
-        .with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
-        .with_finish(ProgressFinish::AndClear) // an error's message gets a line of its own
+fn quantize(
+    model: &Model,
+    place: Place,
+    matrices: &Matrices,
+    rule: Rule,
+    [codes, scales, decode_scales]: [usize; 3],
+    engine: &mut Engine,
+    sink: &Sink,
+) -> Result<()> {
+    let &Matrices { experts, rows, cols, transposed } = matrices;
+    let (data, dtype) = (model.data(place), model.tensor(place).dtype);
+    let what = Matrix { dtype, rows, cols, transposed, decode_scale: None };
+    for (e, values) in data.chunks(data.len() / experts.unwrap_or(1)).enumerate() {
+        engine.quantize(values, &what, rule).map_err(|problem| match experts {
+            Some(_) => format!("expert {e}: {problem}"),
+            None => problem,
+        })?;
+        sink.write(codes, e * rows * cols / 2, engine.codes.bytes())?;
+        sink.write(scales, e * rows * cols / 16, engine.scales.bytes())?;
+        sink.write(decode_scales, e * 4, &engine.decode_scale.to_le_bytes())?;
+        sink.bar.inc(values.len() as u64);
+    }
+    Ok(())
 }
 
-fn summary(args: &Args, source: &Source, reasons: &[Option<String>], plan: &Plan, began: Instant) -> String {
+pub fn pretty(value: &Value) -> String {
+    serde_json::to_string_pretty(value).unwrap_or_default() + "\n"
+}
+
+fn summary(
+    args: &Args,
+    model: &Model,
+    reasons: &[Option<String>],
+    plan: &Plan,
+    resumed: usize,
+    began: Instant,
+) -> String {
     let mut text = String::new();
-    let kept: Vec<_> =
-        source.tensors.iter().zip(reasons).filter_map(|(t, r)| Some((t, r.as_ref()?))).collect();
+    let tensors = || model.places().map(|p| model.tensor(p)).zip(reasons);
+    let kept: Vec<_> = tensors().filter_map(|(t, r)| Some((t, r.as_ref()?))).collect();
     if !kept.is_empty() {
         text.push_str("Kept as they are:\n");
         let lines =
@@ -132,16 +228,21 @@ fn summary(args: &Args, source: &Source, reasons: &[Option<String>], plan: &Plan
     if done == 0 {
         text.push_str("No tensor was quantized: the output is a copy.\n");
     }
-    let weights: usize =
-        source.tensors.iter().zip(reasons).filter(|(_, r)| r.is_none()).map(|(t, _)| t.values()).sum();
+    let weights: usize = tensors().filter(|(_, r)| r.is_none()).map(|(t, _)| t.values()).sum();
+    if resumed > 0 {
+        text.push_str(&format!(
+            "{resumed} of {} files were there from an interrupted run.\n",
+            plan.layouts.len()
+        ));
+    }
     text.push_str(&format!(
         "{}: {done} tensors ({:.1} million weights) as NVFP4, rule {}, {} kept; {} → {} in {:.1} s\n",
         args.output.display(),
         weights as f64 / 1e6,
         args.rule.name(),
         kept.len(),
-        size(source.file_bytes() as u64),
-        size(plan.file_bytes),
+        size(model.bytes()),
+        size(plan.layouts.iter().map(|l| l.file_bytes).sum()),
         began.elapsed().as_secs_f64(),
     ));
     text

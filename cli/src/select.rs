@@ -18,27 +18,77 @@ pub const DEFAULT_EXCLUDES: [&str; 10] = [
     "*lm_head*",
 ];
 
+/// How tensors of all experts of a layer ([E, ...], three dimensions) are stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Experts {
+    /// As config.json's model_type says, where it is known; otherwise they are kept
+    Auto,
+    /// They are not quantized
+    Keep,
+    /// [E, N, K]: each expert as a linear layer's weight
+    Nk,
+    /// [E, K, N]: each expert transposed, as x @ w takes it
+    Kn,
+}
+
+/// Models whose experts are stored [E, K, N].
+const TRANSPOSED: [&str; 4] = ["gpt_oss", "llama4", "llama4_text", "qwen3_vl_moe"];
+
+impl Experts {
+    pub fn resolve(self, model_type: Option<&str>) -> Experts {
+        match self {
+            Experts::Auto if model_type.is_some_and(|t| TRANSPOSED.contains(&t)) => Experts::Kn,
+            Experts::Auto => Experts::Keep,
+            other => other,
+        }
+    }
+}
+
+/// [E, N, K] of a tensor to be quantized, E = 1 for a matrix; and whether each is stored [K, N].
+pub struct Matrices {
+    pub experts: Option<usize>,
+    pub rows: usize,
+    pub cols: usize,
+    pub transposed: bool,
+}
+
+impl Matrices {
+    pub fn of(shape: &[usize], experts: Experts) -> Option<Matrices> {
+        let transposed = experts == Experts::Kn;
+        match *shape {
+            [rows, cols] => Some(Matrices { experts: None, rows, cols, transposed: false }),
+            [e, cols, rows] if transposed => Some(Matrices { experts: Some(e), rows, cols, transposed }),
+            [e, rows, cols] if experts == Experts::Nk => {
+                Some(Matrices { experts: Some(e), rows, cols, transposed })
+            }
+            _ => None,
+        }
+    }
+}
+
 pub struct Patterns<'a> {
     pub include: &'a [String],
     pub exclude: &'a [String],
 }
 
 /// `None`: quantize it. Otherwise why not.
-pub fn reason_to_keep(tensor: &Tensor, patterns: &Patterns) -> Option<String> {
-    if tensor.shape.len() > 2 {
-        return Some(format!("{} dimensions", tensor.shape.len()));
+pub fn reason_to_keep(tensor: &Tensor, patterns: &Patterns, experts: Experts) -> Option<String> {
+    let fused = tensor.shape.len() == 3 && tensor.name.contains("expert") && experts != Experts::Keep;
+    if tensor.shape.len() > 2 && !fused {
+        let why = if tensor.name.contains("expert") { "; --experts says how experts are stored" } else { "" };
+        return Some(format!("{} dimensions{why}", tensor.shape.len()));
     }
-    if !tensor.name.ends_with(".weight") || tensor.shape.len() != 2 {
+    if !(fused || tensor.name.ends_with(".weight") && tensor.shape.len() == 2) {
         return Some("not a weight matrix".into());
     }
     if !matches!(tensor.dtype, Dtype::BF16 | Dtype::F16 | Dtype::F32) {
         return Some(format!("{} values; BF16, F16 and F32 can be quantized", tensor.dtype));
     }
-    let (rows, cols) = (tensor.shape[0], tensor.shape[1]);
-    if rows == 0 || cols == 0 {
+    if tensor.values() == 0 {
         return Some("empty".into());
     }
-    if cols % 16 != 0 {
+    let cols = Matrices::of(&tensor.shape, experts).map_or(0, |m| m.cols);
+    if !cols.is_multiple_of(16) {
         return Some(format!("K = {cols} is not a multiple of 16"));
     }
     if let Some(pattern) = patterns.exclude.iter().find(|p| names(p, &tensor.name)) {

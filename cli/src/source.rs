@@ -35,8 +35,25 @@ impl Tensor {
     }
 }
 
+/// The bytes of a file, mapped or already in memory.
+enum Data {
+    Map(Mmap),
+    Bytes(Vec<u8>),
+}
+
+impl std::ops::Deref for Data {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match self {
+            Data::Map(map) => map,
+            Data::Bytes(bytes) => bytes,
+        }
+    }
+}
+
 pub struct Source {
-    map: Mmap,
+    map: Data,
     /// In the order of their bytes.
     pub tensors: Vec<Tensor>,
     by_name: HashMap<String, usize>,
@@ -58,7 +75,17 @@ impl Source {
         }
         // SAFETY: the map is read-only and private to this object; the module's head says what a truncation does.
         let map = unsafe { Mmap::map(&file) }.map_err(|e| named(format!("cannot be mapped: {e}")))?;
-        let (header, index) = SafeTensors::read_metadata(&map).map_err(|e| named(explain(&map, e)))?;
+        Source::read(Data::Map(map)).map_err(named)
+    }
+
+    /// A file that is in memory.
+    pub fn parse(bytes: Vec<u8>) -> Result<Source> {
+        Source::read(Data::Bytes(bytes))
+    }
+
+    fn read(map: Data) -> Result<Source> {
+        let (header, index) =
+            SafeTensors::read_metadata(&map).map_err(|e| report::shown(&explain(&map, e)))?;
         let start = LENGTH_BYTES + header;
         let tensors = tensors(&index, start);
         let metadata = index.metadata().iter().flatten().map(|(k, v)| (k.clone(), v.clone())).collect();

@@ -160,7 +160,7 @@ fn files_that_are_no_files() {
     let dir = Folder::new();
     let out = dir.path("out");
     failed(&quantize(&dir.path("missing"), &out, &[]), &["missing", "cannot be opened"]);
-    failed(&quantize(&dir.0, &out, &[]), &["not a regular file"]);
+    failed(&quantize(&dir.0, &out, &[]), &["holds neither model.safetensors.index.json"]);
     failed(&quantize(Path::new("/dev/zero"), &out, &[]), &["/dev/zero", "not a regular file"]);
     failed(&nvfp4(&["inspect", dir.path("missing").to_str().unwrap()]), &["missing", "cannot be opened"]);
     assert!(dir.names().is_empty());

@@ -293,7 +293,13 @@ fn threads_are_the_librarys_business() {
 
 #[test]
 fn usage_errors_are_code_2() {
-    for arguments in [&["quantize", "a"][..], &["quantize", "a", "b", "--rule", "best"], &["verify"], &[]] {
+    for arguments in [
+        &["quantize", "a"][..],
+        &["quantize", "a", "b", "--rule", "best"],
+        &["verify"],
+        &["convert", "a", "b"],
+        &[],
+    ] {
         assert_eq!(nvfp4(arguments).status.code(), Some(2), "{arguments:?}");
     }
 }

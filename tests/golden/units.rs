@@ -113,8 +113,7 @@ pub fn route(library: &Library, case: &Case, poison: u8) -> Outcome {
         topk_weights: weights.ptr_mut(),
         ..Default::default()
     };
-    // SAFETY: all pointers are valid.
-    unsafe { check(nvfp4_moe_route(library.context, &args, library.stream))? };
+    library.call(nvfp4_moe_route, &args)?;
     ids.expect("ids", &case.array("ids").bytes)?;
     weights.expect("weights", &case.array("weights").bytes)?;
     combine(library, case, poison, topk, weights.ptr())
@@ -124,7 +123,8 @@ pub fn route(library: &Library, case: &Case, poison: u8) -> Outcome {
 fn combine(library: &Library, case: &Case, poison: u8, topk: usize, weights: *const f32) -> Outcome {
     let (y, shared) = (case.array("y"), case.array("shared"));
     let (tokens, cols) = (shared.shape[0], shared.shape[1]);
-    let inverse: Vec<i32> = (0..(tokens * topk) as i32).collect();
+    let slots: Vec<u8> = (0..(tokens * topk) as i32).flat_map(i32::to_le_bytes).collect();
+    let inverse = Memory::from(&slots);
     let (rows, addend) = (y.memory(), shared.memory());
     for (name, shared) in [("combined", std::ptr::null()), ("combined_shared", addend.ptr())] {
         let want = case.array(name);
@@ -136,14 +136,13 @@ fn combine(library: &Library, case: &Case, poison: u8, topk: usize, weights: *co
             topk: topk as u32,
             rows: (tokens * topk) as i64,
             y: rows.ptr(),
-            inverse: inverse.as_ptr(),
+            inverse: inverse.ptr(),
             topk_weights: weights,
             shared,
             out: out.ptr_mut(),
             ..Default::default()
         };
-        // SAFETY: all pointers are valid.
-        unsafe { check(nvfp4_moe_combine(library.context, &args, library.stream))? };
+        library.call(nvfp4_moe_combine, &args)?;
         out.expect(name, &want.bytes)?;
     }
     Ok(())

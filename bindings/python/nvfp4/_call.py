@@ -243,12 +243,14 @@ class Call:
             self.stream.capture.keep.extend(self.keep)
 
     def workspace(self, name: str, args: Any, workspace: Array) -> None:
-        """Fills the struct's scratch: what was given, else what the query asks for."""
-        if workspace is None:
+        """Fills the struct's scratch: what was given (or is made by what was given), else what the query asks for."""
+        if workspace is None or callable(workspace):
             size = ctypes.c_size_t()
             library().call(f"nvfp4_{name}_workspace_size", self.handle, ctypes.byref(args), ctypes.byref(size))
             if size.value == 0:
                 return
+            if workspace is not None:
+                return self.workspace(name, args, workspace(size.value))
             args.workspace, owner = device_bytes(self.context, self.stream, size.value)
             args.workspace_size = size.value
             self.keep.append(owner)

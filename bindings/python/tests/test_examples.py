@@ -25,3 +25,12 @@ def test_example(path) -> None:
     done = subprocess.run([sys.executable, "-W", "error", path], capture_output=True, text=True, env=environment)
     assert done.returncode == 0 and done.stdout, done.stderr
     assert done.stderr == ""
+
+
+def test_engine_hook() -> None:
+    """It says what it did not check where torch or vLLM is missing."""
+    environment = {**os.environ, "PYTHONPATH": str(HERE.parent), "NVFP4_LIBRARY": library().path}
+    path = ROOT / "examples" / "engines" / "vllm_hook.py"
+    done = subprocess.run([sys.executable, path], capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert "torch is not installed" in done.stdout or done.stdout.count("relative error") == 2

@@ -428,7 +428,8 @@ impl Passes<'_> {
             return None;
         }
         // Four rows a CTA share what a row needs once; they pay when every SM has some, below a row a CTA answers sooner.
-        let four = rows >= 8 * self.facts.sm_count as usize && blocks <= FOUR_ROWS_THREADS && !self.is_grouped();
+        let four =
+            rows >= 8 * self.facts.sm_count as usize && blocks <= FOUR_ROWS_THREADS && !self.is_grouped();
         let (family, variant, height, most_threads) = match &self.p.producer {
             Producer::Norm { input: NormInput::Hyper(_), .. } => ("nvfp4_hyper_", "", 1, FOUR_ROWS_THREADS),
             Producer::Norm { .. } if four => ("nvfp4_norm_", "_x4", 4, FOUR_ROWS_THREADS),
@@ -508,17 +509,21 @@ impl Passes<'_> {
             (true, true) => (find(["nvfp4_gated_amax_", name]), 1),
             (_, false) => match rule {
                 ScaleRule::MinMse => (find(["nvfp4_quantize_", name, "_min_mse"]), 1),
-                ScaleRule::Amax => (find(["nvfp4_quantize_", name, "_amax", self.suffix()]), if wide { 2 } else { 4 }),
-                ScaleRule::FourOverSix => {
-                    (find(["nvfp4_quantize_", name, "_four_over_six", self.suffix()]), if wide { 1 } else { 2 })
+                ScaleRule::Amax => {
+                    (find(["nvfp4_quantize_", name, "_amax", self.suffix()]), if wide { 2 } else { 4 })
                 }
+                ScaleRule::FourOverSix => (
+                    find(["nvfp4_quantize_", name, "_four_over_six", self.suffix()]),
+                    if wide { 1 } else { 2 },
+                ),
             },
         };
         let (blocks, sms) = (self.p.cols / BLOCK, self.facts.sm_count as usize);
         let shape = match most_steps {
             _ if finds || !layout.is_tiled() => TileShape::new(layout, blocks, rows, most_steps, sms),
             1 => TileShape::new(layout, blocks, rows, 1, sms),
-            _ => TileShape::sectors(blocks, rows, sms).unwrap_or_else(|| TileShape::new(layout, blocks, rows, 1, sms)),
+            _ => TileShape::sectors(blocks, rows, sms)
+                .unwrap_or_else(|| TileShape::new(layout, blocks, rows, 1, sms)),
         };
         params.steps = shape.steps as u32;
         let most_y = match (finds, &self.p.groups) {
@@ -573,9 +578,7 @@ impl TileShape {
         let warps = |steps: usize| columns.div_ceil(steps);
         let mut steps = most_steps;
         // Halved while warps are few, or while a row's last warp would idle through most of its steps.
-        while steps > 1
-            && (units * warps(steps) < 32 * sm_count || warps(steps) * steps * 8 > columns * 9)
-        {
+        while steps > 1 && (units * warps(steps) < 32 * sm_count || warps(steps) * steps * 8 > columns * 9) {
             steps /= 2;
         }
         TileShape::of_warps(steps, warps(steps), units)
@@ -679,7 +682,8 @@ mod tests {
             let mut p = problem(rows, cols, scope, dynamic, Dtype::Bf16);
             edit(&mut p);
             let name = names(&p)[0];
-            let Some(Step::Rows { grid, threads, params, .. }) = plan(&p, &FACTS).steps().next().copied() else {
+            let Some(Step::Rows { grid, threads, params, .. }) = plan(&p, &FACTS).steps().next().copied()
+            else {
                 panic!("a launch comes first");
             };
             (name, grid, threads, params.steps)
