@@ -57,6 +57,16 @@ T __shfl_up_sync(uint32_t, T v, uint32_t d) {
   return emulator::lane<T>(emulator::exchange(emulator::bits(v)), me >= d ? me - d : me);
 }
 
+inline void __syncwarp() { emulator::exchange(0); }
+// The lanes with this value.
+inline uint32_t __match_any_sync(uint32_t, uint32_t v) {
+  const uint64_t* all = emulator::exchange(v);
+  uint32_t same = 0;
+  for (uint32_t i = 0; i < 32; i++) same |= uint32_t(all[i] == v) << i;
+  return same;
+}
+inline int __popc(uint32_t v) { return __builtin_popcount(v); }
+
 inline uint32_t __float_as_uint(float f) { uint32_t b; memcpy(&b, &f, 4); return b; }
 inline int32_t __float_as_int(float f) { return int32_t(__float_as_uint(f)); }
 inline float __uint_as_float(uint32_t b) { float f; memcpy(&f, &b, 4); return f; }

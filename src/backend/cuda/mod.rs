@@ -12,7 +12,9 @@ pub mod group_ends;
 pub mod launch;
 pub mod layouts;
 pub mod module;
+pub mod moe;
 pub mod params;
+pub mod params_moe;
 pub mod pool;
 pub mod rows;
 pub mod stream;
@@ -28,7 +30,7 @@ use launch::{Kernel, Queue};
 
 /// The kernels of every operation.
 pub static KERNELS: &[&[Kernel]] =
-    &[group_ends::KERNELS, rows::KERNELS, layouts::KERNELS, gemm::KERNELS, weights::KERNELS];
+    &[group_ends::KERNELS, rows::KERNELS, layouts::KERNELS, gemm::KERNELS, weights::KERNELS, moe::KERNELS];
 
 impl Device {
     /// Gives a job to a stream; the context is current.
@@ -50,12 +52,10 @@ impl Device {
                 Job::Interleave(p) => layouts::interleave(queue, p),
                 Job::Export(p) => weights::export(queue, p),
                 Job::Gemm(p) => gemm::gemm(queue, p),
-                Job::Route(_) | Job::Permute(_) | Job::Gather(_) | Job::Combine(_) => {
-                    Err(crate::error::Error::Unsupported {
-                        what: "a mixture of experts on a CUDA context".into(),
-                        next: "use a CPU context, or route and permute by other means and call nvfp4_grouped_gemm",
-                    })
-                }
+                Job::Route(p) => moe::route(queue, p),
+                Job::Permute(p) => moe::permute(queue, p),
+                Job::Gather(p) => moe::gather(queue, p),
+                Job::Combine(p) => moe::combine(queue, p),
             }
         }
     }

@@ -227,7 +227,7 @@ pub fn plan(p: &QuantizeProblem, facts: &DeviceFacts) -> Plan {
 }
 
 /// Everything of a problem that its passes share.
-fn base_params(p: &QuantizeProblem, facts: &DeviceFacts, scope: Scope) -> RowsParams {
+pub(super) fn base_params(p: &QuantizeProblem, facts: &DeviceFacts, scope: Scope) -> RowsParams {
     let mut params = RowsParams {
         groups: (&p.groups).into(),
         cols: p.cols as u64,
@@ -295,7 +295,7 @@ fn source(p: &Producer) -> Matrix {
 }
 
 /// Whether every 16-byte access of values and 8-byte access of codes is aligned.
-fn is_aligned(p: &QuantizeProblem) -> bool {
+pub(super) fn is_aligned(p: &QuantizeProblem) -> bool {
     let strided = matches!(p.groups, Groups::Strided { .. });
     let matrix = |m: &Matrix| {
         let bytes = m.dtype.bytes();

@@ -1,0 +1,334 @@
+//! Mixture of experts → launches of moe.cu. Twin of backend/cpu/moe.rs.
+//!
+//! The planners are pure. Routing is a warp a token; the counting sort one launch for short calls and three for long ones,
+//! whose counts lie in `source_rows` until that is written, so that it needs no workspace; gathers take a CTA a row of the
+//! padded row space, combines one a token and a stretch of columns.
+
+use super::context::DeviceFacts;
+use super::launch::{Kernel, Queue};
+use super::params::{self, address, mode};
+use super::params_moe::*;
+use super::rows;
+use crate::error::Result;
+use crate::format::BLOCK;
+use crate::format::block::ScaleRule;
+use crate::format::dtype::Dtype;
+use crate::format::layout::ScaleLayout;
+use crate::plan::memory::Matrix;
+use crate::plan::moe::{CombineProblem, Gather, GatherProblem, PermuteProblem, RouteProblem};
+use crate::plan::quantize::{DecodeScales, Producer, QuantOut, QuantizeProblem, Scales};
+
+const fn kernel(name: &'static str, registers: u32, threads: u32) -> Kernel {
+    Kernel { file: "moe", name, registers, threads }
+}
+
+/// In the order of the constants below.
+pub static KERNELS: &[Kernel] = &[
+    kernel("nvfp4_moe_route", 80, 128),
+    kernel("nvfp4_moe_route_many", 168, 128),
+    kernel("nvfp4_moe_count", 64, 256),
+    kernel("nvfp4_moe_place", 64, 256),
+    kernel("nvfp4_moe_sources", 64, 256),
+    kernel("nvfp4_moe_gather", 64, 128),
+    kernel("nvfp4_moe_gather_codes", 64, 128),
+    kernel("nvfp4_moe_quantize_bf16", 64, 512),
+    kernel("nvfp4_moe_quantize_f16", 64, 512),
+    kernel("nvfp4_moe_quantize_any", 128, 256),
+    kernel("nvfp4_moe_combine_bf16", 64, 128),
+    kernel("nvfp4_moe_combine_f16", 64, 128),
+    kernel("nvfp4_moe_combine_any", 64, 256),
+];
+
+const ROUTE: usize = 0;
+const ROUTE_MANY: usize = 1;
+const COUNT: usize = 2;
+const PLACE: usize = 3;
+const SOURCES: usize = 4;
+const GATHER: usize = 5;
+const GATHER_CODES: usize = 6;
+const QUANTIZE_BF16: usize = 7;
+const QUANTIZE_F16: usize = 8;
+const QUANTIZE_ANY: usize = 9;
+const COMBINE_BF16: usize = 10;
+const COMBINE_F16: usize = 11;
+const COMBINE_ANY: usize = 12;
+
+/// Slots of a chunk of the counting sort, and of a call that is one chunk.
+const CHUNK: usize = 2048;
+const ONE_CHUNK: usize = 2 * CHUNK;
+/// Every chunk adds up the counts of all of them.
+const MOST_CHUNKS: usize = 256;
+/// A chunk is a run a warp.
+const PERMUTE_WARPS: usize = 8;
+const GRID_Y: usize = 65535;
+
+/// One launch.
+#[derive(Clone, Copy)]
+pub struct Launch<P> {
+    pub kernel: &'static Kernel,
+    pub grid: (u32, u32),
+    pub threads: u32,
+    pub params: P,
+}
+
+
+impl<P: Copy> Launch<P> {
+    fn new(kernel: usize, grid: (usize, usize), threads: usize, params: P) -> Launch<P> {
+        Launch {
+            kernel: &KERNELS[kernel],
+            grid: (grid.0 as u32, grid.1 as u32),
+            threads: threads as u32,
+            params,
+        }
+    }
+
+    /// # Safety
+    /// The addresses in the parameters are valid on the device.
+    unsafe fn run(&self, queue: &Queue) -> Result<()> {
+        // SAFETY: the caller's promise; the struct is the kernel's.
+        unsafe { queue.launch(self.kernel, (self.grid.0, self.grid.1, 1), self.threads, 0, &self.params) }
+    }
+}
+
+/// # Safety
+/// Every address of the problem is valid on the device for what its documentation says.
+pub unsafe fn route(queue: &Queue, p: &RouteProblem) -> Result<()> {
+    // SAFETY: the caller's promise.
+    plan_route(p, queue.facts).map_or(Ok(()), |launch| unsafe { launch.run(queue) })
+}
+
+/// # Safety
+/// As [`route`].
+pub unsafe fn permute(queue: &Queue, p: &PermuteProblem) -> Result<()> {
+    // SAFETY: the caller's promise.
+    plan_permute(p, queue.facts).iter().flatten().try_for_each(|launch| unsafe { launch.run(queue) })
+}
+
+/// # Safety
+/// As [`route`]; the permutation was made by [`permute`].
+pub unsafe fn gather(queue: &Queue, p: &GatherProblem) -> Result<()> {
+    // SAFETY: the caller's promise.
+    unsafe {
+        match plan_gather(p, queue.facts) {
+            None => Ok(()),
+            Some(GatherLaunch::Values(launch)) => launch.run(queue),
+            Some(GatherLaunch::Codes(launch)) => launch.run(queue),
+            Some(GatherLaunch::Quantize(launch)) => launch.run(queue),
+        }
+    }
+}
+
+/// # Safety
+/// As [`route`].
+pub unsafe fn combine(queue: &Queue, p: &CombineProblem) -> Result<()> {
+    // SAFETY: the caller's promise.
+    plan_combine(p, queue.facts).map_or(Ok(()), |launch| unsafe { launch.run(queue) })
+}
+
+/// CTAs that walk `units`, at most `each` of them an SM.
+fn walkers(units: usize, each: usize, facts: &DeviceFacts) -> usize {
+    units.min(each * facts.sm_count as usize)
+}
+
+/// `None`: nothing to do, here and below.
+pub fn plan_route(p: &RouteProblem, facts: &DeviceFacts) -> Option<Launch<RouteParams>> {
+    const WARPS: usize = 4;
+    let params = RouteParams {
+        logits: address(p.logits.base),
+        logits_row_stride: p.logits.row_stride as u64,
+        bias: address(p.router.bias),
+        mask: address(p.mask),
+        ids: address(p.ids),
+        weights: address(p.weights),
+        fault: facts.fault,
+        tokens: p.tokens as u64,
+        dtype: params::dtype(p.logits.dtype),
+        score: score(p.router.score),
+        experts: p.experts as u32,
+        topk: p.topk as u32,
+        groups: p.router.groups as u32,
+        top_groups: p.router.top_groups as u32,
+        renormalise: p.router.renormalise as u32,
+        scaling: p.router.scaling,
+    };
+    let kernel = if p.experts <= 256 { ROUTE } else { ROUTE_MANY };
+    let grid = walkers(p.tokens.div_ceil(WARPS), 64, facts);
+    (p.tokens > 0).then(|| Launch::new(kernel, (grid, 1), 32 * WARPS, params))
+}
+
+/// Up to three launches.
+pub fn plan_permute(p: &PermuteProblem, facts: &DeviceFacts) -> [Option<Launch<PermuteParams>>; 3] {
+    let slots = p.tokens * p.topk;
+    if slots == 0 && p.local_experts == 0 {
+        return [None; 3];
+    }
+    let chunk = match slots {
+        0..=ONE_CHUNK => slots.max(1),
+        _ => slots.div_ceil(MOST_CHUNKS).max(CHUNK),
+    };
+    // Runs of whole warps.
+    let chunk = chunk.next_multiple_of(32 * PERMUTE_WARPS);
+    let chunks = slots.div_ceil(chunk).max(1);
+    let params = PermuteParams {
+        ids: address(p.ids),
+        ends: address(p.ends),
+        source_rows: address(p.source_rows),
+        inverse: address(p.inverse),
+        fault: facts.fault,
+        slots: slots as u64,
+        chunk: chunk as u64,
+        chunks: chunks as u32,
+        topk: p.topk as u32,
+        experts: p.experts as u32,
+        first_expert: p.first_expert as u32,
+        local_experts: p.local_experts as u32,
+        reserved: 0,
+    };
+    let launch = |kernel, grid| Some(Launch::new(kernel, (grid, 1), 32 * PERMUTE_WARPS, params));
+    if chunks == 1 {
+        return [launch(PLACE, 1), None, None];
+    }
+    debug_assert!(chunks * (p.local_experts + 1) <= slots, "the counts fit into source_rows");
+    let sources = walkers(slots.div_ceil(32 * PERMUTE_WARPS), 8, facts);
+    [launch(COUNT, chunks), launch(PLACE, chunks), launch(SOURCES, sources)]
+}
+
+/// The launch of a gather, by its parameters.
+#[allow(clippy::large_enum_variant)]
+pub enum GatherLaunch {
+    Values(Launch<GatherParams>),
+    Codes(Launch<GatherCodesParams>),
+    Quantize(Launch<GatherRowsParams>),
+}
+
+pub fn plan_gather(p: &GatherProblem, facts: &DeviceFacts) -> Option<GatherLaunch> {
+    let rows = p.permute.tokens * p.permute.topk;
+    if rows == 0 || p.permute.local_experts == 0 {
+        return None;
+    }
+    Some(match p.what {
+        Gather::Values { src, dst } => GatherLaunch::Values(values(p, src, dst, facts)),
+        Gather::Codes { src, codes, codes_row_stride, scales, decode } => {
+            let (blocks, rows) = (p.cols / BLOCK, p.permute.groups().scale_rows(scales.layout.tile_rows()));
+            let addresses = [address(src.codes), address(codes)];
+            let strides = [src.codes_row_stride, codes_row_stride, p.cols / 2];
+            let params = GatherCodesParams {
+                groups: (&p.permute.groups()).into(),
+                scale_rows: rows as u64,
+                blocks: blocks as u64,
+                source_rows: address(p.permute.source_rows),
+                src_codes: address(src.codes),
+                src_codes_row_stride: src.codes_row_stride as u64,
+                src_decode: address(src.decode),
+                codes: address(codes),
+                codes_row_stride: codes_row_stride as u64,
+                decode: address(decode),
+                src_scales: (&src.scales).into(),
+                scales: (&scales).into(),
+                tokens: p.permute.tokens as u64,
+                src_scope: params::scope(src.scope),
+                vector: all_multiples(16, &addresses, &strides) as u32,
+                words: (in_words(&src.scales) && in_words(&scales)) as u32,
+                reserved: 0,
+            };
+            GatherLaunch::Codes(Launch::new(GATHER_CODES, (walkers(rows, 16, facts), 1), 128, params))
+        }
+        Gather::Quantize { src, out } => GatherLaunch::Quantize(quantize(p, src, out, facts)),
+    })
+}
+
+fn values(p: &GatherProblem, src: Matrix, dst: Matrix, facts: &DeviceFacts) -> Launch<GatherParams> {
+    let (rows, bytes) = (p.permute.tokens * p.permute.topk, src.dtype.bytes());
+    let (row_bytes, from, to) = (p.cols * bytes, src.row_stride * bytes, dst.row_stride * bytes);
+    let vector = all_multiples(16, &[address(src.base), address(dst.base)], &[row_bytes, from, to]);
+    let params = GatherParams {
+        source_rows: address(p.permute.source_rows),
+        src: address(src.base),
+        dst: address(dst.base),
+        rows: rows as u64,
+        row_bytes: row_bytes as u64,
+        src_row_stride: from as u64,
+        dst_row_stride: to as u64,
+        vector: vector as u32,
+        reserved: 0,
+    };
+    Launch::new(GATHER, (walkers(rows, 16, facts), 1), 128, params)
+}
+
+fn quantize(p: &GatherProblem, src: Matrix, out: QuantOut, facts: &DeviceFacts) -> Launch<GatherRowsParams> {
+    const MOST_THREADS: usize = 512;
+    let problem = QuantizeProblem {
+        groups: p.permute.groups(),
+        cols: p.cols,
+        producer: Producer::Plain { src },
+        activated: None,
+        out: Some(out),
+        amax: None,
+    };
+    let rows = problem.groups.scale_rows(out.scales.layout.tile_rows());
+    let mut base = rows::base_params(&problem, facts, out.scope);
+    base.scale_rows = rows as u64;
+    (base.mode, base.decode) = match out.decode {
+        DecodeScales::Static(given) => (mode::STATIC, address(given)),
+        DecodeScales::Dynamic(slots) => (mode::ROW, address(slots)),
+    };
+    let hot = out.rule == ScaleRule::Amax && rows::is_aligned(&problem);
+    let (kernel, most) = match src.dtype {
+        Dtype::Bf16 if hot => (QUANTIZE_BF16, MOST_THREADS),
+        Dtype::F16 if hot => (QUANTIZE_F16, MOST_THREADS),
+        _ => (QUANTIZE_ANY, MOST_THREADS / 2),
+    };
+    let threads = (p.cols / BLOCK).next_multiple_of(32).min(most);
+    let params = GatherRowsParams { rows: base, source_rows: address(p.permute.source_rows) };
+    Launch::new(kernel, (walkers(rows, 2048 / threads, facts), 1), threads, params)
+}
+
+pub fn plan_combine(p: &CombineProblem, facts: &DeviceFacts) -> Option<Launch<CombineParams>> {
+    let params = CombineParams {
+        y: address(p.y.base),
+        y_row_stride: p.y.row_stride as u64,
+        inverse: address(p.inverse),
+        weights: address(p.weights),
+        shared: p.shared.map_or(0, |shared| address(shared.base)),
+        shared_row_stride: p.shared.map_or(0, |shared| shared.row_stride as u64),
+        out: address(p.out.base),
+        out_row_stride: p.out.row_stride as u64,
+        fault: facts.fault,
+        tokens: p.tokens as u64,
+        cols: p.cols as u64,
+        rows: p.rows as u64,
+        topk: p.topk as u32,
+        y_dtype: params::dtype(p.y.dtype),
+        shared_dtype: p.shared.map_or(0, |shared| params::dtype(shared.dtype)),
+        out_dtype: params::dtype(p.out.dtype),
+        scaling: p.scaling,
+        reserved: 0,
+    };
+    // Without rows there may be no y, and no slot names one.
+    let matrices = [(p.rows > 0).then_some(p.y), p.shared, Some(p.out)];
+    let words = p.cols.is_multiple_of(8) && matrices.iter().flatten().all(in_16_bytes);
+    let (kernel, threads, a_thread) = match p.y.dtype {
+        Dtype::Bf16 if words => (COMBINE_BF16, 128, 8),
+        Dtype::F16 if words => (COMBINE_F16, 128, 8),
+        _ => (COMBINE_ANY, 256, 1),
+    };
+    // Short rows leave no warp without work.
+    let across = p.cols.div_ceil(a_thread);
+    let threads = across.next_multiple_of(32).min(threads);
+    let grid = (p.tokens, across.div_ceil(threads).min(GRID_Y));
+    (p.tokens > 0).then(|| Launch::new(kernel, grid, threads, params))
+}
+
+fn all_multiples(of: usize, addresses: &[u64], sizes: &[usize]) -> bool {
+    addresses.iter().all(|a| a.is_multiple_of(of as u64)) && sizes.iter().all(|s| s.is_multiple_of(of))
+}
+
+fn in_16_bytes(m: &Matrix) -> bool {
+    all_multiples(16, &[address(m.base)], &[m.row_stride * m.dtype.bytes()])
+}
+
+/// Whether four neighbouring scales of a row, from a column that is a multiple of four on, are an aligned word.
+fn in_words(s: &Scales) -> bool {
+    let strides = if s.layout == ScaleLayout::Linear { s.row_stride } else { 0 };
+    all_multiples(4, &[address(s.base)], &[strides])
+}

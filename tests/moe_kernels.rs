@@ -1,0 +1,340 @@
+//! The mixture-of-experts kernels on the CPU emulator against the CPU backend, bit for bit, launched as the planner says.
+//!
+//! A case is made twice from one seed, each in memory of its own whose outputs are poisoned; in the end all bytes of both must
+//! agree, so stray and missing writes show like wrong ones. NVFP4_MOE_CASES sets how many of each kind.
+#![cfg(all(target_arch = "x86_64", target_os = "linux"))]
+
+mod native;
+
+use std::path::PathBuf;
+use std::process::Command;
+
+use nvfp4::backend::cpu::Cpu;
+use nvfp4::backend::cuda::context::DeviceFacts;
+use nvfp4::backend::cuda::moe::{self, GatherLaunch, Launch};
+use nvfp4::format::block::ScaleRule;
+use nvfp4::format::dtype::Dtype;
+use nvfp4::format::layout::ScaleLayout;
+use nvfp4::format::route::Score;
+use nvfp4::plan::Job;
+use nvfp4::plan::dequantize::QuantIn;
+use nvfp4::plan::memory::{Matrix, Ptr};
+use nvfp4::plan::moe::*;
+use nvfp4::plan::quantize::{DecodeScales, QuantOut, Scales, Scope};
+
+struct Rng(u64);
+
+impl Rng {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut x = self.0;
+        x = (x ^ x >> 30).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        x = (x ^ x >> 27).wrapping_mul(0x94D0_49BB_1331_11EB);
+        x ^ x >> 31
+    }
+    fn below(&mut self, n: usize) -> usize {
+        (self.next() % n.max(1) as u64) as usize
+    }
+    fn pick<T: Copy>(&mut self, of: &[T]) -> T {
+        of[self.below(of.len())]
+    }
+    fn chance(&mut self, one_in: usize) -> bool {
+        self.below(one_in) == 0
+    }
+    fn dtype(&mut self) -> Dtype {
+        self.pick(&[Dtype::Bf16, Dtype::F16, Dtype::F32])
+    }
+    /// About normal; small whole numbers where `ties`; where `wild`, sometimes no number at all.
+    fn float(&mut self, ties: bool, wild: bool) -> f32 {
+        if wild && self.chance(40) {
+            return self.pick(&[f32::NAN, f32::INFINITY, f32::NEG_INFINITY, -0.0, 1e30]);
+        }
+        if ties {
+            return self.below(7) as f32 - 3.0;
+        }
+        (0..6).map(|_| self.below(2001) as f32 / 1000.0 - 1.0).sum::<f32>() * 3.0
+    }
+}
+
+/// Memory of one side. Words of 64 bytes, so that both sides have the same alignment.
+struct Arena {
+    memory: Vec<[u64; 8]>,
+    next: usize,
+}
+
+impl Arena {
+    fn new() -> Arena {
+        Arena { memory: vec![[0xA5A5_A5A5_A5A5_A5A5; 8]; 1 << 17], next: 64 }
+    }
+    fn bytes(&self) -> &[u8] {
+        // SAFETY: plain words.
+        unsafe { std::slice::from_raw_parts(self.memory.as_ptr().cast(), self.next + 64) }
+    }
+    /// Room for so many bytes with a guard behind it, `shift` bytes off a multiple of 64.
+    fn take<T>(&mut self, bytes: usize, shift: usize) -> Ptr<T> {
+        let at = self.next + shift;
+        self.next = (at + bytes).next_multiple_of(64) + 64;
+        assert!(self.next + 64 < self.memory.len() * 64, "a larger arena");
+        // SAFETY: inside the memory.
+        Ptr::from_mut(unsafe { self.memory.as_mut_ptr().cast::<u8>().add(at) }.cast())
+    }
+    fn input<T: Copy>(&mut self, values: &[T]) -> Ptr<T> {
+        let p: Ptr<T> = self.take(size_of_val(values), 0);
+        // SAFETY: room for the values.
+        unsafe { p.get_mut().copy_from_nonoverlapping(values.as_ptr(), values.len()) };
+        p
+    }
+    /// Rows of values, or of poison where `fill` is none.
+    fn matrix(
+        &mut self,
+        rng: &mut Rng,
+        rows: usize,
+        cols: usize,
+        dtype: Dtype,
+        fill: Option<bool>,
+    ) -> Matrix {
+        let aligned = 16 / dtype.bytes();
+        let row_stride = cols + rng.pick(&[0, 0, aligned, 1]);
+        let shift = rng.pick(&[0, 0, 0, 16]);
+        let base: Ptr<u8> = self.take(rows * row_stride * dtype.bytes(), shift);
+        if let Some(wild) = fill {
+            for i in 0..rows * row_stride {
+                // SAFETY: room for the values.
+                unsafe { dtype.store(base.get_mut(), i, rng.float(false, wild)) };
+            }
+        }
+        Matrix { base, dtype, row_stride, group_stride: 0 }
+    }
+    fn scales(&mut self, rng: &mut Rng, rows: impl Fn(usize) -> usize, blocks: usize, fill: bool) -> Scales {
+        let layout = rng.pick(&[ScaleLayout::Linear, ScaleLayout::Tiled128x4, ScaleLayout::Tiled8x4]);
+        let row_stride = blocks + rng.pick(&[0, 0, 3]);
+        let bytes = match layout {
+            ScaleLayout::Linear => rows(1) * row_stride,
+            _ => rows(layout.tile_rows()) * blocks.next_multiple_of(4),
+        };
+        let base: Ptr<u8> = self.take(bytes, 0);
+        if fill {
+            // SAFETY: room for the bytes.
+            (0..bytes).for_each(|i| unsafe { base.get_mut().add(i).write(rng.below(127) as u8) });
+        }
+        Scales { base, layout, row_stride }
+    }
+}
+
+fn route(rng: &mut Rng, arena: &mut Arena) -> Vec<Job> {
+    let (groups, size) =
+        rng.pick(&[(1, 1), (1, 2), (1, 31), (1, 64), (1, 128), (1, 256), (1, 257), (1, 384), (1, 1000), (1, 1024), (8, 32), (8, 16), (4, 2), (16, 1), (3, 5), (300, 1), (33, 3), (4, 160)]);
+    let (experts, top_groups, tokens) = (groups * size, 1 + rng.below(groups.min(40)), rng.below(14));
+    let topk = 1 + rng.below((top_groups * size).min(32));
+    let (ties, wild, dtype) = (rng.chance(3), rng.chance(4), rng.dtype());
+    let logits = arena.matrix(rng, tokens, experts, dtype, Some(wild));
+    if ties {
+        for i in 0..tokens * logits.row_stride {
+            // SAFETY: inside the matrix.
+            unsafe { dtype.store(logits.base.get_mut(), i, rng.float(true, wild)) };
+        }
+    }
+    let bias: Vec<f32> = (0..experts).map(|_| rng.float(ties, false)).collect();
+    let mask: Vec<u8> = (0..tokens).map(|_| rng.below(4) as u8).collect();
+    let router = Router {
+        score: rng.pick(&[Score::Softmax, Score::Sigmoid, Score::SqrtSoftplus]),
+        bias: if rng.chance(2) { arena.input(&bias) } else { Ptr::NULL },
+        renormalise: rng.chance(2),
+        scaling: rng.pick(&[1.0, 2.5]),
+        groups,
+        top_groups,
+    };
+    let mask = if rng.chance(3) { arena.input(&mask) } else { Ptr::NULL };
+    let (ids, weights) = (arena.take(tokens * topk * 4, 0), arena.take(tokens * topk * 4, 0));
+    vec![Job::Route(RouteProblem { tokens, experts, topk, logits, router, mask, ids, weights })]
+}
+
+fn permutation(rng: &mut Rng, arena: &mut Arena, tokens: usize, topk: usize) -> PermuteProblem {
+    let slots = tokens * topk;
+    let experts = rng.pick(&[0, 1, 2, 8, 40, 256, 257, 1024]);
+    let first_expert = if rng.chance(2) { 0 } else { rng.below(experts + 1) };
+    let local_experts = experts - first_expert - if rng.chance(2) { 0 } else { rng.below(experts - first_expert) };
+    let (wild, few) = (rng.chance(4), rng.chance(3));
+    let ids: Vec<i32> = (0..slots)
+        .map(|_| match wild && rng.chance(1 + slots / 3) {
+            true => rng.pick(&[-7, -2, i32::MIN, i32::MAX, experts as i32, experts as i32 + 9]),
+            false => rng.below(if few { 3.min(experts + 1) } else { experts + 1 }) as i32 - 1,
+        })
+        .collect();
+    PermuteProblem {
+        tokens,
+        topk,
+        experts,
+        first_expert,
+        local_experts,
+        ids: arena.input(&ids),
+        ends: arena.take(local_experts * 4, 0),
+        source_rows: arena.take(slots * 4, 0),
+        inverse: arena.take(slots * 4, 0),
+    }
+}
+
+fn permute(rng: &mut Rng, arena: &mut Arena) -> Vec<Job> {
+    let (tokens, topk) = (rng.pick(&[0, 1, 7, 300, 512, 1700, 4097, 9000]), rng.pick(&[1, 2, 5, 8]));
+    vec![Job::Permute(permutation(rng, arena, tokens, topk))]
+}
+
+fn gather(rng: &mut Rng, arena: &mut Arena) -> Vec<Job> {
+    let (tokens, topk) = (rng.pick(&[0, 1, 5, 40, 90]), rng.pick(&[1, 2, 6]));
+    let (slots, dtype, wild) = (tokens * topk, rng.dtype(), rng.chance(4));
+    let permute = permutation(rng, arena, tokens, topk);
+    let groups = permute.groups();
+    let kind = rng.below(4);
+    let cols = 16 * rng.pick(&[1, 2, 3, 4, 17, 32, 48, 130, if tokens < 10 { 1030 } else { 8 }]);
+    let blocks = cols / 16;
+    let what = match kind {
+        0 => {
+            let src = arena.matrix(rng, tokens, cols, dtype, Some(wild));
+            Gather::Values { src, dst: arena.matrix(rng, slots, cols, dtype, None) }
+        }
+        1 => {
+            let pitch = cols / 2 + rng.pick(&[0, 0, 5, 16]);
+            let codes: Vec<u8> = (0..tokens * pitch).map(|_| rng.next() as u8).collect();
+            let codes = arena.input(&codes);
+            let scales = arena.scales(rng, |tile| tokens.next_multiple_of(tile), blocks, true);
+            let given: Vec<f32> = (0..tokens.max(1)).map(|_| rng.float(false, false)).collect();
+            let scope = rng.pick(&[Scope::Tensor, Scope::Row]);
+            let decode = if rng.chance(3) { Ptr::NULL } else { arena.input(&given) };
+            let src = QuantIn { codes, codes_row_stride: pitch, codes_group_stride: 0, scales, scope, decode };
+            let codes_row_stride = cols / 2 + rng.pick(&[0, 0, 3, 16]);
+            Gather::Codes {
+                src,
+                codes: arena.take(slots * codes_row_stride, 0),
+                codes_row_stride,
+                scales: arena.scales(rng, |tile| groups.scale_rows(tile), blocks, false),
+                decode: arena.take(slots * 4, 0),
+            }
+        }
+        _ => {
+            let src = arena.matrix(rng, tokens, cols, dtype, Some(wild));
+            let codes_row_stride = cols / 2 + rng.pick(&[0, 0, 3, 8]);
+            let scope = rng.pick(&[Scope::Row, Scope::Row, Scope::Tensor, Scope::Group]);
+            let given: Vec<f32> =
+                (0..slots + 1024).map(|i| if i % 50 == 7 { -1.0 } else { 0.002 * (1 + rng.below(9)) as f32 }).collect();
+            let decode = match scope == Scope::Row && rng.chance(2) {
+                true => DecodeScales::Dynamic(arena.take(slots * 4, 0)),
+                false => DecodeScales::Static(if rng.chance(4) { Ptr::NULL } else { arena.input(&given) }),
+            };
+            let out = QuantOut {
+                codes: arena.take(slots * codes_row_stride, 0),
+                codes_row_stride,
+                scales: arena.scales(rng, |tile| groups.scale_rows(tile), blocks, false),
+                rule: rng.pick(&[ScaleRule::Amax, ScaleRule::Amax, ScaleRule::FourOverSix, ScaleRule::MinMse]),
+                scope,
+                decode,
+            };
+            Gather::Quantize { src, out }
+        }
+    };
+    vec![Job::Permute(permute), Job::Gather(GatherProblem { permute, cols, what })]
+}
+
+fn combine(rng: &mut Rng, arena: &mut Arena) -> Vec<Job> {
+    let (tokens, topk) = (rng.below(20), rng.pick(&[1, 2, 4, 6, 8, 32]));
+    let (rows, cols) = (rng.below(60), rng.pick(&[1, 15, 64, 72, 1025, 2880]));
+    let wild = rng.chance(4);
+    let inverse: Vec<i32> = (0..tokens * topk)
+        .map(|_| if wild && rng.chance(9) { rng.next() as i32 } else { rng.below(rows + 1) as i32 - 1 })
+        .collect();
+    let weights: Vec<f32> = (0..tokens * topk).map(|_| rng.float(false, false) / 8.0).collect();
+    let dtypes = [rng.dtype(), rng.dtype(), rng.dtype()];
+    let y = arena.matrix(rng, rows, cols, dtypes[0], Some(wild));
+    let shared = rng.chance(2).then(|| arena.matrix(rng, tokens, cols, dtypes[1], Some(wild)));
+    let (inverse, weights) = (arena.input(&inverse), arena.input(&weights));
+    let scaling = rng.pick(&[1.0, 2.5]);
+    let out = arena.matrix(rng, tokens, cols, dtypes[2], None);
+    vec![Job::Combine(CombineProblem { tokens, topk, cols, rows, y, inverse, weights, scaling, shared, out })]
+}
+
+struct Emulator(libloading::Library);
+
+impl Emulator {
+    fn build() -> Emulator {
+        let folder = native::root().join("tests/emulator");
+        let library = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("libmoe_kernels.so");
+        let mut compiler = Command::new(std::env::var_os("CXX").unwrap_or("c++".into()));
+        compiler.args(["-std=c++20", "-O2", "-mfma", "-mf16c", "-ffp-contract=off", "-fno-strict-aliasing"]);
+        compiler.args(["-shared", "-fPIC", "-DNVFP4_EMULATED", "-o"]).arg(&library);
+        compiler.arg("-I").arg(&folder).arg("-I").arg(native::root().join("kernels"));
+        compiler.args([folder.join("kernels.cpp"), folder.join("emulator.cpp")]);
+        assert!(compiler.status().expect("a C++ compiler").success());
+        // SAFETY: the library has no initializers but those of C++.
+        Emulator(unsafe { libloading::Library::new(library) }.expect("it loads"))
+    }
+
+    fn launch<P>(&self, launch: &Launch<P>, launched: &mut Vec<&'static str>) {
+        type Run<P> = unsafe extern "C" fn(u32, u32, u32, *const P);
+        launched.push(launch.kernel.name);
+        assert!(launch.grid.0 > 0 && launch.grid.1 > 0 && launch.threads % 32 == 0);
+        assert!(launch.threads <= launch.kernel.threads);
+        let name = format!("{}_run", launch.kernel.name);
+        // SAFETY: the function has this type; the addresses are those of the arena.
+        unsafe {
+            let run = self.0.get::<Run<P>>(name.as_bytes()).expect("the emulator has every kernel");
+            run(launch.grid.0, launch.grid.1, launch.threads, &launch.params);
+        }
+    }
+
+    fn execute(&self, job: &Job, facts: &DeviceFacts, launched: &mut Vec<&'static str>) {
+        match job {
+            Job::Route(p) => moe::plan_route(p, facts).iter().for_each(|l| self.launch(l, launched)),
+            Job::Permute(p) => {
+                moe::plan_permute(p, facts).iter().flatten().for_each(|l| self.launch(l, launched));
+            }
+            Job::Gather(p) => match moe::plan_gather(p, facts) {
+                Some(GatherLaunch::Values(l)) => self.launch(&l, launched),
+                Some(GatherLaunch::Codes(l)) => self.launch(&l, launched),
+                Some(GatherLaunch::Quantize(l)) => self.launch(&l, launched),
+                None => {}
+            },
+            Job::Combine(p) => moe::plan_combine(p, facts).iter().for_each(|l| self.launch(l, launched)),
+            _ => unreachable!("not a job of this test"),
+        }
+    }
+}
+
+#[test]
+fn kernels_agree_with_the_cpu_backend() {
+    let emulator = Emulator::build();
+    let cpu = Cpu::new(1, None).unwrap();
+    let cases = std::env::var("NVFP4_MOE_CASES").map_or(150, |n| n.parse().unwrap());
+    let mut launched = Vec::new();
+    type Make = fn(&mut Rng, &mut Arena) -> Vec<Job>;
+    let kinds: [(&str, Make); 4] =
+        [("route", route), ("permute", permute), ("gather", gather), ("combine", combine)];
+    for (kind, make) in kinds {
+        for seed in 0..cases {
+            let mut sides = [Arena::new(), Arena::new()];
+            let [want, got] = sides.each_mut().map(|arena| make(&mut Rng(seed), arena));
+            let mut fault = 0u64;
+            let facts = DeviceFacts {
+                sm_count: if seed % 3 == 0 { 1 } else { 132 },
+                compute_capability: (9, 0),
+                shared_per_block_optin: 227 << 10,
+                l2_bytes: 50 << 20,
+                fault: (&raw mut fault).addr() as u64,
+            };
+            cpu.faults.clear();
+            for (want, got) in want.iter().zip(&got) {
+                // SAFETY: the addresses of the arena.
+                unsafe { cpu.execute(want) };
+                emulator.execute(got, &facts, &mut launched);
+            }
+            let (flags, group) = cpu.faults.read();
+            let expected = flags as u64 | group.map_or(0, |g| g as u64 + 1) << 32;
+            let wrong = sides[0].bytes().iter().zip(sides[1].bytes()).position(|(a, b)| a != b);
+            assert!(wrong.is_none(), "{kind} {seed}: byte {wrong:?}; {:?}", want);
+            // SAFETY: the kernels have written it through its address.
+            let fault = unsafe { (&raw const fault).read_volatile() };
+            assert_eq!(fault, expected, "{kind} {seed}: fault word; {want:?}");
+        }
+    }
+    for kernel in moe::KERNELS {
+        assert!(cases < 100 || launched.contains(&kernel.name), "no case launches {}", kernel.name);
+    }
+}
