@@ -13,7 +13,6 @@ use crate::error::{Result, nvfp4_status};
 
 /// Routes tokens to experts: logits to scores, the topk largest of (score + bias) among the eligible groups, their scores
 /// renormalised and scaled. docs/numerics.md fixes every sum and tie: the same ids and weights on every backend.
-/// On a CUDA context UNSUPPORTED so far, as are the other nvfp4_moe_* calls.
 /// A score that is NaN ranks last; it sets NVFP4_FAULT_NON_FINITE, as does a weight that is not finite, which stays so.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn nvfp4_moe_route(

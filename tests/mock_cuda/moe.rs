@@ -1,54 +1,169 @@
-//! What a CUDA context does not carry out yet is refused as a whole.
+//! What a mixture of experts launches, and what becomes of a step that the driver refuses.
 
+use std::ffi::c_void;
+
+use nvfp4::api::moe::combine::*;
 use nvfp4::api::moe::permute::*;
 use nvfp4::api::moe::route::*;
+use nvfp4::api::types::*;
 use nvfp4::error::*;
 use nvfp4::ffi::*;
 
-use crate::mock::mock;
-use crate::{Gpu, refused};
+use crate::mock::{Mock, mock};
+use crate::{Gpu, ok, refused};
+
+const BYTES: usize = 1 << 20;
+
+/// What the images say of their parameters: the mock cannot know.
+fn tell_sizes(mock: &Mock) {
+    for (kernel, bytes) in [
+        ("nvfp4_moe_route", 96),
+        ("nvfp4_moe_route_many", 96),
+        ("nvfp4_moe_count", 80),
+        ("nvfp4_moe_place", 80),
+        ("nvfp4_moe_sources", 80),
+        ("nvfp4_moe_gather", 64),
+        ("nvfp4_moe_gather_codes", 168),
+        ("nvfp4_moe_quantize_bf16", 280),
+        ("nvfp4_moe_combine_bf16", 120),
+        ("nvfp4_moe_combine_any", 120),
+    ] {
+        mock.set_parameter_bytes(kernel, bytes);
+    }
+}
+
+fn at<T>(base: *mut c_void, bytes: usize) -> *mut T {
+    base.wrapping_byte_add(bytes).cast()
+}
+
+fn route(base: *mut c_void, experts: i64) -> nvfp4_moe_route_args {
+    nvfp4_moe_route_args {
+        struct_size: size_of::<nvfp4_moe_route_args>(),
+        logits: at(base, 0),
+        topk: 2,
+        tokens: 3,
+        experts,
+        topk_ids: at(base, 1 << 16),
+        topk_weights: at(base, 1 << 17),
+        ..Default::default()
+    }
+}
+
+/// Gathers values of 16 columns.
+fn permute(base: *mut c_void, tokens: i64) -> nvfp4_moe_permute_args {
+    nvfp4_moe_permute_args {
+        struct_size: size_of::<nvfp4_moe_permute_args>(),
+        tokens,
+        experts: 4,
+        topk: 1,
+        topk_ids: at(base, 0),
+        ends: at(base, 1 << 16),
+        source_rows: at(base, 2 << 16),
+        inverse: at(base, 3 << 16),
+        cols: 16,
+        src: at(base, 4 << 16),
+        gathered: at(base, 8 << 16),
+        ..Default::default()
+    }
+}
 
 #[test]
-fn a_mixture_of_experts_is_refused_before_anything_is_launched() {
+fn each_part_launches_its_kernels() {
     let (_turn, mock) = mock();
+    tell_sizes(mock);
     let gpu = Gpu::prepared(0);
-    let data = gpu.buffer(4096);
-    let at = |bytes: usize| data.data.wrapping_byte_add(bytes);
-    let route = nvfp4_moe_route_args {
-        struct_size: size_of::<nvfp4_moe_route_args>(),
-        logits: at(0),
-        topk: 1,
-        tokens: 2,
-        experts: 4,
-        topk_ids: at(64).cast(),
-        topk_weights: at(128).cast(),
-        ..Default::default()
+    let data = gpu.buffer(BYTES);
+    let base = data.data;
+    let launched = |status: i32| {
+        ok(status);
+        mock.last_kernel()
     };
-    // Two steps: neither is begun.
-    let permute = nvfp4_moe_permute_args {
-        struct_size: size_of::<nvfp4_moe_permute_args>(),
-        tokens: 2,
-        experts: 4,
-        topk: 1,
-        topk_ids: at(64).cast(),
-        ends: at(192).cast(),
-        source_rows: at(256).cast(),
-        inverse: at(320).cast(),
-        cols: 16,
-        src: at(512),
-        gathered: at(1024),
-        ..Default::default()
-    };
-    let launches = mock.launches();
-    let what = "a mixture of experts on a CUDA context is not supported";
     // SAFETY: valid pointers.
     unsafe {
-        let status = nvfp4_moe_route(gpu.context, &route, gpu.stream);
-        refused(status, NVFP4_STATUS_UNSUPPORTED, what);
-        let status = nvfp4_moe_permute(gpu.context, &permute, gpu.stream);
-        refused(status, NVFP4_STATUS_UNSUPPORTED, what);
+        assert_eq!(launched(nvfp4_moe_route(gpu.context, &route(base, 256), gpu.stream)), "nvfp4_moe_route");
+        let many = nvfp4_moe_route(gpu.context, &route(base, 257), gpu.stream);
+        assert_eq!(launched(many), "nvfp4_moe_route_many");
+
+        // A short sort is one launch, a long one three; the gathering is one more.
+        for (tokens, launches) in [(5, 2), (4096, 2), (4097, 4)] {
+            let before = mock.launches();
+            let args = permute(base, tokens);
+            assert_eq!(launched(nvfp4_moe_permute(gpu.context, &args, gpu.stream)), "nvfp4_moe_gather");
+            assert_eq!(mock.launches() - before, launches, "{tokens} tokens");
+        }
+        let mut bytes = 1;
+        ok(nvfp4_moe_permute_workspace_size(gpu.context, &permute(base, 4097), &mut bytes));
+        assert_eq!(bytes, 0);
+        let sorts = nvfp4_moe_permute_args {
+            cols: 0,
+            src: std::ptr::null(),
+            gathered: std::ptr::null_mut(),
+            ..permute(base, 4097)
+        };
+        assert_eq!(launched(nvfp4_moe_permute(gpu.context, &sorts, gpu.stream)), "nvfp4_moe_sources");
+        let quantizes = nvfp4_moe_permute_args {
+            gathered: std::ptr::null_mut(),
+            out: nvfp4_quantized {
+                codes: at(base, 9 << 16),
+                scales: at(base, 10 << 16),
+                scope: NVFP4_SCOPE_ROW,
+                decode_scales: at(base, 11 << 16),
+                ..Default::default()
+            },
+            ..permute(base, 5)
+        };
+        let status = nvfp4_moe_permute(gpu.context, &quantizes, gpu.stream);
+        assert_eq!(launched(status), "nvfp4_moe_quantize_bf16");
+
+        let mut combine = nvfp4_moe_combine_args {
+            struct_size: size_of::<nvfp4_moe_combine_args>(),
+            tokens: 2,
+            cols: 64,
+            topk: 1,
+            rows: 2,
+            y: at(base, 0),
+            inverse: at(base, 1 << 16),
+            topk_weights: at(base, 2 << 16),
+            out: at(base, 3 << 16),
+            ..Default::default()
+        };
+        let status = nvfp4_moe_combine(gpu.context, &combine, gpu.stream);
+        assert_eq!(launched(status), "nvfp4_moe_combine_bf16");
+        combine.cols = 63;
+        let status = nvfp4_moe_combine(gpu.context, &combine, gpu.stream);
+        assert_eq!(launched(status), "nvfp4_moe_combine_any");
+
+        // Nothing to do is no launch.
+        let before = mock.launches();
+        combine.tokens = 0;
+        ok(nvfp4_moe_combine(gpu.context, &combine, gpu.stream));
+        let none = nvfp4_moe_route_args { tokens: 0, ..route(base, 4) };
+        ok(nvfp4_moe_route(gpu.context, &none, gpu.stream));
+        assert_eq!(mock.launches(), before);
     }
-    assert_eq!(mock.launches(), launches);
+    drop((data, gpu));
+    assert_eq!(mock.leaks(), "");
+}
+
+#[test]
+fn a_refused_step_ends_the_call() {
+    let (_turn, mock) = mock();
+    tell_sizes(mock);
+    let gpu = Gpu::prepared(0);
+    let data = gpu.buffer(BYTES);
+    let args = permute(data.data, 4097);
+    for step in 0..4 {
+        let before = mock.launches();
+        mock.fail("cuLaunchKernelEx", step, 999);
+        // SAFETY: valid pointers.
+        unsafe {
+            let status = nvfp4_moe_permute(gpu.context, &args, gpu.stream);
+            refused(status, NVFP4_STATUS_DEVICE_ERROR, "cuLaunchKernelEx failed with");
+            assert_eq!(mock.launches() - before, step as i64);
+            // The context goes on.
+            ok(nvfp4_moe_permute(gpu.context, &args, gpu.stream));
+        }
+    }
     drop((data, gpu));
     assert_eq!(mock.leaks(), "");
 }

@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use nvfp4::api::context::*;
 use nvfp4::api::gemm::*;
+use nvfp4::api::linear::*;
 use nvfp4::api::quantize::*;
 use nvfp4::api::types::*;
 use nvfp4::api::weights::*;
@@ -17,15 +18,13 @@ use nvfp4::ffi::*;
 
 use crate::arena::*;
 use crate::reference::*;
-use crate::regular;
+use crate::{regular, regular_moe};
 use crate::support::{Library, Memory, check};
 use crate::{Call, OPERATIONS, Prepared, WORKSPACE, prepare, set_workspace};
 
 fn operations() -> impl Iterator<Item = &'static (&'static str, crate::Make)> {
     let products = OPERATIONS.iter().filter(|(name, _)| *name == "grouped_gemm").cycle().take(PRODUCTS - 1);
-    // The layers are CPU work so far (nvfp4_moe_*), or products under another name.
-    let of_device = |(name, _): &&(&str, crate::Make)| !name.starts_with("moe_") && *name != "grouped_linear";
-    OPERATIONS.iter().filter(of_device).chain(products)
+    OPERATIONS.iter().chain(products)
 }
 
 /// What a thread works with: the CPU, the device, and their memory.
@@ -45,8 +44,11 @@ struct Bench {
 const POISONS: [u8; 2] = [0xA5, 0x5A];
 /// Products of the same weights, four a seed: they have the most forms.
 const PRODUCTS: usize = 4;
-/// Regular calls of rows, then sets of weights with all their products.
-const REGULAR: usize = regular::ROW_CALLS + regular::WEIGHT_SETS;
+/// Regular calls of rows, then those of a mixture of experts, then sets of weights with all their products.
+const REGULAR: usize = LAYER_CALLS + regular::WEIGHT_SETS;
+const LAYER_CALLS: usize = regular::ROW_CALLS + regular_moe::CALLS;
+/// Compared with a bound in place of bit for bit.
+const PRODUCT_NAMES: [&str; 2] = ["grouped_gemm", "grouped_linear"];
 const CPU: usize = 0;
 const DEVICE: usize = 1;
 
@@ -103,10 +105,14 @@ impl Bench {
             workspace: 0,
         };
         let empty = Canonical::new(&[], &[], Vec::new(), 0, 0);
-        if which < regular::ROW_CALLS {
+        if which < LAYER_CALLS {
             for (poison, byte) in POISONS.into_iter().enumerate().take(if self.short { 1 } else { 2 }) {
                 self.arenas[poison].clear(byte);
-                let (name, call) = regular::rows(which, self.short, &mut self.arenas[poison]);
+                let arena = &mut self.arenas[poison];
+                let (name, call) = match which.checked_sub(regular::ROW_CALLS) {
+                    None => regular::rows(which, self.short, arena),
+                    Some(which) => regular_moe::call(which, arena),
+                };
                 if let Err(problem) = self.compare(name, &call, poison, &none, &empty) {
                     problems.push(format!("{name}, regular call {which}: {problem}"));
                     break;
@@ -115,7 +121,7 @@ impl Bench {
             return problems;
         }
         // The products of one set of weights.
-        let weights = regular::weights(which - regular::ROW_CALLS, &self.libraries, &mut self.storage);
+        let weights = regular::weights(which - LAYER_CALLS, &self.libraries, &mut self.storage);
         let canonical = self.canonical(&weights);
         // Every kernel is in the products of short rows; the long ones look at longer sums.
         let fewer = if self.short { number("NVFP4_TEST_PRODUCT_STEP", 5) as usize } else { 1 };
@@ -127,7 +133,7 @@ impl Bench {
             if let Err(problem) = self.compare("grouped_gemm", &call, poison, &weights, &canonical) {
                 problems.push(format!(
                     "grouped_gemm {i} of regular weights {}: {problem}",
-                    which - regular::ROW_CALLS
+                    which - LAYER_CALLS
                 ));
             }
         }
@@ -157,15 +163,15 @@ impl Bench {
     }
 
     /// Runs on one of the two; `words` with the CPU's handle of the weights.
-    fn run(&mut self, which: usize, call: &Call, weights: &Prepared, product: bool) -> Result<(), String> {
+    fn run(&mut self, which: usize, call: &Call, weights: &Prepared, product: Option<&str>) -> Result<(), String> {
         let mut call = Call { words: call.words.clone(), run: call.run };
         for word in call.words.iter_mut().filter(|_| !weights.handles.is_empty()) {
             if *word == weights.handles[CPU] as u64 {
                 *word = weights.handles[which] as u64;
             }
         }
-        if product {
-            set_workspace("grouped_gemm", &self.libraries[which], &mut call, &mut self.workspace);
+        if let Some(name) = product {
+            set_workspace(name, &self.libraries[which], &mut call, &mut self.workspace);
         }
         let library = &self.libraries[which];
         library.take_faults();
@@ -184,7 +190,7 @@ impl Bench {
         let used = self.arenas[poison].next + 64;
         self.arenas[poison].memory.stage_only(used);
         let before = self.arenas[poison].memory.bytes()[..used].to_vec();
-        let product = name == "grouped_gemm";
+        let product = PRODUCT_NAMES.contains(&name).then_some(name);
         let mut after = [Vec::new(), Vec::new()];
         let mut faults = [(0, 0); 2];
         for which in [CPU, DEVICE] {
@@ -194,10 +200,18 @@ impl Bench {
             self.arenas[poison].memory.guards(name)?;
             after[which] = self.arenas[poison].memory.bytes()[..used].to_vec();
         }
-        if !product {
+        if product.is_none() {
             self.elements += used as u64;
             same(&self.arenas[poison], &after[DEVICE], &after[CPU])?;
             return expect_faults(faults[DEVICE], faults[CPU]);
+        }
+        if name == "grouped_linear" {
+            expect_faults(faults[DEVICE], faults[CPU])?;
+            // SAFETY: the words of these arguments.
+            let args = unsafe { call.words.as_ptr().cast::<nvfp4_grouped_linear_args>().read() };
+            self.arenas[poison].memory.bytes_mut()[..used].copy_from_slice(&before);
+            let args = self.as_product(&args, canonical)?;
+            return self.values(&args, canonical, poison, &before, &after[DEVICE]);
         }
         // SAFETY: the words of these arguments.
         let args = unsafe { call.words.as_ptr().cast::<nvfp4_grouped_gemm_args>().read() };
@@ -223,7 +237,7 @@ impl Bench {
             out_quantized: Default::default(),
             ..args
         };
-        self.run(DEVICE, &words_of(&plain, call), weights, true)?;
+        self.run(DEVICE, &words_of(&plain, call), weights, product)?;
         self.values(&plain, canonical, poison, &[], &[])?;
         let quantize = nvfp4_quantize_args {
             struct_size: size_of::<nvfp4_quantize_args>(),
@@ -241,6 +255,77 @@ impl Bench {
         let want = self.arenas[poison].memory.bytes()[..used].to_vec();
         same(&self.arenas[poison], &after[DEVICE], &want)?;
         expect_faults(faults[DEVICE], self.libraries[CPU].take_faults())
+    }
+
+    /// The product that a grouped linear layer consists of; where it quantizes first, of what the CPU makes of its input.
+    fn as_product(
+        &mut self,
+        args: &nvfp4_grouped_linear_args,
+        canonical: &Canonical,
+    ) -> Result<nvfp4_grouped_gemm_args, String> {
+        let (tokens, count, k) = (args.tokens as usize, canonical.decode.len(), canonical.cols);
+        let n = canonical.rows / if args.activation == NVFP4_ACTIVATION_SWIGLU { 2 } else { 1 };
+        let groups = nvfp4_groups {
+            grouping: NVFP4_GROUPING_STRIDED,
+            count: count as u32,
+            max_tokens: args.tokens,
+            ..Default::default()
+        };
+        let mut product = nvfp4_grouped_gemm_args {
+            struct_size: size_of::<nvfp4_grouped_gemm_args>(),
+            rows: (tokens * count) as i64,
+            groups,
+            a: args.a,
+            a_dtype: args.a_dtype,
+            a_row_stride: (count * k) as i64,
+            a_group_stride: k as i64,
+            activation: args.activation,
+            out: args.out,
+            out_dtype: args.out_dtype,
+            out_row_stride: (count * n) as i64,
+            out_group_stride: n as i64,
+            ..Default::default()
+        };
+        if args.quantize == 0 {
+            return Ok(product);
+        }
+        let (rows, base) = (tokens * count, self.scratch.ptr_mut::<u8>());
+        let at = |bytes: usize| base.wrapping_add(bytes.next_multiple_of(64));
+        let (codes, scales) = (base, at(rows * k / 2));
+        let decode = at(rows * k / 2 + rows * k / 16 + 64).cast::<f32>();
+        let given = args.static_decode_scales;
+        let quantize = nvfp4_quantize_args {
+            struct_size: size_of::<nvfp4_quantize_args>(),
+            src: args.a,
+            src_dtype: args.a_dtype,
+            src_row_stride: product.a_row_stride,
+            src_group_stride: product.a_group_stride,
+            rows: product.rows,
+            cols: k as i64,
+            groups,
+            out: nvfp4_quantized {
+                codes,
+                scales,
+                scope: args.scope,
+                scale_rule: args.scale_rule,
+                decode_scales: if given.is_null() { decode } else { std::ptr::null_mut() },
+                static_decode_scales: given,
+                ..Default::default()
+            },
+            ..Default::default()
+        };
+        self.libraries[CPU].call(nvfp4_quantize, &quantize)?;
+        product.a_dtype = NVFP4_DTYPE_NVFP4;
+        product.a_row_stride = 0;
+        product.a_group_stride = (tokens * k / 2) as i64;
+        product.a_quantized = nvfp4_quantized_input {
+            codes,
+            scales,
+            scope: args.scope,
+            decode_scales: if given.is_null() { decode } else { given },
+            ..Default::default()
+        };
+        Ok(product)
     }
 
     /// Values of a product in the arena, or, where `after` is empty, in the scratch memory.
@@ -342,8 +427,9 @@ fn a_device_agrees_with_the_cpu() {
     // Regular calls first: the products take longest.
     // Every so many of the calls of rows; the number is to have no factor in common with what `regular` counts by.
     let step = number("NVFP4_TEST_STEP", if asked { 1 } else { 41 }) as usize;
-    let sets = (regular::ROW_CALLS..REGULAR).rev().take(if asked { REGULAR } else { 1 });
+    let sets = (LAYER_CALLS..REGULAR).rev().take(if asked { REGULAR } else { 1 });
     let regular: Vec<usize> = sets
+        .chain(regular::ROW_CALLS..LAYER_CALLS)
         .chain((0..regular::ROW_CALLS).filter(|&i| i % step == 0 || asked && regular::per_row(i)))
         .collect();
     let most = number("NVFP4_TEST_FAILURES", 20) as usize;
@@ -363,7 +449,7 @@ fn a_device_agrees_with_the_cpu() {
                     let found = match regular.get(turn as usize) {
                         Some(&number) => {
                             calls +=
-                                if number < regular::ROW_CALLS { 1 } else { regular::PRODUCT_CALLS as u64 };
+                                if number < LAYER_CALLS { 1 } else { regular::PRODUCT_CALLS as u64 };
                             bench.regular(number)
                         }
                         None => {

@@ -55,7 +55,7 @@ fn ordinary(rng: &mut Rng, dtype: nvfp4_dtype, count: usize) -> Vec<u8> {
 }
 
 /// Memory of a dense, aligned operand.
-fn input<T>(rng: &mut Rng, arena: &mut Arena, dtype: nvfp4_dtype, count: usize) -> *mut T {
+pub fn input<T>(rng: &mut Rng, arena: &mut Arena, dtype: nvfp4_dtype, count: usize) -> *mut T {
     let bytes = ordinary(rng, dtype, count);
     arena.dense(&bytes)
 }

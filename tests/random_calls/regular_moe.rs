@@ -1,0 +1,151 @@
+//! Parts of a mixture of experts as engines call them, dense and aligned, each kernel among them: routers of up to 256 and
+//! of more experts, sorts of more than a chunk, every way of gathering, every dtype of a combine.
+
+use std::ptr::null_mut;
+
+use nvfp4::api::moe::combine::*;
+use nvfp4::api::moe::permute::*;
+use nvfp4::api::moe::route::*;
+use nvfp4::api::types::*;
+use nvfp4::ffi::*;
+
+use crate::arena::*;
+use crate::regular::input;
+use crate::{Call, call};
+
+const DTYPES: [nvfp4_dtype; 3] = [NVFP4_DTYPE_BF16, NVFP4_DTYPE_F16, NVFP4_DTYPE_F32];
+const LAYOUTS: [nvfp4_scale_layout; 3] =
+    [NVFP4_SCALE_LAYOUT_TILED_128X4, NVFP4_SCALE_LAYOUT_LINEAR, NVFP4_SCALE_LAYOUT_TILED_8X4];
+const ROUTES: usize = 12;
+/// Nothing, values, codes, and quantized from each dtype; each for some tokens and for more than a chunk of the sort.
+const PERMUTES: usize = 12;
+const COMBINES: usize = 6;
+/// How many calls [`call`] knows.
+pub const CALLS: usize = ROUTES + PERMUTES + COMBINES;
+
+pub fn call(index: usize, arena: &mut Arena) -> (&'static str, Call) {
+    let rng = &mut Rng::new(index as u64 + 1);
+    match index {
+        0..ROUTES => ("moe_route", route(index, rng, arena)),
+        _ if index < ROUTES + PERMUTES => ("moe_permute", permute(index - ROUTES, rng, arena)),
+        _ => ("moe_combine", combine(index - ROUTES - PERMUTES, rng, arena)),
+    }
+}
+
+fn route(index: usize, rng: &mut Rng, arena: &mut Arena) -> Call {
+    let (tokens, topk, dtype) = (130, 8, DTYPES[index % 3]);
+    let (experts, groups, top_groups) = [(256, 8, 4), (128, 1, 1), (384, 1, 1), (1024, 16, 3)][index / 3];
+    let mut bias = || input(rng, arena, NVFP4_DTYPE_F32, experts);
+    let bias = if groups > 1 { bias() } else { null_mut() };
+    let router = nvfp4_moe_router {
+        score: (index % 3) as u32,
+        renormalise: (index % 2) as u32,
+        groups,
+        top_groups,
+        bias,
+        scaling: 2.5,
+        ..Default::default()
+    };
+    call!(
+        nvfp4_moe_route,
+        nvfp4_moe_route_args {
+            struct_size: size_of::<nvfp4_moe_route_args>(),
+            logits: input(rng, arena, dtype, tokens * experts),
+            logits_dtype: dtype,
+            topk,
+            tokens: tokens as i64,
+            experts: experts as i64,
+            router,
+            topk_ids: arena.dense_output(tokens * topk as usize * 4),
+            topk_weights: arena.dense_output(tokens * topk as usize * 4),
+            ..Default::default()
+        }
+    )
+}
+
+fn permute(index: usize, rng: &mut Rng, arena: &mut Arena) -> Call {
+    let (kind, tokens, topk, cols) = (index % 6, [150, 701][index / 6], 6, 64);
+    let (slots, experts, first, local) = (tokens * topk, 256, 32, 64);
+    let ids: Vec<u8> = (0..slots).flat_map(|_| (rng.below(experts) as i32).to_le_bytes()).collect();
+    let mut args = nvfp4_moe_permute_args {
+        struct_size: size_of::<nvfp4_moe_permute_args>(),
+        tokens: tokens as i64,
+        experts: experts as i64,
+        first_expert: first,
+        local_experts: local,
+        topk: topk as u32,
+        topk_ids: arena.dense(&ids),
+        ends: arena.dense_output(local as usize * 4),
+        source_rows: arena.dense_output(slots * 4),
+        inverse: arena.dense_output(slots * 4),
+        ..Default::default()
+    };
+    if kind == 0 {
+        return call!(nvfp4_moe_permute, args);
+    }
+    args.cols = cols as i64;
+    let groups = nvfp4_groups {
+        grouping: NVFP4_GROUPING_ENDS,
+        count: local as u32,
+        ends: args.ends,
+        ..Default::default()
+    };
+    let layout = LAYOUTS[index % 3];
+    let mut out = || nvfp4_quantized {
+        codes: arena.dense_output(slots * cols / 2),
+        scales: arena.dense_output(scale_bytes(layout, slots, cols, 0, &groups)),
+        scale_layout: layout,
+        scope: NVFP4_SCOPE_ROW,
+        decode_scales: arena.dense_output(slots * 4),
+        ..Default::default()
+    };
+    if kind == 2 {
+        args.src_dtype = NVFP4_DTYPE_NVFP4;
+        args.out = out();
+        let mut bytes =
+            |count: usize| -> *mut u8 { arena.dense(&(0..count).map(|_| rng.next() as u8 & 0x7D).collect::<Vec<_>>()) };
+        let (codes, scales) = (bytes(tokens * cols / 2), bytes(tokens * cols / 16));
+        args.src_quantized = nvfp4_quantized_input {
+            codes,
+            scales,
+            scope: NVFP4_SCOPE_ROW,
+            decode_scales: input(rng, arena, NVFP4_DTYPE_F32, tokens),
+            ..Default::default()
+        };
+        return call!(nvfp4_moe_permute, args);
+    }
+    if kind == 1 {
+        args.gathered = arena.dense_output(slots * cols * 2);
+    } else {
+        args.out = out();
+        args.src_dtype = DTYPES[kind - 3];
+    }
+    args.src = input(rng, arena, args.src_dtype, tokens * cols);
+    call!(nvfp4_moe_permute, args)
+}
+
+fn combine(index: usize, rng: &mut Rng, arena: &mut Arena) -> Call {
+    let (tokens, topk, cols, y_dtype) = (130, 6, 1040, DTYPES[index % 3]);
+    let slots = tokens * topk;
+    let inverse: Vec<u8> = (0..slots).flat_map(|_| (rng.below(slots as u64 + 1) as i32 - 1).to_le_bytes()).collect();
+    let mut args = nvfp4_moe_combine_args {
+        struct_size: size_of::<nvfp4_moe_combine_args>(),
+        tokens: tokens as i64,
+        cols: cols as i64,
+        topk: topk as u32,
+        y_dtype,
+        rows: slots as i64,
+        y: input(rng, arena, y_dtype, slots * cols),
+        inverse: arena.dense(&inverse),
+        topk_weights: input(rng, arena, NVFP4_DTYPE_F32, slots),
+        out: arena.dense_output(tokens * cols * size(y_dtype)),
+        out_dtype: y_dtype,
+        ..Default::default()
+    };
+    if index >= 3 {
+        args.scaling = 0.37;
+        args.shared_dtype = DTYPES[(index + 1) % 3];
+        args.shared = input(rng, arena, args.shared_dtype, tokens * cols);
+    }
+    call!(nvfp4_moe_combine, args)
+}
