@@ -1753,7 +1753,6 @@ nvfp4_status nvfp4_grouped_linear_workspace_size(struct nvfp4_context *context,
 /**
  * Routes tokens to experts: logits to scores, the topk largest of (score + bias) among the eligible groups, their scores
  * renormalised and scaled. docs/numerics.md fixes every sum and tie: the same ids and weights on every backend.
- * On a CUDA context UNSUPPORTED so far, as are the other nvfp4_moe_* calls.
  * A score that is NaN ranks last; it sets NVFP4_FAULT_NON_FINITE, as does a weight that is not finite, which stays so.
  */
 nvfp4_status nvfp4_moe_route(struct nvfp4_context *context,
@@ -1763,8 +1762,8 @@ nvfp4_status nvfp4_moe_route(struct nvfp4_context *context,
 /**
  * Sorts slots by expert, stably, and gathers the tokens in that order if asked to: as values, as codes that a quantizer
  * wrote before, or quantized on the way. Rows of other processes' experts are skipped.
- * Sets NVFP4_FAULT_BAD_GROUP and, where it quantizes, the faults of nvfp4_quantize. A graph records a node for the sort and
- * one for the gathering.
+ * Sets NVFP4_FAULT_BAD_GROUP and, where it quantizes, the faults of nvfp4_quantize. A graph records up to three nodes for the
+ * sort and one for the gathering.
  */
 nvfp4_status nvfp4_moe_permute(struct nvfp4_context *context,
                                const struct nvfp4_moe_permute_args *args,

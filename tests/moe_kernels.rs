@@ -122,8 +122,26 @@ impl Arena {
 }
 
 fn route(rng: &mut Rng, arena: &mut Arena) -> Vec<Job> {
-    let (groups, size) =
-        rng.pick(&[(1, 1), (1, 2), (1, 31), (1, 64), (1, 128), (1, 256), (1, 257), (1, 384), (1, 1000), (1, 1024), (8, 32), (8, 16), (4, 2), (16, 1), (3, 5), (300, 1), (33, 3), (4, 160)]);
+    let (groups, size) = rng.pick(&[
+        (1, 1),
+        (1, 2),
+        (1, 31),
+        (1, 64),
+        (1, 128),
+        (1, 256),
+        (1, 257),
+        (1, 384),
+        (1, 1000),
+        (1, 1024),
+        (8, 32),
+        (8, 16),
+        (4, 2),
+        (16, 1),
+        (3, 5),
+        (300, 1),
+        (33, 3),
+        (4, 160),
+    ]);
     let (experts, top_groups, tokens) = (groups * size, 1 + rng.below(groups.min(40)), rng.below(14));
     let topk = 1 + rng.below((top_groups * size).min(32));
     let (ties, wild, dtype) = (rng.chance(3), rng.chance(4), rng.dtype());
@@ -153,7 +171,8 @@ fn permutation(rng: &mut Rng, arena: &mut Arena, tokens: usize, topk: usize) -> 
     let slots = tokens * topk;
     let experts = rng.pick(&[0, 1, 2, 8, 40, 256, 257, 1024]);
     let first_expert = if rng.chance(2) { 0 } else { rng.below(experts + 1) };
-    let local_experts = experts - first_expert - if rng.chance(2) { 0 } else { rng.below(experts - first_expert) };
+    let local_experts =
+        experts - first_expert - if rng.chance(2) { 0 } else { rng.below(experts - first_expert) };
     let (wild, few) = (rng.chance(4), rng.chance(3));
     let ids: Vec<i32> = (0..slots)
         .map(|_| match wild && rng.chance(1 + slots / 3) {
@@ -200,7 +219,8 @@ fn gather(rng: &mut Rng, arena: &mut Arena) -> Vec<Job> {
             let given: Vec<f32> = (0..tokens.max(1)).map(|_| rng.float(false, false)).collect();
             let scope = rng.pick(&[Scope::Tensor, Scope::Row]);
             let decode = if rng.chance(3) { Ptr::NULL } else { arena.input(&given) };
-            let src = QuantIn { codes, codes_row_stride: pitch, codes_group_stride: 0, scales, scope, decode };
+            let src =
+                QuantIn { codes, codes_row_stride: pitch, codes_group_stride: 0, scales, scope, decode };
             let codes_row_stride = cols / 2 + rng.pick(&[0, 0, 3, 16]);
             Gather::Codes {
                 src,
@@ -214,8 +234,9 @@ fn gather(rng: &mut Rng, arena: &mut Arena) -> Vec<Job> {
             let src = arena.matrix(rng, tokens, cols, dtype, Some(wild));
             let codes_row_stride = cols / 2 + rng.pick(&[0, 0, 3, 8]);
             let scope = rng.pick(&[Scope::Row, Scope::Row, Scope::Tensor, Scope::Group]);
-            let given: Vec<f32> =
-                (0..slots + 1024).map(|i| if i % 50 == 7 { -1.0 } else { 0.002 * (1 + rng.below(9)) as f32 }).collect();
+            let given: Vec<f32> = (0..slots + 1024)
+                .map(|i| if i % 50 == 7 { -1.0 } else { 0.002 * (1 + rng.below(9)) as f32 })
+                .collect();
             let decode = match scope == Scope::Row && rng.chance(2) {
                 true => DecodeScales::Dynamic(arena.take(slots * 4, 0)),
                 false => DecodeScales::Static(if rng.chance(4) { Ptr::NULL } else { arena.input(&given) }),
@@ -224,7 +245,12 @@ fn gather(rng: &mut Rng, arena: &mut Arena) -> Vec<Job> {
                 codes: arena.take(slots * codes_row_stride, 0),
                 codes_row_stride,
                 scales: arena.scales(rng, |tile| groups.scale_rows(tile), blocks, false),
-                rule: rng.pick(&[ScaleRule::Amax, ScaleRule::Amax, ScaleRule::FourOverSix, ScaleRule::MinMse]),
+                rule: rng.pick(&[
+                    ScaleRule::Amax,
+                    ScaleRule::Amax,
+                    ScaleRule::FourOverSix,
+                    ScaleRule::MinMse,
+                ]),
                 scope,
                 decode,
             };
@@ -270,7 +296,7 @@ impl Emulator {
     fn launch<P>(&self, launch: &Launch<P>, launched: &mut Vec<&'static str>) {
         type Run<P> = unsafe extern "C" fn(u32, u32, u32, *const P);
         launched.push(launch.kernel.name);
-        assert!(launch.grid.0 > 0 && launch.grid.1 > 0 && launch.threads % 32 == 0);
+        assert!(launch.grid.0 > 0 && launch.grid.1 > 0 && launch.threads.is_multiple_of(32));
         assert!(launch.threads <= launch.kernel.threads);
         let name = format!("{}_run", launch.kernel.name);
         // SAFETY: the function has this type; the addresses are those of the arena.

@@ -28,8 +28,8 @@ pub unsafe extern "C" fn nvfp4_moe_route(
 
 /// Sorts slots by expert, stably, and gathers the tokens in that order if asked to: as values, as codes that a quantizer
 /// wrote before, or quantized on the way. Rows of other processes' experts are skipped.
-/// Sets NVFP4_FAULT_BAD_GROUP and, where it quantizes, the faults of nvfp4_quantize. A graph records a node for the sort and
-/// one for the gathering.
+/// Sets NVFP4_FAULT_BAD_GROUP and, where it quantizes, the faults of nvfp4_quantize. A graph records up to three nodes for the
+/// sort and one for the gathering.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn nvfp4_moe_permute(
     context: *mut nvfp4_context,

@@ -18,9 +18,9 @@ use nvfp4::ffi::*;
 
 use crate::arena::*;
 use crate::reference::*;
-use crate::{regular, regular_moe};
 use crate::support::{Library, Memory, check};
 use crate::{Call, OPERATIONS, Prepared, WORKSPACE, prepare, set_workspace};
+use crate::{regular, regular_moe};
 
 fn operations() -> impl Iterator<Item = &'static (&'static str, crate::Make)> {
     let products = OPERATIONS.iter().filter(|(name, _)| *name == "grouped_gemm").cycle().take(PRODUCTS - 1);
@@ -131,10 +131,8 @@ impl Bench {
             self.arenas[poison].clear(POISONS[poison]);
             let call = regular::product(i, &weights, &mut self.arenas[poison]);
             if let Err(problem) = self.compare("grouped_gemm", &call, poison, &weights, &canonical) {
-                problems.push(format!(
-                    "grouped_gemm {i} of regular weights {}: {problem}",
-                    which - LAYER_CALLS
-                ));
+                problems
+                    .push(format!("grouped_gemm {i} of regular weights {}: {problem}", which - LAYER_CALLS));
             }
         }
         for handle in weights.handles {
@@ -163,7 +161,13 @@ impl Bench {
     }
 
     /// Runs on one of the two; `words` with the CPU's handle of the weights.
-    fn run(&mut self, which: usize, call: &Call, weights: &Prepared, product: Option<&str>) -> Result<(), String> {
+    fn run(
+        &mut self,
+        which: usize,
+        call: &Call,
+        weights: &Prepared,
+        product: Option<&str>,
+    ) -> Result<(), String> {
         let mut call = Call { words: call.words.clone(), run: call.run };
         for word in call.words.iter_mut().filter(|_| !weights.handles.is_empty()) {
             if *word == weights.handles[CPU] as u64 {
@@ -448,8 +452,7 @@ fn a_device_agrees_with_the_cpu() {
                     }
                     let found = match regular.get(turn as usize) {
                         Some(&number) => {
-                            calls +=
-                                if number < LAYER_CALLS { 1 } else { regular::PRODUCT_CALLS as u64 };
+                            calls += if number < LAYER_CALLS { 1 } else { regular::PRODUCT_CALLS as u64 };
                             bench.regular(number)
                         }
                         None => {

@@ -102,8 +102,9 @@ fn permute(index: usize, rng: &mut Rng, arena: &mut Arena) -> Call {
     if kind == 2 {
         args.src_dtype = NVFP4_DTYPE_NVFP4;
         args.out = out();
-        let mut bytes =
-            |count: usize| -> *mut u8 { arena.dense(&(0..count).map(|_| rng.next() as u8 & 0x7D).collect::<Vec<_>>()) };
+        let mut bytes = |count: usize| -> *mut u8 {
+            arena.dense(&(0..count).map(|_| rng.next() as u8 & 0x7D).collect::<Vec<_>>())
+        };
         let (codes, scales) = (bytes(tokens * cols / 2), bytes(tokens * cols / 16));
         args.src_quantized = nvfp4_quantized_input {
             codes,
@@ -127,7 +128,8 @@ fn permute(index: usize, rng: &mut Rng, arena: &mut Arena) -> Call {
 fn combine(index: usize, rng: &mut Rng, arena: &mut Arena) -> Call {
     let (tokens, topk, cols, y_dtype) = (130, 6, 1040, DTYPES[index % 3]);
     let slots = tokens * topk;
-    let inverse: Vec<u8> = (0..slots).flat_map(|_| (rng.below(slots as u64 + 1) as i32 - 1).to_le_bytes()).collect();
+    let inverse: Vec<u8> =
+        (0..slots).flat_map(|_| (rng.below(slots as u64 + 1) as i32 - 1).to_le_bytes()).collect();
     let mut args = nvfp4_moe_combine_args {
         struct_size: size_of::<nvfp4_moe_combine_args>(),
         tokens: tokens as i64,
