@@ -21,7 +21,7 @@ struct GemmParams {
   const float* out_decode;     // static decode scales of codes; NULL: 1
   float* partials;             // splits > 1: [tile][split][thread's share]
   uint32_t* counters;          // splits > 1: one a tile, zero before the launch
-  uint64_t* fault;             // the context's fault word, system scope
+  uint64_t* fault;             // the context's fault record
   int64_t a_row_stride;
   int64_t a_group_stride;      // strided groups; 0: all share the same rows
   int64_t a_scales_row_stride; // linear layout

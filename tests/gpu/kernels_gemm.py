@@ -292,7 +292,7 @@ class Weights:
         self.k, self.codes, self.scales = 2 * half, codes, scales
         self.header, size = storage_bytes(self.groups, self.n, self.k)
         self.storage = Buffer(device, size, 0xA5)
-        fault = Buffer(device, 8, 0, np.zeros(8, np.uint8))
+        fault = Buffer(device, 16, 0, np.zeros(16, np.uint8))
         inputs = [Buffer(device, a.size * a.itemsize, 0xEE, a) for a in (codes, lay_out(scales, layout, 0xCC), decode)]
         p = self.params(layout, fault)
         p.codes, p.scales, p.decode = [b.ptr for b in inputs]
@@ -309,7 +309,7 @@ class Weights:
         return p
 
     def export(self, layout, poison):
-        fault = Buffer(self.device, 8, 0, np.zeros(8, np.uint8))
+        fault = Buffer(self.device, 16, 0, np.zeros(16, np.uint8))
         outs = [Buffer(self.device, s, poison) for s in (self.codes.size, canonical_scale_bytes(self.groups, self.n, self.k, layout), 4 * self.groups)]
         p = self.params(layout, fault)
         p.codes, p.scales, p.decode = [b.ptr for b in outs]
@@ -464,7 +464,7 @@ class Run:
             p.out, p.out_row_stride, p.out_group_stride = outs[0].ptr, self.out_stride, self.out_group_stride
             p.out_vectors = int(self.out_stride % 4 == 0 and self.out_group_stride % 4 == 0)
             p.accumulate = int(c.accumulate)
-        fault = Buffer(d, 8, 0, np.zeros(8, np.uint8))
+        fault = Buffer(d, 16, 0, np.zeros(16, np.uint8))
         p.fault = fault.ptr
         p.a_row_stride, p.a_group_stride = self.a_stride, self.a_group_stride
         p.a_layout, p.a_scales_row_stride = c.a_layout, c.k // 16 + c.scale_gap
@@ -731,7 +731,7 @@ def check_weights(device, report, rng):
         w.codes = np.zeros((e, n, k // 2), np.uint8)
         w.header, size = storage_bytes(e, n, k)
         w.storage = Buffer(device, size, 0xA5, np.concatenate([np.zeros(w.header, np.uint8), np.full(size - w.header, 0xA5, np.uint8)]))
-        fault = Buffer(device, 8, 0, np.zeros(8, np.uint8))
+        fault = Buffer(device, 16, 0, np.zeros(16, np.uint8))
         values = Buffer(device, raw.size, 0xEE, raw)
         amax = np.array([np.abs(m[np.isfinite(m)]).max() for m in x], np.float32)
         decode = (amax / np.float32(2688)).astype(np.float32)

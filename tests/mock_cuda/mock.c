@@ -347,13 +347,20 @@ R cuFuncGetParamInfo(struct function *f, size_t index, size_t *offset, size_t *s
 
 /* ---- work ---- */
 
-struct group_ends { const int32_t *counts; int32_t *ends; uint32_t *fault; uint32_t count, reserved; };
+/* The record: flags, group, and the address of the host's word. */
+struct record { uint32_t flags, group, *word; };
+struct group_ends { const int32_t *counts; int32_t *ends; struct record *fault; uint32_t count, reserved; };
 static void group_ends(const struct group_ends *p) {
   int64_t end = 0;
   for (uint32_t i = 0; i < p->count; i++) {
     int64_t raw = p->counts[i], next = end + (raw < 0 ? 0 : raw);
     if (next > INT32_MAX) next = INT32_MAX;
-    if (next != end + raw) { p->fault[0] |= 1; if (!p->fault[1]) p->fault[1] = i + 1; }
+    if (next != end + raw) {
+      struct record *r = p->fault;
+      if (!r->group) r->word[1] = r->group = i + 1;
+      if (!(r->flags & 1)) r->word[0] |= 1;
+      r->flags |= 1;
+    }
     p->ends[i] = (int32_t)(end = next);
   }
 }
@@ -497,11 +504,22 @@ R cuMemAllocFromPoolAsync(uint64_t *address, size_t bytes, struct pool *pool, st
   *address = (uintptr_t)b->memory;
   UNLOCK(OK);
 }
+R cuMemAlloc_v2(uint64_t *address, size_t bytes) {
+  CALL("cuMemAlloc");
+  if (!current()) return INVALID_CONTEXT;
+  LOCK;
+  struct block *b = malloc(sizeof *b);
+  *b = (struct block){aligned_alloc(512, (bytes + 511) / 512 * 512), bytes, NULL, blocks};
+  memset(b->memory, 0xA5, bytes);
+  blocks = b; live_blocks++;
+  *address = (uintptr_t)b->memory;
+  UNLOCK(OK);
+}
 static R release(uint64_t address) {
   for (struct block **p = &blocks; *p; p = &(*p)->next)
     if ((uintptr_t)(*p)->memory == address) {
       struct block *b = *p;
-      if (is(b->pool, POOL)) b->pool->used -= b->bytes;
+      if (b->pool && is(b->pool, POOL)) b->pool->used -= b->bytes;
       *p = b->next;
       free(b->memory); free(b); live_blocks--;
       return OK;

@@ -213,6 +213,7 @@ entries! {
     cuMemPoolGetAttribute "cuMemPoolGetAttribute" (pool: CUmemoryPool, attribute: c_int, value: *mut c_void);
     cuMemPoolSetAttribute "cuMemPoolSetAttribute" (pool: CUmemoryPool, attribute: c_int, value: *mut c_void);
     cuMemAllocFromPoolAsync "cuMemAllocFromPoolAsync" (address: *mut CUdeviceptr, bytes: usize, pool: CUmemoryPool, stream: CUstream);
+    cuMemAlloc "cuMemAlloc_v2" (address: *mut CUdeviceptr, bytes: usize);
     cuMemFree "cuMemFree_v2" (address: CUdeviceptr);
     cuMemFreeAsync "cuMemFreeAsync" (address: CUdeviceptr, stream: CUstream);
     cuMemcpyAsync "cuMemcpyAsync" (dst: CUdeviceptr, src: CUdeviceptr, bytes: usize, stream: CUstream);

@@ -6,6 +6,7 @@
 
 pub mod context;
 pub mod driver;
+mod fault;
 pub mod gemm;
 pub mod graph;
 pub mod group_ends;

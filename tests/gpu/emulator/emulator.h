@@ -141,8 +141,12 @@ inline uint32_t pack_bf16(float low, float high) { return bf16_of(low) | bf16_of
 inline uint32_t pack_f16(float low, float high) { return f16_of(low) | f16_of(high) << 16; }
 inline float rcp_approx(float x) { return 1.f / x; }
 #define NVFP4_HAS_CVT_E4M3 0
-inline void system_or(uint32_t* p, uint32_t bits) { *p |= bits; }
-inline void system_set_if_zero(uint32_t* p, uint32_t v) { if (*p == 0) *p = v; }
+inline uint32_t atomic_or(uint32_t* p, uint32_t bits) {
+  const uint32_t old = *p;
+  *p |= bits;
+  return old;
+}
+inline bool set_if_zero(uint32_t* p, uint32_t value) { return *p == 0 && ((*p = value), true); }
 
 inline uint32_t shared_address(const void* p) { return uint32_t(static_cast<const uint8_t*>(p) - emulator::shared_memory); }
 inline void copy_async16(uint32_t to, const void* from, uint32_t bytes) { emulator::thread->copies.push_back({to, from, bytes, emulator::thread->committed}); }
