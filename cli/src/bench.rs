@@ -76,7 +76,7 @@ pub fn run(args: &Args) -> Result<()> {
     };
     let context = Context::create(&options).map_err(|e| e.to_string())?;
     let prepare = nvfp4_prepare_args { struct_size: size_of::<nvfp4_prepare_args>(), ..Default::default() };
-    context.prepare(&prepare).map_err(|e| e.to_string())?;
+    context.prepare(&prepare, None).map_err(|e| e.to_string())?;
     let stream = Stream::create(&context).map_err(|e| e.to_string())?;
     let bench = Bench { context, stream, runs: args.runs.max(1) };
     let (m, n, k) = (args.m, args.n, args.k);

@@ -3,10 +3,9 @@
 
 use crate::report;
 use crate::{Result, quantize::pretty};
-use nvfp4::api::context::{
-    Context, backend_info, nvfp4_backend_info, nvfp4_context_options, nvfp4_prepare_args,
-};
+use nvfp4::api::context::{Context, nvfp4_backend_info, nvfp4_context_options, nvfp4_prepare_args};
 use nvfp4::api::context::{NVFP4_BACKEND_CPU, NVFP4_BACKEND_CUDA};
+use nvfp4::api::info::backend_info;
 use nvfp4::backend::cuda::module::IMAGES;
 use nvfp4::ffi::version::NVFP4_ABI_VERSION;
 use serde_json::json;
@@ -155,7 +154,7 @@ fn device(ordinal: u32, driver: bool) -> Option<Line> {
         ..Default::default()
     };
     let args = nvfp4_prepare_args { struct_size: size_of::<nvfp4_prepare_args>(), ..Default::default() };
-    let ready = Context::create(&options).and_then(|c| c.prepare(&args).map(|()| c.loaded_report()));
+    let ready = Context::create(&options).and_then(|c| c.prepare(&args, None).map(|()| c.loaded_report()));
     Some(match ready {
         Ok(kernels) => good("GPU", format!("{}; kernels: {}", name(&info), kernels.unwrap_or_default())),
         Err(e) => bad(
