@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::{env, fs};
 
 /// Where the header's declarations come from, in the order in which a reader meets them.
-const SOURCES: [&str; 33] = [
+const SOURCES: [&str; 40] = [
     "error.rs",
     "api/handles.rs",
     "api/types.rs",
@@ -24,6 +24,11 @@ const SOURCES: [&str; 33] = [
     "api/gemm.rs",
     "api/operation.rs",
     "api/tuning.rs",
+    "api/linear.rs",
+    "api/moe/route.rs",
+    "api/moe/permute.rs",
+    "api/moe/combine.rs",
+    "api/moe/forward.rs",
     "ffi/version.rs",
     "ffi/table.rs",
     "ffi/context.rs",
@@ -40,6 +45,8 @@ const SOURCES: [&str; 33] = [
     "ffi/weights.rs",
     "ffi/gemm.rs",
     "ffi/tuning.rs",
+    "ffi/linear.rs",
+    "ffi/moe.rs",
     "ffi/api_table.txt",
     "../cbindgen.toml",
 ];

@@ -185,11 +185,11 @@ typedef struct nvfp4_context_options {
 
 /** Bits of the fault word. They are sticky: set by work on any stream, cleared by nvfp4_context_clear_faults. */
 typedef uint32_t nvfp4_fault_flags;
-/** A group's end or count was out of order or out of bounds, and was clamped. */
+/** A group's end or count was out of order or out of bounds, and was clamped; or an id was no expert, and was skipped. */
 #define NVFP4_FAULT_BAD_GROUP 1
 /** A static decode scale was not finite or not above 0; its values read as NaN. */
 #define NVFP4_FAULT_BAD_DECODE_SCALE 2
-/** A quantizer met a NaN or an infinity; that block reads as NaN. */
+/** A quantizer met a NaN or an infinity; that block reads as NaN. Or a router met a NaN, or gave a weight that is not finite. */
 #define NVFP4_FAULT_NON_FINITE 4
 /** A block scale saturated: the static decode scale is too small for the data. */
 #define NVFP4_FAULT_SATURATED 8
@@ -202,7 +202,7 @@ typedef struct nvfp4_faults {
   nvfp4_fault_flags flags;
   /** 0. */
   uint32_t reserved;
-  /** The first group that was clamped since the last clear, or -1. */
+  /** The first group that was clamped, or id that was no expert, since the last clear; or -1. */
   int64_t bad_group;
 } nvfp4_faults;
 
@@ -752,6 +752,15 @@ typedef uint32_t nvfp4_weights_source;
 /** BF16, F16 or F32 values, quantized on the way. */
 #define NVFP4_WEIGHTS_SOURCE_VALUES 1
 
+/** What a decode scale of canonical weights belongs to. */
+typedef uint32_t nvfp4_weights_scope;
+/** Each matrix has its own: float[E]. */
+#define NVFP4_WEIGHTS_SCOPE_GROUP 0
+/** All matrices share one: float[1]. */
+#define NVFP4_WEIGHTS_SCOPE_TENSOR 1
+/** Each row has its own: float[E, N]. The rows of a matrix must agree, unless `requantize` is 1. */
+#define NVFP4_WEIGHTS_SCOPE_ROW 2
+
 /** Arguments of nvfp4_weights_prepare and nvfp4_weights_storage_size (which reads the shape alone). */
 typedef struct nvfp4_weights_prepare_args {
   /** sizeof(nvfp4_weights_prepare_args). */
@@ -785,17 +794,24 @@ typedef struct nvfp4_weights_prepare_args {
   int64_t src_group_stride;
   /** VALUES: 1 when src is stored [E, K, N]. */
   uint32_t transposed;
-  /** VALUES: one of NVFP4_SCALE_RULE_*. */
+  /** VALUES, and CODES with requantize: one of NVFP4_SCALE_RULE_*. */
   nvfp4_scale_rule scale_rule;
   /**
-   * float[E] in device memory. CODES: required, finite and above 0. VALUES: static decode scales, or NULL for
-   * amax / 2688 of each matrix.
+   * float[E] in device memory. CODES: required, finite and above 0, of decode_scope. VALUES: static decode scales, or
+   * NULL for amax / 2688 of each matrix.
    */
   const float *decode_scales;
   /** Caller-owned memory of nvfp4_weights_storage_size bytes, 64-byte aligned; the weights live in it until destroyed. */
   void *storage;
   /** Its bytes. */
   size_t storage_size;
+  /** CODES: one of NVFP4_WEIGHTS_SCOPE_*, what decode_scales is indexed by. On a CUDA context GROUP only so far. */
+  nvfp4_weights_scope decode_scope;
+  /**
+   * CODES of scope ROW: 1: matrices whose rows have different decode scales are quantized again with one, amax / 2688 of
+   * their values, by scale_rule; the others keep their bytes. 0: they are refused, the first row that differs is named.
+   */
+  uint32_t requantize;
 } nvfp4_weights_prepare_args;
 
 /**
@@ -947,6 +963,318 @@ typedef struct nvfp4_tune_result {
   /** Zero-terminated name of the choice's kernel. */
   char kernel[64];
 } nvfp4_tune_result;
+
+/**
+ * Arguments of nvfp4_grouped_linear and nvfp4_linear: [tokens, G, K] -> [tokens, G, N], group g by weights g.
+ * G is the number of groups of the weights; nvfp4_linear has 1.
+ * 
+ * Static decode scales come from a checkpoint, or from a sample by nvfp4_amax_scale with the same shape (rows G * tokens,
+ * NVFP4_GROUPING_STRIDED, src_row_stride G * K, src_group_stride K, scope TENSOR or GROUP).
+ */
+typedef struct nvfp4_grouped_linear_args {
+  /** sizeof(nvfp4_grouped_linear_args). */
+  size_t struct_size;
+  /** Prepared weights [G, N, K] of the same context. */
+  const struct nvfp4_weights *weights;
+  /** Rows, 0 or more. */
+  int64_t tokens;
+  /** [tokens, G, K] values, 16-byte aligned. NULL when a_dtype is NVFP4. */
+  const void *a;
+  /** BF16 or F16; F32 where quantize is 1; or NVFP4 (a_quantized). */
+  nvfp4_dtype a_dtype;
+  /** 1: values are quantized first; 0: they are multiplied as they are. */
+  uint32_t quantize;
+  /** Elements between tokens of a; 0: G * K. */
+  int64_t a_row_stride;
+  /** Elements between groups of a; 0: K. */
+  int64_t a_group_stride;
+  /**
+   * NVFP4 activations of any quantizer, [G, tokens, K/2] codes: logical row g * tokens + t, as
+   * NVFP4_GROUPING_STRIDED writes them. Decode scales of any scope (GROUP for nvfp4_grouped_linear). All zero otherwise.
+   */
+  struct nvfp4_quantized_input a_quantized;
+  /** quantize 1: one of NVFP4_SCALE_RULE_*. */
+  nvfp4_scale_rule scale_rule;
+  /** quantize 1: what shares a decode scale; ROW makes a token's codes its own. */
+  nvfp4_scope scope;
+  /** quantize 1: float array by scope in device memory, row g * tokens + t; NULL: dynamic. */
+  const float *static_decode_scales;
+  /** [G, N] added to the scaled product, 16-byte aligned, in the row order of the canonical weights; NULL: none. */
+  const void *bias;
+  /** BF16, F16 or F32. */
+  nvfp4_dtype bias_dtype;
+  /** NONE, SWIGLU (weights prepared with gate_up; N/2 output columns) or RELU2. */
+  nvfp4_activation activation;
+  /** SWIGLU: above 0, gate is clamped above and up on both sides first; default 0, none. */
+  float limit;
+  /** SWIGLU: factor inside the sigmoid; default 0 means 1. */
+  float alpha;
+  /** SWIGLU: added to up; default 0. */
+  float beta;
+  /** NVFP4_GEMM_* or'ed; _DEPENDENT_LAUNCH counts where quantize is 0. */
+  nvfp4_gemm_flags flags;
+  /** [tokens, G, output columns] values, written; 16-byte aligned. NULL when out_dtype is NVFP4. */
+  void *out;
+  /** BF16, F16, F32, or NVFP4 (out_quantized). */
+  nvfp4_dtype out_dtype;
+  /** Must be 0. */
+  uint32_t reserved;
+  /** Elements between tokens of out; 0: G * output columns. */
+  int64_t out_row_stride;
+  /** Elements between groups of out; 0: output columns. */
+  int64_t out_group_stride;
+  /** NVFP4 output, as of nvfp4_grouped_gemm with strided groups: logical row g * tokens + t. All zero otherwise. */
+  struct nvfp4_quantized out_quantized;
+  /** Scratch in device memory, 64-byte aligned; NULL where nvfp4_grouped_linear_workspace_size says 0. */
+  void *workspace;
+  /** Its bytes. */
+  size_t workspace_size;
+} nvfp4_grouped_linear_args;
+
+/** Arguments of nvfp4_linear: those of the grouped layer, with weights of one group. */
+typedef struct nvfp4_grouped_linear_args nvfp4_linear_args;
+
+/** How a router turns logits into scores. */
+typedef uint32_t nvfp4_moe_score;
+/** exp(l - max) / sum over all experts. */
+#define NVFP4_MOE_SCORE_SOFTMAX 0
+/** 1 / (1 + exp(-l)). */
+#define NVFP4_MOE_SCORE_SIGMOID 1
+/** sqrt(log(1 + exp(l))). */
+#define NVFP4_MOE_SCORE_SQRT_SOFTPLUS 2
+
+/** What a router does with the logits. All zero: softmax over all experts, weights as they are. */
+typedef struct nvfp4_moe_router {
+  /** One of NVFP4_MOE_SCORE_*. */
+  nvfp4_moe_score score;
+  /** 1: weights are divided by their sum, in slot order. */
+  uint32_t renormalise;
+  /** Experts are split into this many groups of equal size, of which only the best are eligible; 0 or 1: none. */
+  uint32_t groups;
+  /** Groups that stay eligible: those with the largest sum of their two largest selection scores. 0 with no groups. */
+  uint32_t top_groups;
+  /** float[experts] in device memory, 4-byte aligned, added to the scores for selection only; NULL: none. */
+  const float *bias;
+  /** Multiplies the weights in the end; default 0 means 1. */
+  float scaling;
+  /** Must be 0. */
+  uint32_t reserved;
+} nvfp4_moe_router;
+
+/** Arguments of nvfp4_moe_route. */
+typedef struct nvfp4_moe_route_args {
+  /** sizeof(nvfp4_moe_route_args). */
+  size_t struct_size;
+  /** [tokens, experts] values, 16-byte aligned. */
+  const void *logits;
+  /** BF16, F16 or F32. */
+  nvfp4_dtype logits_dtype;
+  /** k: experts a token, 1 to 32, and no more than are eligible. */
+  uint32_t topk;
+  /** Elements between rows of logits; 0: experts. */
+  int64_t logits_row_stride;
+  /** Rows, 0 or more. */
+  int64_t tokens;
+  /** E: 1 to 1024. */
+  int64_t experts;
+  /** Scores, selection, weights. */
+  struct nvfp4_moe_router router;
+  /**
+   * uint8[tokens] in device memory, 0 for tokens that are sent nowhere (padding): their ids are -1, their weights 0.
+   * NULL: none.
+   */
+  const uint8_t *token_mask;
+  /** int32[tokens, topk], written, 4-byte aligned: the largest selection score first, ties to the lower id. */
+  int32_t *topk_ids;
+  /** float[tokens, topk], written, 4-byte aligned: the scores of those experts, renormalised and scaled. */
+  float *topk_weights;
+} nvfp4_moe_route_args;
+
+/** Arguments of nvfp4_moe_permute. */
+typedef struct nvfp4_moe_permute_args {
+  /** sizeof(nvfp4_moe_permute_args). */
+  size_t struct_size;
+  /** Rows, 0 or more; tokens * topk may not pass 2^31 - 1. */
+  int64_t tokens;
+  /** E: all experts, 0 to 1024. */
+  int64_t experts;
+  /** The experts of this process are first_expert to first_expert + local_experts - 1; rows of others are skipped. */
+  int64_t first_expert;
+  /** 0: all from first_expert on. */
+  int64_t local_experts;
+  /** k: slots a token, 1 to 32. */
+  uint32_t topk;
+  /** BF16, F16, F32, or NVFP4 (src_quantized). */
+  nvfp4_dtype src_dtype;
+  /**
+   * int32[tokens, topk], 4-byte aligned. -1 is skipped; so is what is no expert, which sets NVFP4_FAULT_BAD_GROUP
+   * (bad_group is the id, or 0 where it is negative). An id may stand in several slots of a token.
+   */
+  const int32_t *topk_ids;
+  /**
+   * int32[local experts], written, 4-byte aligned: inclusive cumulative ends, as NVFP4_GROUPING_ENDS takes them with
+   * rows = tokens * topk.
+   */
+  int32_t *ends;
+  /**
+   * int32[tokens * topk], written, 4-byte aligned: the token of each row, expert after expert, in slot order inside an
+   * expert; -1 behind the last row.
+   */
+  int32_t *source_rows;
+  /** int32[tokens, topk], written, 4-byte aligned: the row of each slot; -1 where it was skipped. */
+  int32_t *inverse;
+  /** Values a row; 0: nothing is gathered, and all that follows must be 0. A multiple of 16 where codes are written. */
+  int64_t cols;
+  /** [tokens, cols] values, 16-byte aligned; NULL when src_dtype is NVFP4. */
+  const void *src;
+  /** Elements between rows of src; 0: dense. */
+  int64_t src_row_stride;
+  /** NVFP4 tokens, in scope TENSOR or ROW; all zero otherwise. */
+  struct nvfp4_quantized_input src_quantized;
+  /** [tokens * topk, cols] values of src_dtype by row, written; 16-byte aligned. NULL: the rows are written to out. */
+  void *gathered;
+  /** Elements between rows of gathered; 0: dense. */
+  int64_t gathered_row_stride;
+  /**
+   * NVFP4 rows in expert order, as grouped by `ends`, each expert's scales tiled on their own. From values: what
+   * nvfp4_quantize gives for the gathered rows; static scales of any scope, or dynamic ones per ROW. From NVFP4 tokens:
+   * their codes and scales, with scope ROW, dynamic decode_scales (the token's) and scale_rule 0.
+   */
+  struct nvfp4_quantized out;
+  /** Scratch in device memory, 64-byte aligned; NULL where nvfp4_moe_permute_workspace_size says 0. */
+  void *workspace;
+  /** Its bytes. */
+  size_t workspace_size;
+} nvfp4_moe_permute_args;
+
+/** Arguments of nvfp4_moe_combine: out = round((sum over slots j of weight_j * y_j) * scaling + shared). */
+typedef struct nvfp4_moe_combine_args {
+  /** sizeof(nvfp4_moe_combine_args). */
+  size_t struct_size;
+  /** Rows of out, 0 or more; tokens * topk may not pass 2^31 - 1. */
+  int64_t tokens;
+  /** N: values a row, 1 or more. */
+  int64_t cols;
+  /** k: slots a token, 1 to 32. */
+  uint32_t topk;
+  /** BF16, F16 or F32. */
+  nvfp4_dtype y_dtype;
+  /** Rows of y, 0 or more; tokens * topk where nvfp4_moe_permute ordered them. */
+  int64_t rows;
+  /** [rows, cols] values in expert order, 16-byte aligned. */
+  const void *y;
+  /** Elements between rows of y; 0: dense. */
+  int64_t y_row_stride;
+  /**
+   * int32[tokens, topk], 4-byte aligned: the row of each slot. -1 contributes nothing; nor does what is no row, which
+   * sets NVFP4_FAULT_BAD_GROUP.
+   */
+  const int32_t *inverse;
+  /** float[tokens, topk], 4-byte aligned. Not read where inverse is -1. */
+  const float *topk_weights;
+  /** [tokens, cols] values, added last, 16-byte aligned (a shared expert, a residual); NULL: none. */
+  const void *shared;
+  /** Elements between rows of shared; 0: dense. */
+  int64_t shared_row_stride;
+  /** BF16, F16 or F32. */
+  nvfp4_dtype shared_dtype;
+  /** Multiplies the sum before shared is added; default 0 means 1. */
+  float scaling;
+  /** [tokens, cols] values, written, 16-byte aligned. */
+  void *out;
+  /** Elements between rows of out; 0: dense. */
+  int64_t out_row_stride;
+  /** BF16, F16 or F32. */
+  nvfp4_dtype out_dtype;
+  /** Must be 0. */
+  uint32_t reserved;
+} nvfp4_moe_combine_args;
+
+/** Arguments of nvfp4_moe_forward. E below is the number of local experts: the groups of w1 and w2. */
+typedef struct nvfp4_moe_forward_args {
+  /** sizeof(nvfp4_moe_forward_args). */
+  size_t struct_size;
+  /** Prepared weights [E, 2 * I, K] with gate_up for SWIGLU, or plain [E, I, K]. */
+  const struct nvfp4_weights *w1;
+  /** Prepared weights [E, N, I], plain. */
+  const struct nvfp4_weights *w2;
+  /** Rows, 0 or more; tokens * topk may not pass 2^31 - 1. */
+  int64_t tokens;
+  /** All experts, of which w1 and w2 hold those from first_expert on; 0: no others. At most 1024. */
+  int64_t experts;
+  /** The first local expert. */
+  int64_t first_expert;
+  /** [tokens, K] values, 16-byte aligned; NULL when hidden_dtype is NVFP4. */
+  const void *hidden;
+  /** BF16 or F16; F32 where quantize is 1; or NVFP4 (hidden_quantized, quantize 1). */
+  nvfp4_dtype hidden_dtype;
+  /** 1: both products take NVFP4 activations; 0: they take values, BF16 or F16 as hidden's, which is more accurate. */
+  uint32_t quantize;
+  /** Elements between rows of hidden; 0: dense. */
+  int64_t hidden_row_stride;
+  /** NVFP4 tokens, in scope TENSOR or ROW; all zero otherwise. */
+  struct nvfp4_quantized_input hidden_quantized;
+  /** [tokens, experts] values, 16-byte aligned, routed as nvfp4_moe_route does; NULL: topk_ids and topk_weights are given. */
+  const void *logits;
+  /** BF16, F16 or F32. */
+  nvfp4_dtype logits_dtype;
+  /** k: experts a token, 1 to 32. */
+  uint32_t topk;
+  /** Elements between rows of logits; 0: experts. */
+  int64_t logits_row_stride;
+  /** With logits: what the router does; all zero otherwise. */
+  struct nvfp4_moe_router router;
+  /** With logits: uint8[tokens], 0 for tokens that are sent nowhere; NULL: none. */
+  const uint8_t *token_mask;
+  /** Without logits: int32[tokens, topk], 4-byte aligned; -1 is skipped, and so are other processes' experts. */
+  const int32_t *topk_ids;
+  /** Without logits: float[tokens, topk], 4-byte aligned. */
+  const float *topk_weights;
+  /** [E, rows of w1] added to the first product, in the row order of the canonical weights, 16-byte aligned; NULL: none. */
+  const void *bias1;
+  /** [E, N] added to the second product, 16-byte aligned; NULL: none. */
+  const void *bias2;
+  /** Of both: BF16, F16 or F32. */
+  nvfp4_dtype bias_dtype;
+  /** Behind the first product: SWIGLU, RELU2 or NONE. */
+  nvfp4_activation activation;
+  /** SWIGLU: above 0, gate is clamped above and up on both sides first; default 0, none. */
+  float limit;
+  /** SWIGLU: factor inside the sigmoid; default 0 means 1. */
+  float alpha;
+  /** SWIGLU: added to up; default 0. */
+  float beta;
+  /** 0 or NVFP4_GEMM_BATCH_INVARIANT: a token's bits depend on its own values alone (with scales that are static, per row). */
+  nvfp4_gemm_flags flags;
+  /** quantize 1: one of NVFP4_SCALE_RULE_*. */
+  nvfp4_scale_rule scale_rule;
+  /** Of static_input_scales and static_intermediate_scales: TENSOR (one float) or GROUP (one a local expert). */
+  nvfp4_scope static_scope;
+  /** quantize 1: float array in device memory, decode scales of the first product's input; NULL: dynamic, per row. */
+  const float *static_input_scales;
+  /** quantize 1: float array in device memory, decode scales of the second product's input; NULL: dynamic, per row. */
+  const float *static_intermediate_scales;
+  /** [tokens, N] values, added last, 16-byte aligned (a shared expert, a residual); NULL: none. */
+  const void *shared;
+  /** Elements between rows of shared; 0: dense. */
+  int64_t shared_row_stride;
+  /** BF16, F16 or F32. */
+  nvfp4_dtype shared_dtype;
+  /** Multiplies a token's sum before shared is added; default 0 means 1. */
+  float scaling;
+  /** [tokens, N] values, written, 16-byte aligned. */
+  void *out;
+  /** Elements between rows of out; 0: dense. */
+  int64_t out_row_stride;
+  /** BF16, F16 or F32. */
+  nvfp4_dtype out_dtype;
+  /** Must be 0. */
+  uint32_t reserved;
+  /** Scratch in device memory, 64-byte aligned. */
+  void *workspace;
+  /** Its bytes, at least what nvfp4_moe_forward_workspace_size says. */
+  size_t workspace_size;
+} nvfp4_moe_forward_args;
 
 #ifdef __cplusplus
 extern "C" {
@@ -1394,6 +1722,83 @@ nvfp4_status nvfp4_tuning_load(struct nvfp4_context *context,
 nvfp4_status nvfp4_tuning_save(struct nvfp4_context *context,
                                const char *path);
 
+/**
+ * A linear layer: values, or activations that a quantizer has written, times one group's weights, with bias, activation,
+ * accumulation or requantization on the way out. Values can be quantized first: the bits are those of nvfp4_quantize
+ * and nvfp4_gemm.
+ */
+nvfp4_status nvfp4_linear(struct nvfp4_context *context,
+                          const nvfp4_linear_args *args,
+                          struct nvfp4_stream *stream);
+
+/** Bytes of workspace that nvfp4_linear needs with these arguments. Reads no device memory. */
+nvfp4_status nvfp4_linear_workspace_size(struct nvfp4_context *context,
+                                         const nvfp4_linear_args *args,
+                                         size_t *bytes);
+
+/**
+ * Linear layers side by side: "bgk,gnk->bgn" (the first half of an attention output, for one). The strided view is
+ * quantized and multiplied where it lies: nothing is permuted, padded or copied. The bits are those of nvfp4_quantize and
+ * nvfp4_grouped_gemm with NVFP4_GROUPING_STRIDED.
+ */
+nvfp4_status nvfp4_grouped_linear(struct nvfp4_context *context,
+                                  const struct nvfp4_grouped_linear_args *args,
+                                  struct nvfp4_stream *stream);
+
+/** Bytes of workspace that nvfp4_grouped_linear needs with these arguments. Reads no device memory. */
+nvfp4_status nvfp4_grouped_linear_workspace_size(struct nvfp4_context *context,
+                                                 const struct nvfp4_grouped_linear_args *args,
+                                                 size_t *bytes);
+
+/**
+ * Routes tokens to experts: logits to scores, the topk largest of (score + bias) among the eligible groups, their scores
+ * renormalised and scaled. docs/numerics.md fixes every sum and tie: the same ids and weights on every backend.
+ * On a CUDA context UNSUPPORTED so far, as are the other nvfp4_moe_* calls.
+ * A score that is NaN ranks last; it sets NVFP4_FAULT_NON_FINITE, as does a weight that is not finite, which stays so.
+ */
+nvfp4_status nvfp4_moe_route(struct nvfp4_context *context,
+                             const struct nvfp4_moe_route_args *args,
+                             struct nvfp4_stream *stream);
+
+/**
+ * Sorts slots by expert, stably, and gathers the tokens in that order if asked to: as values, as codes that a quantizer
+ * wrote before, or quantized on the way. Rows of other processes' experts are skipped.
+ * Sets NVFP4_FAULT_BAD_GROUP and, where it quantizes, the faults of nvfp4_quantize. A graph records a node for the sort and
+ * one for the gathering.
+ */
+nvfp4_status nvfp4_moe_permute(struct nvfp4_context *context,
+                               const struct nvfp4_moe_permute_args *args,
+                               struct nvfp4_stream *stream);
+
+/** Bytes of workspace that nvfp4_moe_permute needs with these arguments; 0 means none. Reads no device memory. */
+nvfp4_status nvfp4_moe_permute_workspace_size(struct nvfp4_context *context,
+                                              const struct nvfp4_moe_permute_args *args,
+                                              size_t *bytes);
+
+/**
+ * Adds up each token's expert rows: acc = fma(weight_j, y_j, acc) in slot order from 0, in f32, then * scaling, then
+ * + shared, one rounding in the end. No atomics: a token's bits do not depend on other tokens.
+ */
+nvfp4_status nvfp4_moe_combine(struct nvfp4_context *context,
+                               const struct nvfp4_moe_combine_args *args,
+                               struct nvfp4_stream *stream);
+
+/**
+ * A whole layer: routes (or takes given ones), brings the tokens of the local experts into their order, multiplies with
+ * w1, activates, multiplies with w2 and combines: the bits of nvfp4_moe_route, nvfp4_moe_permute, two calls of
+ * nvfp4_grouped_gemm (values between them rounded to BF16, or to F16 where hidden is; or requantized) and
+ * nvfp4_moe_combine, one after another. Tokens without local experts get shared, or 0.
+ * A graph records one node a step. Sets the faults of its parts.
+ */
+nvfp4_status nvfp4_moe_forward(struct nvfp4_context *context,
+                               const struct nvfp4_moe_forward_args *args,
+                               struct nvfp4_stream *stream);
+
+/** Bytes of workspace that nvfp4_moe_forward needs with these arguments, for any routes. Reads no device memory. */
+nvfp4_status nvfp4_moe_forward_workspace_size(struct nvfp4_context *context,
+                                              const struct nvfp4_moe_forward_args *args,
+                                              size_t *bytes);
+
 /** Every function of this header but nvfp4_api, in an order that only ever grows. */
 struct nvfp4_api_table {
   /** Bytes of the table that the library has. */
@@ -1471,6 +1876,16 @@ struct nvfp4_api_table {
   nvfp4_status (*tune)(struct nvfp4_context *context, const struct nvfp4_tune_args *args, struct nvfp4_stream *stream, struct nvfp4_tune_result *result);
   nvfp4_status (*tuning_load)(struct nvfp4_context *context, const char *path, size_t *choices);
   nvfp4_status (*tuning_save)(struct nvfp4_context *context, const char *path);
+  nvfp4_status (*moe_route)(struct nvfp4_context *context, const struct nvfp4_moe_route_args *args, struct nvfp4_stream *stream);
+  nvfp4_status (*moe_permute)(struct nvfp4_context *context, const struct nvfp4_moe_permute_args *args, struct nvfp4_stream *stream);
+  nvfp4_status (*moe_permute_workspace_size)(struct nvfp4_context *context, const struct nvfp4_moe_permute_args *args, size_t *bytes);
+  nvfp4_status (*moe_combine)(struct nvfp4_context *context, const struct nvfp4_moe_combine_args *args, struct nvfp4_stream *stream);
+  nvfp4_status (*moe_forward)(struct nvfp4_context *context, const struct nvfp4_moe_forward_args *args, struct nvfp4_stream *stream);
+  nvfp4_status (*moe_forward_workspace_size)(struct nvfp4_context *context, const struct nvfp4_moe_forward_args *args, size_t *bytes);
+  nvfp4_status (*linear)(struct nvfp4_context *context, const nvfp4_linear_args *args, struct nvfp4_stream *stream);
+  nvfp4_status (*linear_workspace_size)(struct nvfp4_context *context, const nvfp4_linear_args *args, size_t *bytes);
+  nvfp4_status (*grouped_linear)(struct nvfp4_context *context, const struct nvfp4_grouped_linear_args *args, struct nvfp4_stream *stream);
+  nvfp4_status (*grouped_linear_workspace_size)(struct nvfp4_context *context, const struct nvfp4_grouped_linear_args *args, size_t *bytes);
 };
 
 #ifdef __cplusplus

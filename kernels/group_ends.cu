@@ -54,7 +54,7 @@ extern "C" __global__ void __launch_bounds__(kThreads) nvfp4_group_ends(const __
     __syncthreads();
   }
   if (threadIdx.x == 0 && first_bad != kNone) {
-    atomicCAS_system(&p.fault[1], 0u, first_bad + 1);
-    atomicOr_system(&p.fault[0], kBadGroup);
+    atomicCAS(&p.fault[1], 0u, first_bad + 1);
+    atomicOr(&p.fault[0], kBadGroup);
   }
 }

@@ -15,7 +15,10 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use nvfp4::api::context::*;
 use nvfp4::api::dequantize::*;
 use nvfp4::api::gemm::*;
+use nvfp4::api::handles::{nvfp4_context, nvfp4_stream, nvfp4_weights};
 use nvfp4::api::layouts::*;
+use nvfp4::api::linear::*;
+use nvfp4::api::moe::forward::*;
 use nvfp4::api::norm::*;
 use nvfp4::api::quantize::*;
 use nvfp4::api::stage::*;
@@ -297,6 +300,70 @@ fn products(library: &Library, input: nvfp4_quantized_input, calls: &mut Vec<Cal
         calls.push((name, Box::new(move || unsafe { nvfp4_gemm(context, &one, stream) })));
         calls.push((name, Box::new(move || unsafe { nvfp4_grouped_gemm(context, &many, stream) })));
         calls.push((name, Box::new(move || unsafe { nvfp4_gemm_workspace_size(context, &one, &mut 0) })));
+    }
+    layers(library, input, [weights(GROUPS, 0), weights(1, 0)], calls);
+}
+
+/// Layers; a weight [GROUPS, N, COLS] is the first of an experts' layer too.
+fn layers(
+    library: &Library,
+    input: nvfp4_quantized_input,
+    [many, one]: [*mut nvfp4_weights; 2],
+    calls: &mut Vec<Call>,
+) {
+    const N: usize = 96;
+    let (context, stream, tokens) = (library.context, library.stream, ROWS as i64 / 4);
+    let a = void(ROWS * COLS * 2);
+    let plain = args!(nvfp4_grouped_linear_args { weights: one, tokens, a, out: void(ROWS * N * 4) });
+    let coded =
+        nvfp4_grouped_linear_args { a: null_mut(), a_dtype: NVFP4_DTYPE_NVFP4, a_quantized: input, ..plain };
+    let grouped = nvfp4_grouped_linear_args { weights: many, quantize: 1, scope: NVFP4_SCOPE_ROW, ..plain };
+    type Run<T> = unsafe extern "C" fn(*mut nvfp4_context, *const T, *mut nvfp4_stream) -> i32;
+    type Size<T> = unsafe extern "C" fn(*mut nvfp4_context, *const T, *mut usize) -> i32;
+    type Pair<T> = (Run<T>, Size<T>);
+    let single: Pair<_> = (nvfp4_linear, nvfp4_linear_workspace_size);
+    let strided: Pair<_> = (nvfp4_grouped_linear, nvfp4_grouped_linear_workspace_size);
+    for (mut args, (run, size)) in [(plain, single), (coded, single), (grouped, strided)] {
+        // SAFETY: valid pointers to memory that stays, here and below.
+        unsafe { check(size(context, &args, &mut args.workspace_size)).unwrap() };
+        args.workspace = void(args.workspace_size + 64);
+        calls.push(("linear", Box::new(move || unsafe { run(context, &args, stream) })));
+        calls.push(("linear_workspace_size", Box::new(move || unsafe { size(context, &args, &mut 0) })));
+    }
+    let mut w2 = null_mut();
+    let mut prepare = args!(nvfp4_weights_prepare_args {
+        groups: GROUPS as i64,
+        rows: COLS as i64,
+        cols: N as i64,
+        source: NVFP4_WEIGHTS_SOURCE_VALUES,
+        src: void(GROUPS * N * COLS * 2),
+    });
+    // SAFETY: as above.
+    unsafe {
+        check(nvfp4_weights_storage_size(context, &prepare, &mut prepare.storage_size)).unwrap();
+        prepare.storage = void(prepare.storage_size);
+        check(nvfp4_weights_prepare(context, &prepare, stream, &mut w2)).unwrap();
+    }
+    for quantize in [0, 1] {
+        let mut args = args!(nvfp4_moe_forward_args {
+            w1: many,
+            w2,
+            tokens,
+            hidden: a,
+            quantize,
+            logits: void(ROWS * GROUPS * 4),
+            topk: 2,
+            activation: NVFP4_ACTIVATION_RELU2,
+            out: void(ROWS * COLS * 4),
+        });
+        // SAFETY: as above.
+        unsafe { check(nvfp4_moe_forward_workspace_size(context, &args, &mut args.workspace_size)).unwrap() };
+        args.workspace = void(args.workspace_size + 64);
+        calls.push(("moe_forward", Box::new(move || unsafe { nvfp4_moe_forward(context, &args, stream) })));
+        calls.push((
+            "moe_forward_workspace_size",
+            Box::new(move || unsafe { nvfp4_moe_forward_workspace_size(context, &args, &mut 0) }),
+        ));
     }
 }
 

@@ -8,8 +8,16 @@ fn run(name: &str) {
     let program = native::build(&native::root().join(format!("tests/c/{name}.c")));
     run_with(name, &mut Command::new(&program));
     // What computes is computed by every instruction set.
-    if ["test_fused", "test_gemm", "test_layouts", "test_quantize", "test_threads", "test_weights"]
-        .contains(&name)
+    if [
+        "test_fused",
+        "test_gemm",
+        "test_layouts",
+        "test_moe",
+        "test_quantize",
+        "test_threads",
+        "test_weights",
+    ]
+    .contains(&name)
     {
         for isa in ["1", "2", "3"] {
             run_with(
@@ -18,6 +26,8 @@ fn run(name: &str) {
             );
         }
     }
+    // And the way to device memory, with host memory in its place.
+    run_with(&format!("{name} (staged)"), Command::new(&program).env("NVFP4_TEST_DEVICE", "staged"));
 }
 
 fn run_with(name: &str, program: &mut Command) {
@@ -56,12 +66,16 @@ programs!(
     test_gemm,
     test_graph,
     test_handles,
+    test_layers,
     test_layouts,
     test_log,
+    test_moe,
     test_quantize,
     test_refusals_fused,
     test_refusals_gemm,
+    test_refusals_layers,
     test_refusals_layouts,
+    test_refusals_moe,
     test_refusals_quantize,
     test_streams,
     test_threads,

@@ -54,6 +54,13 @@ fn dlopen() {
 }
 
 #[test]
+fn moe() {
+    let text = run("06_moe", &[]);
+    let (values, codes) = (number(&text, "bf16 activations"), number(&text, "4-bit ones"));
+    assert!(values > 0.05 && values < 0.2 && codes > values && codes < 0.35, "{text}");
+}
+
+#[test]
 fn every_example_is_listed() {
     let this = native::read("tests/examples.rs");
     for file in native::files("examples", "c") {

@@ -91,6 +91,19 @@ const ENTRIES: &[Entry] = entries![
     nvfp4_grouped_gemm_workspace_size(null_mut(), null(), null_mut()),
     nvfp4_gemm(null_mut(), null(), null_mut()),
     nvfp4_gemm_workspace_size(null_mut(), null(), null_mut()),
+    nvfp4_tune(null_mut(), null(), null_mut(), null_mut()),
+    nvfp4_tuning_load(null_mut(), null(), null_mut()),
+    nvfp4_tuning_save(null_mut(), null()),
+    nvfp4_moe_route(null_mut(), null(), null_mut()),
+    nvfp4_moe_permute(null_mut(), null(), null_mut()),
+    nvfp4_moe_permute_workspace_size(null_mut(), null(), null_mut()),
+    nvfp4_moe_combine(null_mut(), null(), null_mut()),
+    nvfp4_moe_forward(null_mut(), null(), null_mut()),
+    nvfp4_moe_forward_workspace_size(null_mut(), null(), null_mut()),
+    nvfp4_linear(null_mut(), null(), null_mut()),
+    nvfp4_linear_workspace_size(null_mut(), null(), null_mut()),
+    nvfp4_grouped_linear(null_mut(), null(), null_mut()),
+    nvfp4_grouped_linear_workspace_size(null_mut(), null(), null_mut()),
 ];
 
 /// These read a constant or a thread-local and have nothing in them that could panic; nvfp4_api has a test of its own.

@@ -338,7 +338,7 @@ pub fn finite(argument: &'static str, value: f32) -> Result<f32> {
 
 /// Told by the bits: where the host takes subnormals for zero, a comparison would too, and the compiler knows that one
 /// from the bits unless they are hidden from it.
-fn is_zero(value: f32) -> bool {
+pub fn is_zero(value: f32) -> bool {
     std::hint::black_box(value.to_bits()) << 1 == 0
 }
 

@@ -91,11 +91,11 @@ pub struct nvfp4_backend_info {
 
 /// Bits of the fault word. They are sticky: set by work on any stream, cleared by nvfp4_context_clear_faults.
 pub type nvfp4_fault_flags = u32;
-/// A group's end or count was out of order or out of bounds, and was clamped.
+/// A group's end or count was out of order or out of bounds, and was clamped; or an id was no expert, and was skipped.
 pub const NVFP4_FAULT_BAD_GROUP: nvfp4_fault_flags = 1;
 /// A static decode scale was not finite or not above 0; its values read as NaN.
 pub const NVFP4_FAULT_BAD_DECODE_SCALE: nvfp4_fault_flags = 2;
-/// A quantizer met a NaN or an infinity; that block reads as NaN.
+/// A quantizer met a NaN or an infinity; that block reads as NaN. Or a router met a NaN, or gave a weight that is not finite.
 pub const NVFP4_FAULT_NON_FINITE: nvfp4_fault_flags = 4;
 /// A block scale saturated: the static decode scale is too small for the data.
 pub const NVFP4_FAULT_SATURATED: nvfp4_fault_flags = 8;
@@ -110,7 +110,7 @@ pub struct nvfp4_faults {
     pub flags: nvfp4_fault_flags,
     /// 0.
     pub reserved: u32,
-    /// The first group that was clamped since the last clear, or -1.
+    /// The first group that was clamped, or id that was no expert, since the last clear; or -1.
     pub bad_group: i64,
 }
 

@@ -12,7 +12,7 @@ use crate::format::dtype::Dtype;
 use crate::plan::Job;
 use crate::plan::gemm::{Activation, Activations, GemmOut, GemmProblem};
 use crate::plan::groups::Groups;
-use crate::plan::memory::{Matrix, Ptr};
+use crate::plan::memory::{Matrix, Ptr, Vector};
 use crate::plan::quantize::{DecodeScales, Scope};
 use crate::plan::weights::WeightsShape;
 
@@ -163,10 +163,7 @@ pub(super) fn plan(
 ) -> Result<(GemmProblem, Regions)> {
     let shape = weights.plan().shape;
     check::reserved("reserved", args.reserved)?;
-    if args.flags & !ALL_FLAGS != 0 {
-        let known = "NVFP4_GEMM_ACCUMULATE (1), _BATCH_INVARIANT (2), _DEPENDENT_LAUNCH (4), or'ed";
-        return Err(Error::UnknownValue { argument: "flags", value: args.flags, known });
-    }
+    check_flags(args.flags)?;
     let groups = check::groups(&args.groups, args.rows, true, &mut regions)?;
     if groups.count() != shape.groups {
         return Err(Error::Mismatch {
@@ -178,14 +175,7 @@ pub(super) fn plan(
     regions.read("weights", weights.plan().storage.get(), weights.storage_bytes(), CACHE_LINE)?;
     let activation = activation(args, &shape)?;
     let a = activations(args, &groups, shape.cols, &mut regions)?;
-    let bias = match args.bias.is_null() {
-        true => None,
-        false => {
-            let dtype = check::float_dtype("bias_dtype", args.bias_dtype)?;
-            let entries = shape.groups.checked_mul(shape.rows).ok_or(Error::TooLarge { argument: "bias" })?;
-            Some(operand::read_vector("bias", args.bias, dtype, entries, &mut regions)?)
-        }
-    };
+    let bias = bias(args, &shape, &mut regions)?;
     let cols = if matches!(activation, Activation::SwiGlu(_)) { shape.rows / 2 } else { shape.rows };
     let out = output(args, &groups, cols, activation, &mut regions)?;
     let batch_invariant = args.flags & NVFP4_GEMM_BATCH_INVARIANT != 0;
@@ -203,7 +193,28 @@ pub(super) fn plan(
     Ok((problem, regions))
 }
 
-fn activation(args: &nvfp4_grouped_gemm_args, shape: &WeightsShape) -> Result<Activation> {
+pub(super) fn check_flags(flags: nvfp4_gemm_flags) -> Result<()> {
+    let known = "NVFP4_GEMM_ACCUMULATE (1), _BATCH_INVARIANT (2), _DEPENDENT_LAUNCH (4), or'ed";
+    match flags & !ALL_FLAGS {
+        0 => Ok(()),
+        _ => Err(Error::UnknownValue { argument: "flags", value: flags, known }),
+    }
+}
+
+pub(super) fn bias(
+    args: &nvfp4_grouped_gemm_args,
+    shape: &WeightsShape,
+    regions: &mut Regions,
+) -> Result<Option<Vector>> {
+    if args.bias.is_null() {
+        return Ok(None);
+    }
+    let dtype = check::float_dtype("bias_dtype", args.bias_dtype)?;
+    let entries = shape.groups.checked_mul(shape.rows).ok_or(Error::TooLarge { argument: "bias" })?;
+    operand::read_vector("bias", args.bias, dtype, entries, regions).map(Some)
+}
+
+pub(super) fn activation(args: &nvfp4_grouped_gemm_args, shape: &WeightsShape) -> Result<Activation> {
     let swiglu = check::swiglu(args.limit, args.alpha, args.beta)?;
     let gated = args.activation == NVFP4_ACTIVATION_SWIGLU;
     if gated != shape.gate_up {
@@ -272,7 +283,7 @@ fn activations(
     Ok(Activations::Values { a: Matrix { base, dtype, row_stride, group_stride }, scope, decode })
 }
 
-fn output(
+pub(super) fn output(
     args: &nvfp4_grouped_gemm_args,
     groups: &Groups,
     cols: usize,

@@ -12,6 +12,8 @@ pub mod graph;
 pub mod handles;
 pub mod info;
 pub mod layouts;
+pub mod linear;
+pub mod moe;
 pub mod norm;
 mod operand;
 pub mod operation;

@@ -45,6 +45,8 @@ macro_rules! out_names {
 pub static OUT: OutNames = out_names!("out");
 pub static OUT_QUANTIZED: OutNames = out_names!("out_quantized");
 static INPUT: OutNames = out_names!("input");
+static HIDDEN_QUANTIZED: OutNames = out_names!("hidden_quantized");
+static SRC_QUANTIZED: OutNames = out_names!("src_quantized");
 static A_QUANTIZED: OutNames = out_names!("a_quantized");
 
 /// Bytes that block scales of `groups` take at the least, whatever the split turns out to be.
@@ -126,13 +128,34 @@ pub fn quantized_input(
     cols: usize,
     regions: &mut Regions,
 ) -> Result<QuantIn> {
-    let codes_row_stride = check::stride(INPUT.codes_row_stride, q.codes_row_stride, cols / 2)?;
+    rows_of(q, &INPUT, groups, cols, regions)
+}
+
+/// Operand A of a layer: rows as nvfp4_quantize writes them.
+pub fn quantized_rows(
+    q: &nvfp4_quantized_input,
+    groups: &Groups,
+    cols: usize,
+    regions: &mut Regions,
+) -> Result<QuantIn> {
+    rows_of(q, &A_QUANTIZED, groups, cols, regions)
+}
+
+/// Rows by logical row.
+fn rows_of(
+    q: &nvfp4_quantized_input,
+    names: &OutNames,
+    groups: &Groups,
+    cols: usize,
+    regions: &mut Regions,
+) -> Result<QuantIn> {
+    let codes_row_stride = check::stride(names.codes_row_stride, q.codes_row_stride, cols / 2)?;
     let group_stride = match *groups {
         Groups::Strided { rows, .. } => rows.checked_mul(codes_row_stride),
         _ => Some(0),
     };
-    let group_stride = group_stride.ok_or(Error::TooLarge { argument: INPUT.codes })?;
-    input(q, &INPUT, groups, groups, cols, group_stride, regions)
+    let group_stride = group_stride.ok_or(Error::TooLarge { argument: names.codes })?;
+    input(q, names, groups, groups, cols, group_stride, regions)
 }
 
 /// Operand A of a product; strided groups start `group_stride` bytes apart, or share one matrix where it is 0.
@@ -145,6 +168,26 @@ pub fn quantized_activations(
 ) -> Result<QuantIn> {
     let stored = stored_groups(groups, group_stride);
     input(q, &A_QUANTIZED, groups, &stored, cols, group_stride, regions)
+}
+
+/// NVFP4 hidden states.
+pub fn quantized_hidden(
+    q: &nvfp4_quantized_input,
+    tokens: &Groups,
+    cols: usize,
+    regions: &mut Regions,
+) -> Result<QuantIn> {
+    rows_of(q, &HIDDEN_QUANTIZED, tokens, cols, regions)
+}
+
+/// NVFP4 tokens of a mixture of experts.
+pub fn quantized_tokens(
+    q: &nvfp4_quantized_input,
+    tokens: &Groups,
+    cols: usize,
+    regions: &mut Regions,
+) -> Result<QuantIn> {
+    rows_of(q, &SRC_QUANTIZED, tokens, cols, regions)
 }
 
 /// The rows that are there in memory: strided groups that share one matrix are one tensor.

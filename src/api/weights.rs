@@ -23,6 +23,15 @@ pub const NVFP4_WEIGHTS_SOURCE_CODES: nvfp4_weights_source = 0;
 /// BF16, F16 or F32 values, quantized on the way.
 pub const NVFP4_WEIGHTS_SOURCE_VALUES: nvfp4_weights_source = 1;
 
+/// What a decode scale of canonical weights belongs to.
+pub type nvfp4_weights_scope = u32;
+/// Each matrix has its own: float[E].
+pub const NVFP4_WEIGHTS_SCOPE_GROUP: nvfp4_weights_scope = 0;
+/// All matrices share one: float[1].
+pub const NVFP4_WEIGHTS_SCOPE_TENSOR: nvfp4_weights_scope = 1;
+/// Each row has its own: float[E, N]. The rows of a matrix must agree, unless `requantize` is 1.
+pub const NVFP4_WEIGHTS_SCOPE_ROW: nvfp4_weights_scope = 2;
+
 /// Arguments of nvfp4_weights_prepare and nvfp4_weights_storage_size (which reads the shape alone).
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
@@ -56,15 +65,20 @@ pub struct nvfp4_weights_prepare_args {
     pub src_group_stride: i64,
     /// VALUES: 1 when src is stored [E, K, N].
     pub transposed: u32,
-    /// VALUES: one of NVFP4_SCALE_RULE_*.
+    /// VALUES, and CODES with requantize: one of NVFP4_SCALE_RULE_*.
     pub scale_rule: nvfp4_scale_rule,
-    /// float[E] in device memory. CODES: required, finite and above 0. VALUES: static decode scales, or NULL for
-    /// amax / 2688 of each matrix.
+    /// float[E] in device memory. CODES: required, finite and above 0, of decode_scope. VALUES: static decode scales, or
+    /// NULL for amax / 2688 of each matrix.
     pub decode_scales: *const f32,
     /// Caller-owned memory of nvfp4_weights_storage_size bytes, 64-byte aligned; the weights live in it until destroyed.
     pub storage: *mut core::ffi::c_void,
     /// Its bytes.
     pub storage_size: usize,
+    /// CODES: one of NVFP4_WEIGHTS_SCOPE_*, what decode_scales is indexed by. On a CUDA context GROUP only so far.
+    pub decode_scope: nvfp4_weights_scope,
+    /// CODES of scope ROW: 1: matrices whose rows have different decode scales are quantized again with one, amax / 2688 of
+    /// their values, by scale_rule; the others keep their bytes. 0: they are refused, the first row that differs is named.
+    pub requantize: u32,
 }
 
 /// Arguments of nvfp4_weights_export. The bytes are those that canonical weights were prepared from, or the ones that
@@ -286,19 +300,41 @@ fn source(
             unused("src_row_stride", args.src_row_stride != 0)?;
             unused("src_group_stride", args.src_group_stride != 0)?;
             unused("transposed", args.transposed != 0)?;
-            unused("scale_rule", args.scale_rule != 0)?;
+            let requantize = check::flag("requantize", args.requantize)?;
+            unused("scale_rule", args.scale_rule != 0 && !requantize)?;
             let layout = check::scale_layout("scale_layout", args.scale_layout)?;
             let (codes_bytes, scales_bytes) = canonical_bytes(shape, layout)?;
             let codes = regions.read("codes", args.codes, codes_bytes, MATRIX)?;
             let base = regions.read("scales", args.scales, scales_bytes, MATRIX)?;
-            let decode = regions.read_array("decode_scales", args.decode_scales, shape.groups)?;
             let scales = Scales { base, layout, row_stride: shape.cols / BLOCK };
-            Ok(WeightsSource::Codes { codes, scales, decode })
+            let mut decode = |count| regions.read_array("decode_scales", args.decode_scales, count);
+            let per_row = match args.decode_scope {
+                NVFP4_WEIGHTS_SCOPE_GROUP => {
+                    unused("requantize", requantize)?;
+                    return Ok(WeightsSource::Codes { codes, scales, decode: decode(shape.groups)? });
+                }
+                NVFP4_WEIGHTS_SCOPE_TENSOR => false,
+                NVFP4_WEIGHTS_SCOPE_ROW => true,
+                value => {
+                    let known = "NVFP4_WEIGHTS_SCOPE_GROUP (0), _TENSOR (1), _ROW (2)";
+                    return Err(Error::UnknownValue { argument: "decode_scope", value, known });
+                }
+            };
+            unused("requantize", requantize && !per_row)?;
+            let requantize = match requantize {
+                true => Some(check::scale_rule("scale_rule", args.scale_rule)?),
+                false => None,
+            };
+            // No more than the codes, which fit.
+            let decode = decode(if per_row { shape.groups * shape.rows } else { shape.groups.min(1) })?;
+            Ok(WeightsSource::Scoped { codes, scales, decode, per_row, requantize })
         }
         NVFP4_WEIGHTS_SOURCE_VALUES => {
             unused("codes", !args.codes.is_null())?;
             unused("scales", !args.scales.is_null())?;
             unused("scale_layout", args.scale_layout != 0)?;
+            unused("decode_scope", args.decode_scope != 0)?;
+            unused("requantize", args.requantize != 0)?;
             let dtype = check::float_dtype("src_dtype", args.src_dtype)?;
             let rule = check::scale_rule("scale_rule", args.scale_rule)?;
             let transposed = check::flag("transposed", args.transposed)?;

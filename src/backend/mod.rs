@@ -38,7 +38,11 @@ impl Backend {
     pub fn gemm_workspace_size(&self, problem: &GemmProblem) -> Option<usize> {
         match self {
             Backend::Cpu(cpu) => cpu::gemm::workspace_size(cpu, problem),
-            Backend::Cuda(device) => Some(device.gemm_workspace_size(problem)),
+            Backend::Cuda(device) => {
+                // The planner counts rows that exist: as many as their bfloat16 outputs leave room for.
+                let whole = problem.groups.total_rows().checked_mul(problem.out_cols())?.checked_mul(2)?;
+                (whole <= isize::MAX as usize).then(|| device.gemm_workspace_size(problem))
+            }
         }
     }
 }

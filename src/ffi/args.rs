@@ -2,8 +2,8 @@
 
 use crate::api::buffer::Buffer;
 use crate::api::{
-    context::*, dequantize::*, gemm::*, layouts::*, norm::*, quantize::*, stage::*, swiglu::*, tuning::*,
-    weights::*,
+    context::*, dequantize::*, gemm::*, layouts::*, linear::*, moe::combine::*, moe::forward::*,
+    moe::permute::*, moe::route::*, norm::*, quantize::*, stage::*, swiglu::*, tuning::*, weights::*,
 };
 use crate::error::{Error, Result};
 
@@ -51,6 +51,11 @@ versioned!(
     nvfp4_grouped_gemm_args 288,
     nvfp4_tune_args 24,
     nvfp4_tune_result 88,
+    nvfp4_moe_route_args 104,
+    nvfp4_moe_permute_args 248,
+    nvfp4_moe_combine_args 120,
+    nvfp4_moe_forward_args 328,
+    nvfp4_grouped_linear_args 264,
 );
 
 /// Structs beyond this are nobody's: struct_size was not set.

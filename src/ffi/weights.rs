@@ -78,5 +78,9 @@ pub unsafe extern "C" fn nvfp4_weights_destroy(weights: *mut nvfp4_weights) -> n
 }
 
 pub(super) fn get(weights: *const nvfp4_weights) -> Result<Weights> {
-    handle::get("weights", weights)
+    get_named("weights", weights)
+}
+
+pub(super) fn get_named(argument: &'static str, weights: *const nvfp4_weights) -> Result<Weights> {
+    handle::get(argument, weights)
 }

@@ -7,7 +7,9 @@ pub mod gemm_cuda;
 pub mod groups;
 pub mod layouts;
 pub mod memory;
+pub mod moe;
 pub mod quantize;
+pub mod scratch;
 pub mod tuning;
 pub mod weights;
 
@@ -24,5 +26,9 @@ pub enum Job {
     GroupEnds(layouts::GroupEndsProblem),
     Export(weights::ExportProblem),
     Gemm(gemm::GemmProblem),
+    Route(moe::RouteProblem),
+    Permute(moe::PermuteProblem),
+    Gather(moe::GatherProblem),
+    Combine(moe::CombineProblem),
     Copy { dst: Ptr<u8>, src: Ptr<u8>, bytes: usize },
 }

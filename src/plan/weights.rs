@@ -28,6 +28,9 @@ pub enum WeightsSource {
     /// Canonical codes [E, N, K/2], dense, with scales and one decode scale a group. `scales` of group e start at
     /// e · (bytes of one group in their layout).
     Codes { codes: Ptr<u8>, scales: Scales, decode: Ptr<f32> },
+    /// As `Codes`, with one decode scale for all matrices, or one a row. Matrices whose rows differ are quantized again by
+    /// a rule, or refused where there is none.
+    Scoped { codes: Ptr<u8>, scales: Scales, decode: Ptr<f32>, per_row: bool, requantize: Option<ScaleRule> },
     /// Values to quantize; `transposed`: stored [E, K, N]. Decode scales: `given`, or dynamic per group when NULL.
     Values { src: Matrix, transposed: bool, rule: ScaleRule, given: Ptr<f32> },
 }

@@ -6,6 +6,7 @@
 int main(void) {
     const nvfp4_api_table *table = nvfp4_api(NVFP4_ABI_VERSION);
     MUST(table != NULL);
+    program_of_the_cpu("the table is the same on every device");
     CASE("unknown versions") {
         CHECK(nvfp4_api(0) == NULL);
         CHECK(strstr(nvfp4_last_message(), "nvfp4_api: abi_version = 0") != NULL);

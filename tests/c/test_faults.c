@@ -154,7 +154,7 @@ static void bits(void) {
 }
 
 int main(void) {
-    open_cpu(&context, &stream, 2);
+    open_context(&context, &stream, 2);
     src = mem_in(ROWS * COLS * 2);
     fill_normal(src, NVFP4_DTYPE_BF16, ROWS * COLS, 1.0f);
     values = mem_out(ROWS * COLS * 2);
@@ -165,6 +165,6 @@ int main(void) {
     index_array = mem_in(16);
     bad_splits();
     bits();
-    close_cpu(context, stream);
+    close_context(context, stream);
     return finish();
 }

@@ -176,7 +176,7 @@ static void stage(size_t tokens, size_t hidden, uint32_t routes, bool with_scale
 }
 
 int main(void) {
-    open_cpu(&context, &stream, 2);
+    open_context(&context, &stream, 2);
     for (size_t i = 0; i < COUNT(widths); i++)
         for (nvfp4_dtype dtype = 0; dtype <= NVFP4_DTYPE_F32; dtype++) {
             CASE("rmsnorm of %zu columns, dtype %u", widths[i], dtype)
@@ -207,6 +207,6 @@ int main(void) {
         stage(7, 448, 1, false);
         stage(2, 64, 64, true);
     }
-    close_cpu(context, stream);
+    close_context(context, stream);
     return finish();
 }

@@ -169,8 +169,8 @@ static void refuse(const char *kind, const entry *entries, size_t count, void *l
 }
 
 int main(void) {
-    open_cpu(&context, &stream, 1);
-    open_cpu(&other, &other_stream, 1);
+    open_context(&context, &stream, 1);
+    open_context(&other, &other_stream, 1);
     memory = mem_in(64);
     MUST(nvfp4_event_create(context, &event) == 0 && nvfp4_event_create(other, &other_event) == 0);
     MUST(nvfp4_event_record(event, stream) == 0 && nvfp4_event_record(other_event, other_stream) == 0);
@@ -182,7 +182,7 @@ int main(void) {
     nvfp4_stream *stale_stream;
     nvfp4_event *stale_event;
     nvfp4_buffer *stale_buffer;
-    open_cpu(&stale_context, &stale_stream, 1);
+    open_context(&stale_context, &stale_stream, 1);
     MUST(nvfp4_event_create(context, &stale_event) == 0 && nvfp4_buffer_create(context, 256, stream, &stale_buffer) == 0);
     nvfp4_graph *stale_graph = make_graph(stream);
     nvfp4_weights *stale_weights = make_weights(context, stream);
@@ -235,7 +235,7 @@ int main(void) {
         nvfp4_stream *origin, *joined;
         nvfp4_event *mark;
         nvfp4_graph *none = NULL;
-        open_cpu(&brief, &origin, 1);
+        open_context(&brief, &origin, 1);
         OK(nvfp4_stream_create(brief, &joined));
         OK(nvfp4_event_create(brief, &mark));
         OK(nvfp4_graph_begin_capture(origin, NVFP4_CAPTURE_MODE_GLOBAL));
@@ -259,6 +259,6 @@ int main(void) {
     }
     MUST(nvfp4_weights_destroy(weights) == 0 && nvfp4_graph_destroy(graph) == 0 && nvfp4_buffer_destroy(buffer) == 0);
     MUST(nvfp4_event_destroy(event) == 0 && nvfp4_event_destroy(taker) == 0);
-    close_cpu(context, stream);
+    close_context(context, stream);
     return finish();
 }

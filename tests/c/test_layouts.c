@@ -146,7 +146,7 @@ static void group_ends(void) {
 
 int main(void) {
     static const size_t rows[] = {0, 1, 7, 8, 31, 32, 127, 128, 129, 300}, blocks[] = {1, 3, 4, 5, 17};
-    open_cpu(&context, &stream, 2);
+    open_context(&context, &stream, 2);
     for (nvfp4_scale_layout layout = NVFP4_SCALE_LAYOUT_TILED_128X4; layout <= NVFP4_SCALE_LAYOUT_TILED_8X4; layout++)
         for (size_t r = 0; r < COUNT(rows); r++)
             CASE("tile and untile %zu rows, layout %u", rows[r], layout)
@@ -155,6 +155,6 @@ int main(void) {
     interleaving();
     sizes();
     group_ends();
-    close_cpu(context, stream);
+    close_context(context, stream);
     return finish();
 }

@@ -61,9 +61,9 @@ int main(void) {
     CASE("successes are silent at the error level") {
         nvfp4_context *context;
         nvfp4_stream *stream;
-        open_cpu(&context, &stream, 1);
+        open_context(&context, &stream, 1);
         OK(nvfp4_context_synchronize(context));
-        close_cpu(context, stream);
+        close_context(context, stream);
         CHECK(seen.calls == 2);
     }
     CASE("another thread's failures arrive too") {

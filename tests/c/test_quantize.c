@@ -190,7 +190,7 @@ static void transposed(void) {
 }
 
 int main(void) {
-    open_cpu(&context, &stream, 2);
+    open_context(&context, &stream, 2);
     for (size_t i = 0; i < COUNT(shapes); i++)
         for (nvfp4_scale_layout layout = 0; layout <= NVFP4_SCALE_LAYOUT_TILED_8X4; layout++)
             for (nvfp4_scope scope = 0; scope <= NVFP4_SCOPE_ROW; scope++) {
@@ -201,6 +201,6 @@ int main(void) {
                             for (int padded = 0; padded < 2; padded++) one(&shapes[i], dtype, layout, scope, fixed, padded);
             }
     transposed();
-    close_cpu(context, stream);
+    close_context(context, stream);
     return finish();
 }

@@ -199,7 +199,7 @@ static void refuse_stage(void) {
 }
 
 int main(void) {
-    open_cpu(&context, &stream, 2);
+    open_context(&context, &stream, 2);
     src = mem_in(ROWS * COLS * STREAMS * 2);
     weight = mem_in(COLS * 2);
     mix = mem_in(ROWS * STREAMS * 4);
@@ -216,6 +216,6 @@ int main(void) {
     refuse_hc_rmsnorm();
     refuse_swiglu();
     refuse_stage();
-    close_cpu(context, stream);
+    close_context(context, stream);
     return finish();
 }

@@ -38,6 +38,9 @@ static void refuse_prepare(void) {
     unsigned char *codes = mem_in(GROUPS * N * K / 2), *scales = mem_in(GROUPS * N * K / 16), *values = mem_in(GROUPS * N * K * 2);
     float *decode = mem_in(GROUPS * 4);
     decode[0] = decode[1] = 1.0f;
+    float *row_decode = mem_in(GROUPS * N * 4);
+    for (size_t i = 0; i < GROUPS * N; i++) row_decode[i] = 1.0f;
+    row_decode[N + 5] = 0.5f;
     nvfp4_weights_prepare_args base = {.struct_size = sizeof base, .groups = GROUPS, .rows = N, .cols = K, .codes = codes, .scales = scales,
                                        .decode_scales = decode};
 #define W(field, value) AT(nvfp4_weights_prepare_args, field, value)
@@ -74,6 +77,16 @@ static void refuse_prepare(void) {
         {"scale_layout unknown", {W(scale_layout, 3)}, INVALID, "scale_layout = 3"},
         {"decode_scales NULL", {W(decode_scales, 0)}, INVALID, "decode_scales is NULL"},
         {"decode_scales misaligned", {W(decode_scales, (char *)decode + 2)}, INVALID, "decode_scales = 0x"},
+        {"decode_scope unknown", {W(decode_scope, 3)}, INVALID, "decode_scope = 3"},
+        {"requantize 2", {W(decode_scope, 2), W(requantize, 2)}, INVALID, "requantize = 2"},
+        {"requantize one a matrix", {W(requantize, 1)}, INVALID, "requantize: not used"},
+        {"requantize one for all", {W(decode_scope, 1), W(requantize, 1)}, INVALID, "requantize: not used"},
+        {"requantize, rule unknown", {W(decode_scope, 2), W(decode_scales, row_decode), W(requantize, 1), W(scale_rule, 3)}, INVALID, "scale_rule = 3"},
+        {"rule without requantize", {W(decode_scope, 2), W(decode_scales, row_decode), W(scale_rule, 1)}, INVALID, "scale_rule: not used"},
+        {"rows that differ", {W(decode_scope, 2), W(decode_scales, row_decode)}, INVALID, "decode_scales = 0.5 (group 1, row 5) does not fit; expected the 1 of the group's row 0"},
+        {"rows with no decode scale", {W(decode_scope, 2), W(decode_scales, 0)}, INVALID, "decode_scales is NULL"},
+        {"scope of values", {W(source, 1), W(codes, 0), W(scales, 0), W(src, values), W(decode_scope, 1)}, INVALID, "decode_scope: not used"},
+        {"values quantized again", {W(source, 1), W(codes, 0), W(scales, 0), W(src, values), W(requantize, 1)}, INVALID, "requantize: not used"},
         {"storage NULL", {W(storage, 0)}, INVALID, "storage is NULL"},
         {"storage misaligned", {W(storage, storage + 32)}, INVALID, "storage = 0x"},
         {"storage_size small", {W(storage_size, storage_size - 1)}, INVALID, "storage_size ="},
@@ -93,6 +106,7 @@ static void refuse_prepare(void) {
     refuse_common("weights_prepare", call_weights_prepare, context, stream, &base, sizeof base, true);
     CASE("weights_prepare: scales and decode scales that are no weights") {
         static const float bad[] = {0.0f, -1.0f, INFINITY, NAN};
+        if (cpu_alone("a GPU sets the fault word instead")) continue;
         scales[5] = 0x80 | 0x30;
         BAD_ARGUMENT(call_weights_prepare(context, &base, stream), "scales");
         scales[5] = 0x30;
@@ -259,8 +273,8 @@ static void refuse_products(nvfp4_weights *weights, nvfp4_weights *single, nvfp4
 int main(void) {
     nvfp4_context *other;
     nvfp4_stream *other_stream;
-    open_cpu(&context, &stream, 2);
-    open_cpu(&other, &other_stream, 1);
+    open_context(&context, &stream, 2);
+    open_context(&other, &other_stream, 1);
     nvfp4_weights *weights = make_weights(context, stream, GROUPS, N, K, 0), *single = make_weights(context, stream, 1, N, K, 0);
     nvfp4_weights *gated = make_weights(context, stream, GROUPS, N, K, 1), *foreign = make_weights(other, other_stream, GROUPS, N, K, 0);
     refuse_prepare();
@@ -270,6 +284,6 @@ int main(void) {
     for (size_t i = 0; i < COUNT(all); i++) MUST(nvfp4_weights_destroy(all[i]) == NVFP4_STATUS_SUCCESS);
     MUST(nvfp4_stream_destroy(other_stream) == NVFP4_STATUS_SUCCESS);
     MUST(nvfp4_context_destroy(other) == NVFP4_STATUS_SUCCESS);
-    close_cpu(context, stream);
+    close_context(context, stream);
     return finish();
 }

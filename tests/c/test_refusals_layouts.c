@@ -136,11 +136,11 @@ static void refuse_group_ends(void) {
 }
 
 int main(void) {
-    open_cpu(&context, &stream, 1);
+    open_context(&context, &stream, 1);
     refuse_scales_size();
     refuse_tiling();
     refuse_interleaving();
     refuse_group_ends();
-    close_cpu(context, stream);
+    close_context(context, stream);
     return finish();
 }

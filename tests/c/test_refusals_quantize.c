@@ -195,7 +195,7 @@ static void refuse_dequantize(void) {
 }
 
 int main(void) {
-    open_cpu(&context, &stream, 2);
+    open_context(&context, &stream, 2);
     src = mem_in(ROWS * COLS * 2);
     codes = mem_out(ROWS * COLS / 2);
     scales = mem_out(ROWS * COLS / 16);
@@ -215,6 +215,6 @@ int main(void) {
         OK(nvfp4_context_faults(context, &faults));
         CHECK(faults.flags == 0 && faults.bad_group == -1);
     }
-    close_cpu(context, stream);
+    close_context(context, stream);
     return finish();
 }

@@ -85,7 +85,8 @@ static void together(const char *name, void *(*run)(void *), worker workers[2], 
 
 int main(void) {
     static worker workers[2], alone;
-    open_cpu(&context, &alone.stream, 3);
+    program_of_the_cpu("its calls work on host memory; threads on a GPU are tests/gpu/runtime.c's");
+    open_context(&context, &alone.stream, 3);
     for (int t = 0; t < 2; t++) {
         MUST(nvfp4_stream_create(context, &workers[t].stream) == 0);
         workers[t].seed = (unsigned)t * 5;
@@ -108,7 +109,7 @@ int main(void) {
     CASE("other contexts in other threads") {
         worker others[2] = {0};
         nvfp4_context *kept = context, *own;
-        open_cpu(&own, &others[0].stream, 2);
+        open_context(&own, &others[0].stream, 2);
         context = own; /* both workers run on the second context while the first stays alive */
         MUST(nvfp4_stream_create(own, &others[1].stream) == 0);
         pthread_t thread;
@@ -120,6 +121,6 @@ int main(void) {
         context = kept;
     }
     MUST(nvfp4_graph_destroy(alone.graph) == 0 && nvfp4_stream_destroy(workers[0].stream) == 0 && nvfp4_stream_destroy(workers[1].stream) == 0);
-    close_cpu(context, alone.stream);
+    close_context(context, alone.stream);
     return finish();
 }

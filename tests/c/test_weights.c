@@ -103,7 +103,7 @@ static void from_values(const shape *s, nvfp4_dtype dtype, nvfp4_scale_rule rule
 }
 
 int main(void) {
-    open_cpu(&context, &stream, 2);
+    open_context(&context, &stream, 2);
     for (size_t i = 0; i < COUNT(shapes); i++) {
         const shape *s = &shapes[i];
         CASE("codes, %zu x %zu x %zu%s", s->groups, s->rows, s->cols, s->gate_up ? ", gate/up" : "") from_codes(s), mem_free();
@@ -133,6 +133,6 @@ int main(void) {
         OK(nvfp4_graph_destroy(graph));
         mem_free();
     }
-    close_cpu(context, stream);
+    close_context(context, stream);
     return finish();
 }

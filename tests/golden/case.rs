@@ -34,11 +34,6 @@ impl Array {
     pub fn i32s(&self) -> Vec<i32> {
         self.bytes.chunks_exact(4).map(|b| i32::from_le_bytes(b.try_into().unwrap())).collect()
     }
-    /// Values of a bf16 array.
-    pub fn bf16s(&self) -> Vec<f32> {
-        let bits = self.bytes.chunks_exact(2).map(|b| u16::from_le_bytes(b.try_into().unwrap()));
-        bits.map(|b| f32::from_bits((b as u32) << 16)).collect()
-    }
 }
 
 pub struct Case {
@@ -79,6 +74,27 @@ impl Case {
             Some("min_mse") => NVFP4_SCALE_RULE_MIN_MSE,
             _ => NVFP4_SCALE_RULE_AMAX,
         }
+    }
+}
+
+/// What the operations write.
+const OUTPUTS: [&str; 7] = ["packed", "scales_128x4", "activated", "normed", "dst", "out", "out_f64"];
+
+impl Case {
+    /// The same case with one wrong bit in the first output that it has; none where there is nothing to be wrong.
+    pub fn spoiled(&self) -> Option<Case> {
+        let name = OUTPUTS.iter().find(|&&name| self.find(name).is_some_and(|a| !a.bytes.is_empty()))?;
+        let mut arrays = HashMap::new();
+        for (key, array) in &self.arrays {
+            let (dtype, shape, mut bytes) = (array.dtype.clone(), array.shape.clone(), array.bytes.clone());
+            if key == name {
+                // The sign or the top of an exponent in a float64.
+                let at = if dtype == "float64" { 7 } else { bytes.len() / 2 };
+                bytes[at] ^= 0x40;
+            }
+            arrays.insert(key.clone(), Array { dtype, shape, bytes });
+        }
+        Some(Case { name: self.name.clone(), op: self.op.clone(), params: self.params.clone(), arrays })
     }
 }
 

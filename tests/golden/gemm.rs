@@ -44,8 +44,7 @@ fn with_layout(
     unsafe { check(nvfp4_weights_storage_size(library.context, &prepare, &mut bytes))? };
     let mut storage = Memory::poisoned(bytes, poison);
     (prepare.storage, prepare.storage_size) = (storage.ptr_mut(), bytes);
-    // SAFETY: all pointers are valid.
-    unsafe { check(nvfp4_weights_prepare(library.context, &prepare, library.stream, &mut weights))? };
+    library.prepare_weights(&prepare, &mut weights)?;
 
     let a = case.array("a");
     let rows = a.shape[0];
@@ -80,11 +79,9 @@ fn with_layout(
     unsafe { check(nvfp4_grouped_gemm_workspace_size(library.context, &args, &mut bytes))? };
     let mut workspace = Memory::poisoned(bytes, poison);
     (args.workspace, args.workspace_size) = (workspace.ptr_mut(), bytes);
-    // SAFETY: all pointers are valid.
-    unsafe {
-        check(nvfp4_grouped_gemm(library.context, &args, library.stream))?;
-        check(nvfp4_weights_destroy(weights))?;
-    }
+    library.call(nvfp4_grouped_gemm, &args)?;
+    // SAFETY: a live handle.
+    unsafe { check(nvfp4_weights_destroy(weights))? };
     for (what, memory) in [("out", &out), ("workspace", &workspace), ("storage", &storage)] {
         memory.guards(what)?;
     }

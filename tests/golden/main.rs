@@ -2,6 +2,7 @@
 //!
 //!     cargo test --test golden                      the cases in tests/vectors/golden
 //!     NVFP4_GOLDEN=DIR cargo test --test golden     the cases of another directory (`./run golden DIR`)
+//!     NVFP4_TEST_DEVICE=cuda …                      on GPU 0, through buffers of the library (`staged`: so on the CPU)
 
 mod case;
 mod gemm;
@@ -13,14 +14,19 @@ mod units;
 use case::Case;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use support::Library;
+use support::{Library, device};
 
 /// What outputs are filled with before a call.
 const POISONS: [u8; 2] = [0xA5, 0x5A];
 
 type Check = fn(&Library, &Case, u8) -> Result<(), String>;
 
-/// The operations of the case format, and whether they go through the C ABI (the others through the crate).
+/// Operations that the header does not offer: they go through the crate, so a device has nothing to run.
+const OF_THE_CRATE: [&str; 3] = ["valid_ends", "fma", "exp"];
+/// Operations that only the CPU backend has so far.
+const OF_THE_CPU: [&str; 1] = ["moe_route"];
+
+/// The operations of the case format.
 const CHECKS: [(&str, Check); 13] = [
     ("quantize_dynamic", quantizers::dynamic),
     ("quantize_static", quantizers::fixed),
@@ -49,7 +55,15 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let libraries = Library::all(2);
+    let libraries = match Library::on_device() {
+        None => Library::all(2).into_iter().chain([Library::staged()]).collect(),
+        Some(Ok(device)) => vec![device],
+        Some(Err(reason)) => {
+            println!("skipped: {reason}");
+            return ExitCode::SUCCESS;
+        }
+    };
+    let device = device::asked().is_some();
     let names: Vec<&str> = libraries.iter().map(|l| l.name).collect();
     println!("{} cases of {} on {}", cases.len(), dir.display(), names.join(", "));
     let (mut passed, mut failed, mut skipped) = (0, 0, 0);
@@ -59,6 +73,16 @@ fn main() -> ExitCode {
             skipped += 1;
             continue;
         };
+        if device && OF_THE_CRATE.contains(&case.op.as_str()) {
+            println!("skipped {}: the header has no {}", case.name, case.op);
+            skipped += 1;
+            continue;
+        }
+        if device && OF_THE_CPU.contains(&case.op.as_str()) {
+            println!("skipped {}: the CUDA backend has no {}", case.name, case.op);
+            skipped += 1;
+            continue;
+        }
         let mut problems = Vec::new();
         for library in &libraries {
             for poison in POISONS {
@@ -66,6 +90,14 @@ fn main() -> ExitCode {
                     problems.push(format!("{} poison {poison:#x}: {problem}", library.name));
                 }
             }
+        }
+        // A check that lets a wrong bit pass is none.
+        let library = libraries.last().expect("a library");
+        if !OF_THE_CRATE.contains(&case.op.as_str())
+            && let Some(spoiled) = case.spoiled()
+            && check(library, &spoiled, POISONS[0]).is_ok()
+        {
+            problems.push(format!("{}: a wrong output passes", library.name));
         }
         if problems.is_empty() {
             passed += 1;

@@ -8,7 +8,7 @@ use nvfp4::api::types::*;
 use nvfp4::ffi::*;
 
 use crate::case::Case;
-use crate::support::{Library, Memory, check};
+use crate::support::{Library, Memory};
 
 type Outcome = Result<(), String>;
 
@@ -95,8 +95,7 @@ pub fn dynamic(library: &Library, case: &Case, poison: u8) -> Outcome {
                 out.scales = Memory::poisoned((rows + orphans) * blocks, poison);
             }
             args.out = out.quantized(case, scales);
-            // SAFETY: all pointers are valid.
-            unsafe { check(nvfp4_quantize(library.context, &args, library.stream))? };
+            library.call(nvfp4_quantize, &args)?;
             let mut want = case.array("packed").bytes.clone();
             want.resize((rows + orphans) * codes, poison);
             out.codes.expect("codes", &want)?;
@@ -106,8 +105,7 @@ pub fn dynamic(library: &Library, case: &Case, poison: u8) -> Outcome {
             return out.decode.expect("decode scales", &case.array("decode_scale").bytes);
         }
         args.out = out.quantized(case, scales);
-        // SAFETY: all pointers are valid.
-        unsafe { check(nvfp4_quantize(library.context, &args, library.stream))? };
+        library.call(nvfp4_quantize, &args)?;
         out.expect(case, scales)
     })
 }
@@ -120,8 +118,7 @@ pub fn fixed(library: &Library, case: &Case, poison: u8) -> Outcome {
     args.out = out.quantized(case, "scales");
     args.out.decode_scales = std::ptr::null_mut();
     args.out.static_decode_scales = g.ptr();
-    // SAFETY: all pointers are valid.
-    unsafe { check(nvfp4_quantize(library.context, &args, library.stream))? };
+    library.call(nvfp4_quantize, &args)?;
     out.expect(case, "scales")?;
     let Some(want) = case.find("values_bf16") else { return Ok(()) };
     let mut values = Memory::poisoned(want.bytes.len(), poison);
@@ -138,8 +135,7 @@ pub fn fixed(library: &Library, case: &Case, poison: u8) -> Outcome {
         dst: values.ptr_mut(),
         ..Default::default()
     };
-    // SAFETY: all pointers are valid.
-    unsafe { check(nvfp4_dequantize(library.context, &args, library.stream))? };
+    library.call(nvfp4_dequantize, &args)?;
     values.expect("values", &want.bytes)
 }
 
@@ -167,8 +163,7 @@ pub fn rmsnorm(library: &Library, case: &Case, poison: u8) -> Outcome {
         out: out.quantized(case, "scales"),
         ..Default::default()
     };
-    // SAFETY: all pointers are valid.
-    unsafe { check(nvfp4_rmsnorm_quantize(library.context, &args, library.stream))? };
+    library.call(nvfp4_rmsnorm_quantize, &args)?;
     if with_residual {
         residual.expect("residual", &case.array("residual_out").bytes)?;
     }
@@ -201,8 +196,7 @@ pub fn hyper(library: &Library, case: &Case, poison: u8) -> Outcome {
         out: out.quantized(case, "scales"),
         ..Default::default()
     };
-    // SAFETY: all pointers are valid.
-    unsafe { check(nvfp4_hc_rmsnorm_quantize(library.context, &args, library.stream))? };
+    library.call(nvfp4_hc_rmsnorm_quantize, &args)?;
     mixed.expect("mixed", &case.array("mixed").bytes)?;
     normed.expect("normed", &case.array("normed").bytes)?;
     inv_rms.expect("inv_rms", &case.array("inv_rms").bytes)?;
@@ -231,8 +225,7 @@ pub fn swiglu(library: &Library, case: &Case, poison: u8) -> Outcome {
             out: out.quantized(case, "scales"),
             ..Default::default()
         };
-        // SAFETY: all pointers are valid.
-        unsafe { check(nvfp4_swiglu_quantize(library.context, &args, library.stream))? };
+        library.call(nvfp4_swiglu_quantize, &args)?;
         activated.expect("activated", &case.array("activated").bytes)?;
         out.expect(case, "scales")?;
     }
@@ -270,11 +263,8 @@ pub fn relu2(library: &Library, case: &Case, poison: u8) -> Outcome {
         out: parts.quantized(case, "scales"),
         ..Default::default()
     };
-    // SAFETY: all pointers are valid.
-    unsafe {
-        check(nvfp4_swiglu_quantize(library.context, &args, library.stream))?;
-        check(nvfp4_quantize(library.context, &parts_args, library.stream))?;
-    }
+    library.call(nvfp4_swiglu_quantize, &args)?;
+    library.call(nvfp4_quantize, &parts_args)?;
     activated.expect("activated", &want.bytes)?;
     fused.codes.expect("codes", parts.codes.bytes())?;
     fused.scales.expect("scales", parts.scales.bytes())?;

@@ -1,15 +1,16 @@
-//! Layouts through the C ABI; fma, exp, clamped ends and routing, which the header does not offer yet, through the crate.
+//! Layouts, routing and combine through the C ABI; fma, exp and clamped ends, which the header does not offer, through
+//! the crate.
 
 use nvfp4::api::layouts::*;
+use nvfp4::api::moe::combine::*;
+use nvfp4::api::moe::route::*;
 use nvfp4::api::types::*;
 use nvfp4::ffi::*;
-use nvfp4::format::dtype::Dtype;
 use nvfp4::format::math;
-use nvfp4::format::route::{self, Router, Score};
 use nvfp4::plan::groups;
 
 use crate::case::Case;
-use crate::support::{Library, Memory, check};
+use crate::support::{Library, Memory};
 
 type Outcome = Result<(), String>;
 
@@ -29,13 +30,11 @@ pub fn swizzle(library: &Library, case: &Case, poison: u8) -> Outcome {
             blocks: linear.shape[1] as i64,
             ..Default::default()
         };
-        // SAFETY: all pointers are valid.
-        unsafe { check(nvfp4_tile_scales(library.context, &args, library.stream))? };
+        library.call(nvfp4_tile_scales, &args)?;
         tiled.expect(name, &want.bytes)?;
         let mut back = Memory::poisoned(linear.bytes.len(), poison);
         args.linear = back.ptr_mut();
-        // SAFETY: all pointers are valid.
-        unsafe { check(nvfp4_untile_scales(library.context, &args, library.stream))? };
+        library.call(nvfp4_untile_scales, &args)?;
         back.expect("scales", &linear.bytes)?;
     }
     Ok(())
@@ -54,12 +53,10 @@ pub fn interleave(library: &Library, case: &Case, poison: u8) -> Outcome {
         row_bytes: src.shape[1] as i64,
         granularity: case.number("granularity").unwrap_or(0.0) as i64,
     };
-    // SAFETY: all pointers are valid.
-    unsafe { check(nvfp4_interleave_gate_up(library.context, &args, library.stream))? };
+    library.call(nvfp4_interleave_gate_up, &args)?;
     to.expect("interleaved", &want.bytes)?;
     (args.src, args.dst) = (to.ptr(), back.ptr_mut());
-    // SAFETY: all pointers are valid.
-    unsafe { check(nvfp4_deinterleave_gate_up(library.context, &args, library.stream))? };
+    library.call(nvfp4_deinterleave_gate_up, &args)?;
     back.expect("deinterleaved", &src.bytes)
 }
 
@@ -82,40 +79,73 @@ pub fn exp(_: &Library, case: &Case, _: u8) -> Outcome {
     equal("exp", &bits(&got), &bits(&case.array("out").f32s()))
 }
 
-pub fn route(_: &Library, case: &Case, _: u8) -> Outcome {
-    let (logits, bias) = (case.array("logits"), case.find("bias").map(|b| b.f32s()));
-    let (experts, k) = (logits.shape[1], case.number("k").unwrap_or(0.0) as usize);
-    let router = Router {
+pub fn route(library: &Library, case: &Case, poison: u8) -> Outcome {
+    let (logits, bias) = (case.array("logits"), case.find("bias"));
+    let (tokens, experts) = (logits.shape[0], logits.shape[1]);
+    let topk = case.number("k").unwrap_or(0.0) as usize;
+    let number = |name: &str, default: f64| case.number(name).unwrap_or(default);
+    let (source, bias) = (logits.memory(), bias.map(|b| b.memory()));
+    let mut ids = Memory::poisoned(tokens * topk * 4, poison);
+    let mut weights = Memory::poisoned(tokens * topk * 4, poison);
+    let groups = number("groups", 1.0) as u32;
+    let router = nvfp4_moe_router {
         score: match case.text("score") {
-            Some("sigmoid") => Score::Sigmoid,
-            Some("sqrt_softplus") => Score::SqrtSoftplus,
-            _ => Score::Softmax,
+            Some("sigmoid") => NVFP4_MOE_SCORE_SIGMOID,
+            Some("sqrt_softplus") => NVFP4_MOE_SCORE_SQRT_SOFTPLUS,
+            _ => NVFP4_MOE_SCORE_SOFTMAX,
         },
-        bias: bias.as_deref(),
-        renormalise: case.flag("renormalise").unwrap_or(true),
-        scaling: case.number("scaling").unwrap_or(1.0) as f32,
-        groups: case.number("groups").unwrap_or(1.0) as usize,
-        top_groups: case.number("top_groups").unwrap_or(1.0) as usize,
+        renormalise: case.flag("renormalise").unwrap_or(true) as u32,
+        groups,
+        top_groups: if groups > 1 { number("top_groups", 1.0) as u32 } else { 0 },
+        bias: bias.as_ref().map_or(std::ptr::null(), |b| b.ptr()),
+        scaling: number("scaling", 1.0) as f32,
+        ..Default::default()
     };
-    let (mut ids, mut weights) = (Vec::new(), Vec::new());
-    let (mut plain, mut shared) = (Vec::new(), Vec::new());
-    let (y, addend) = (case.array("y").bf16s(), case.array("shared").bf16s());
-    let width = case.array("shared").shape[1];
-    for (t, row) in logits.f32s().chunks(experts).enumerate() {
-        let (mut id, mut w) = (vec![0; k], vec![0.0; k]);
-        route::route(row, &router, &mut id, &mut w);
-        for n in 0..width {
-            let slots = || (0..k).map(|j| y[(t * k + j) * width + n]);
-            plain.push(Dtype::Bf16.round(route::combine(&w, slots(), None)));
-            shared.push(Dtype::Bf16.round(route::combine(&w, slots(), Some(addend[t * width + n]))));
-        }
-        ids.extend(id);
-        weights.extend(w);
+    let args = nvfp4_moe_route_args {
+        struct_size: size_of::<nvfp4_moe_route_args>(),
+        logits: source.ptr(),
+        logits_dtype: logits.dtype(),
+        topk: topk as u32,
+        tokens: tokens as i64,
+        experts: experts as i64,
+        router,
+        topk_ids: ids.ptr_mut(),
+        topk_weights: weights.ptr_mut(),
+        ..Default::default()
+    };
+    library.call(nvfp4_moe_route, &args)?;
+    ids.expect("ids", &case.array("ids").bytes)?;
+    weights.expect("weights", &case.array("weights").bytes)?;
+    combine(library, case, poison, topk, weights.ptr())
+}
+
+/// The rows of `y` in slot order: row i is slot i's.
+fn combine(library: &Library, case: &Case, poison: u8, topk: usize, weights: *const f32) -> Outcome {
+    let (y, shared) = (case.array("y"), case.array("shared"));
+    let (tokens, cols) = (shared.shape[0], shared.shape[1]);
+    let slots: Vec<u8> = (0..(tokens * topk) as i32).flat_map(i32::to_le_bytes).collect();
+    let inverse = Memory::from(&slots);
+    let (rows, addend) = (y.memory(), shared.memory());
+    for (name, shared) in [("combined", std::ptr::null()), ("combined_shared", addend.ptr())] {
+        let want = case.array(name);
+        let mut out = Memory::poisoned(want.bytes.len(), poison);
+        let args = nvfp4_moe_combine_args {
+            struct_size: size_of::<nvfp4_moe_combine_args>(),
+            tokens: tokens as i64,
+            cols: cols as i64,
+            topk: topk as u32,
+            rows: (tokens * topk) as i64,
+            y: rows.ptr(),
+            inverse: inverse.ptr(),
+            topk_weights: weights,
+            shared,
+            out: out.ptr_mut(),
+            ..Default::default()
+        };
+        library.call(nvfp4_moe_combine, &args)?;
+        out.expect(name, &want.bytes)?;
     }
-    equal("ids", &ids, &case.array("ids").i32s())?;
-    equal("weights", &bits(&weights), &bits(&case.array("weights").f32s()))?;
-    equal("combined", &bits(&plain), &bits(&case.array("combined").bf16s()))?;
-    equal("combined with shared", &bits(&shared), &bits(&case.array("combined_shared").bf16s()))
+    Ok(())
 }
 
 fn bits(values: &[f32]) -> Vec<u32> {

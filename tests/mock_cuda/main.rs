@@ -5,6 +5,7 @@
 mod choices;
 mod inject;
 mod mock;
+mod moe;
 mod paths;
 
 use std::ffi::{CStr, c_void};

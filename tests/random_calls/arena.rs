@@ -48,8 +48,16 @@ pub struct Arena {
 
 impl Arena {
     pub fn new(poison: u8) -> Arena {
-        const BYTES: usize = 1 << 23;
+        const BYTES: usize = 1 << 24;
         Arena { memory: Memory::poisoned(BYTES, poison), role: vec![GAP; BYTES], next: 0 }
+    }
+
+    /// Ready for another call with the poison that it was made with.
+    pub fn clear(&mut self, poison: u8) {
+        let used = (self.next + 64).min(self.role.len());
+        self.memory.bytes_mut()[..used].fill(poison);
+        self.role[..used].fill(GAP);
+        self.next = 0;
     }
 
     pub fn take(&mut self, rng: &mut Rng, bytes: usize, align: usize, role: u8) -> usize {
@@ -58,6 +66,24 @@ impl Arena {
         assert!(self.next <= self.role.len(), "a case of {} bytes", self.next);
         self.role[at..at + bytes].fill(role);
         at
+    }
+
+    /// A dense operand on a multiple of 64, behind a gap of as much.
+    pub fn dense<T>(&mut self, bytes: &[u8]) -> *mut T {
+        let at = (self.next + 64).next_multiple_of(64);
+        self.next = at + bytes.len();
+        assert!(self.next <= self.role.len(), "a case of {} bytes", self.next);
+        self.role[at..self.next].fill(INPUT);
+        self.memory.bytes_mut()[at..self.next].copy_from_slice(bytes);
+        self.address(at)
+    }
+
+    pub fn dense_output<T>(&mut self, bytes: usize) -> *mut T {
+        let at = (self.next + 64).next_multiple_of(64);
+        self.next = at + bytes;
+        assert!(self.next <= self.role.len(), "a case of {} bytes", self.next);
+        self.role[at..self.next].fill(OUTPUT);
+        self.address(at)
     }
 
     pub fn address<T>(&mut self, at: usize) -> *mut T {

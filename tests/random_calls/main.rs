@@ -3,10 +3,14 @@
 //! A legal call gives the same bytes on every instruction set, on one thread and on several; what it writes does not
 //! depend on what was there before; inputs and the gaps between the operands stay as they are. A torn call, with one word
 //! of its arguments replaced, is accepted or refused, but is never INTERNAL: it goes to a capturing stream, which checks
-//! it in full and carries nothing out.
+//! it in full and carries nothing out. `device.rs` makes the legal calls on a GPU.
 
 mod arena;
+mod device;
+mod moe;
 mod products;
+mod reference;
+mod regular;
 mod rows;
 #[path = "../support/mod.rs"]
 mod support;
@@ -15,7 +19,6 @@ use std::ptr::null_mut;
 
 use arena::*;
 use nvfp4::api::context::*;
-use nvfp4::api::gemm::*;
 use nvfp4::api::handles::*;
 use nvfp4::api::weights::*;
 use nvfp4::error::NVFP4_STATUS_INTERNAL;
@@ -73,10 +76,14 @@ const OPERATIONS: &[(&str, Make)] = &[
     ("group_ends", group_ends),
     ("weights_export", export),
     ("grouped_gemm", gemm),
+    ("moe_route", moe::route),
+    ("moe_permute", moe::permute),
+    ("moe_combine", moe::combine),
+    ("grouped_linear", moe::linear),
 ];
 
 /// Workspace beside the arena.
-const WORKSPACE: usize = 8 << 20;
+const WORKSPACE: usize = 24 << 20;
 
 /// Prepares the same random weights in every library.
 fn prepare(rng: &mut Rng, libraries: &[Library], storage: &mut [Memory]) -> Prepared {
@@ -106,11 +113,10 @@ fn prepare(rng: &mut Rng, libraries: &[Library], storage: &mut [Memory]) -> Prep
         };
         let mut handle = null_mut();
         // SAFETY: valid pointers.
-        unsafe {
-            check(nvfp4_weights_storage_size(library.context, &args, &mut args.storage_size)).unwrap();
-            args.storage = storage.ptr_mut();
-            check(nvfp4_weights_prepare(library.context, &args, library.stream, &mut handle)).unwrap();
-        }
+        check(unsafe { nvfp4_weights_storage_size(library.context, &args, &mut args.storage_size) }).unwrap();
+        assert!(args.storage_size <= storage.bytes().len(), "{} bytes of storage", args.storage_size);
+        args.storage = storage.ptr_mut();
+        library.prepare_weights(&args, &mut handle).unwrap();
         handles.push(handle);
     }
     Prepared { handles, which: 0, groups, rows, cols, gate_up, workspace: 0 }
@@ -122,16 +128,18 @@ fn legal_calls_agree_and_stay_in_their_bounds() {
     libraries.extend(Library::new(NVFP4_ISA_BEST, 3));
     let mut storage: Vec<Memory> = libraries.iter().map(|_| Memory::poisoned(1 << 20, 0)).collect();
     let mut workspace = Memory::poisoned(WORKSPACE, 0x5A);
+    let mut arenas = [0xA5, 0x5A].map(|poison| (poison, Arena::new(poison)));
     for seed in 0..rounds() {
         let mut weights = prepare(&mut Rng::new(seed ^ 0x77), &libraries, &mut storage);
         for (name, make) in OPERATIONS {
             let mut finals: Vec<Vec<u8>> = Vec::new();
             let mut roles = Vec::new();
-            for poison in [0xA5u8, 0x5A] {
-                let mut arena = Arena::new(poison);
+            for (poison, arena) in &mut arenas {
+                let poison = *poison;
+                arena.clear(poison);
                 weights.which = 0;
                 let mut call =
-                    make(&mut Rng::new(seed * 31 + 5).wide(seed % 8 == 7), &mut arena, &weights).unwrap();
+                    make(&mut Rng::new(seed * 31 + 5).wide(seed % 8 == 7), arena, &weights).unwrap();
                 let used = arena.next + 64;
                 let before = arena.memory.bytes()[..used].to_vec();
                 let mut first: Option<(Vec<u8>, (u32, i64))> = None;
@@ -141,9 +149,7 @@ fn legal_calls_agree_and_stay_in_their_bounds() {
                             *word = weights.handles[i] as u64;
                         }
                     }
-                    if *name == "grouped_gemm" {
-                        set_workspace(library, &mut call, &mut workspace);
-                    }
+                    set_workspace(name, library, &mut call, &mut workspace);
                     arena.memory.bytes_mut()[..used].copy_from_slice(&before);
                     workspace.bytes_mut()[..1 << 16].fill(poison);
                     let status = (call.run)(library, call.words.as_ptr());
@@ -195,19 +201,31 @@ fn legal_calls_agree_and_stay_in_their_bounds() {
     }
 }
 
+/// What the query of an operation says, (bytes, status); none where no operation here needs a workspace.
+fn workspace_size(name: &str, library: &Library, call: &Call) -> Option<(usize, i32)> {
+    let (mut bytes, args) = (0, call.words.as_ptr());
+    // SAFETY: arguments of the operation, of which a query follows no pointer.
+    let status = unsafe {
+        match name {
+            "grouped_gemm" => nvfp4_grouped_gemm_workspace_size(library.context, args.cast(), &mut bytes),
+            "grouped_linear" => nvfp4_grouped_linear_workspace_size(library.context, args.cast(), &mut bytes),
+            _ => return None,
+        }
+    };
+    Some((bytes, status))
+}
+
 fn after_of(first: &Option<(Vec<u8>, (u32, i64))>) -> Vec<u8> {
     first.as_ref().unwrap().0.clone()
 }
 
-/// Asks for the workspace of a product and hands it in.
-fn set_workspace(library: &Library, call: &mut Call, workspace: &mut Memory) {
-    let mut bytes = 0;
-    // SAFETY: a legal call.
-    let status =
-        unsafe { nvfp4_grouped_gemm_workspace_size(library.context, call.words.as_ptr().cast(), &mut bytes) };
+/// Asks for the workspace of an operation that needs one and hands it in.
+fn set_workspace(name: &str, library: &Library, call: &mut Call, workspace: &mut Memory) {
+    let Some((bytes, status)) = workspace_size(name, library, call) else { return };
     check(status).unwrap();
     assert!(bytes <= WORKSPACE, "{bytes}");
-    let at = std::mem::offset_of!(nvfp4_grouped_gemm_args, workspace) / 8;
+    // The last two fields.
+    let at = call.words.len() - 2;
     call.words[at] = workspace.ptr_mut::<u8>() as u64;
     call.words[at + 1] = bytes as u64;
 }
@@ -217,6 +235,7 @@ fn torn_calls_are_never_an_internal_fault() {
     let library = [Library::new(NVFP4_ISA_BEST, 2).unwrap()];
     let mut storage = [Memory::poisoned(1 << 20, 0)];
     let mut workspace = Memory::poisoned(WORKSPACE, 0);
+    let mut arena = Arena::new(0xA5);
     let odd = [
         0u64,
         1,
@@ -247,11 +266,9 @@ fn torn_calls_are_never_an_internal_fault() {
         let mut rng = Rng::new(seed ^ 0x1234);
         let weights = prepare(&mut rng, &library, &mut storage);
         for (name, make) in OPERATIONS {
-            let mut arena = Arena::new(0xA5);
+            arena.clear(0xA5);
             let mut call = make(&mut Rng::new(seed * 7 + 3), &mut arena, &weights).unwrap();
-            if *name == "grouped_gemm" {
-                set_workspace(&library[0], &mut call, &mut workspace);
-            }
+            set_workspace(name, &library[0], &mut call, &mut workspace);
             // SAFETY: valid handles; captured calls are checked and not carried out.
             unsafe {
                 check(nvfp4_graph_begin_capture(library[0].stream, 0)).unwrap();
@@ -277,10 +294,7 @@ fn torn_calls_are_never_an_internal_fault() {
                             );
                         }
                     }
-                    if *name == "grouped_gemm" {
-                        let mut bytes = 0;
-                        let p = torn.words.as_ptr().cast();
-                        let status = nvfp4_grouped_gemm_workspace_size(library[0].context, p, &mut bytes);
+                    if let Some((_, status)) = workspace_size(name, &library[0], &torn) {
                         let what = check(status).err();
                         assert!(
                             status != NVFP4_STATUS_INTERNAL,

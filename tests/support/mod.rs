@@ -1,6 +1,8 @@
 //! What the Rust integration tests share: a library handle per instruction set, poisoned and guarded memory.
 #![allow(dead_code)]
 
+pub mod device;
+
 use std::ffi::CStr;
 use std::ptr::null_mut;
 
@@ -13,6 +15,8 @@ pub struct Library {
     pub context: *mut nvfp4_context,
     pub stream: *mut nvfp4_stream,
     pub name: &'static str,
+    /// Its operands go by `device`.
+    staged: bool,
 }
 
 impl Library {
@@ -38,7 +42,7 @@ impl Library {
             }
             check(nvfp4_stream_create(context, &mut stream)).ok()?;
         }
-        Some(Library { context, stream, name })
+        Some(Library { context, stream, name, staged: false })
     }
 
     /// One per instruction set that this processor has.
@@ -96,6 +100,7 @@ impl Memory {
         let mut raw = vec![GUARD_BYTE; len + 3 * GUARD];
         let start = GUARD + raw[GUARD..].as_ptr().align_offset(GUARD);
         raw[start..start + len].fill(poison);
+        device::born(&raw);
         Memory { raw, start, len }
     }
 
@@ -103,6 +108,11 @@ impl Memory {
         let mut memory = Memory::poisoned(bytes.len(), 0);
         memory.bytes_mut().copy_from_slice(bytes);
         memory
+    }
+
+    /// Brings only the first `len` bytes to a device: the others must not matter to it.
+    pub fn stage_only(&self, len: usize) {
+        device::stage_only(&self.raw, self.start + len + GUARD);
     }
 
     pub fn bytes(&self) -> &[u8] {
@@ -147,5 +157,11 @@ impl Memory {
             0 => Ok(()),
             n => Err(format!("{what}: {n} guard bytes overwritten")),
         }
+    }
+}
+
+impl Drop for Memory {
+    fn drop(&mut self) {
+        device::died(&self.raw);
     }
 }

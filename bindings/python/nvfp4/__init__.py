@@ -13,9 +13,8 @@ from .context import (
     status_name, version, version_string,
 )
 from .enums import (
-    Activation, Backend, CaptureMode, ContextFlags, DType, FaultFlags, Feature, GemmFlags, Grouping, Isa, LogLevel, Operation, ScaleLayout, ScaleRule,
-    Scope, Status,
-    WeightsSource,
+    Activation, Backend, CaptureMode, ContextFlags, DType, FaultFlags, Feature, GemmFlags, Grouping, Isa, LogLevel,
+    MoeScore, Operation, ScaleLayout, ScaleRule, Scope, Status, WeightsScope, WeightsSource,
 )
 from .errors import (
     CaptureError, DeviceError, DevicePoisonedError, ForkedError, InternalError, InvalidArgumentError, InvalidHandleError,
@@ -25,6 +24,9 @@ from .errors import (
 from .fused import ActivationQuantized, NormQuantized, hc_rmsnorm_quantize, rmsnorm_quantize, swiglu_quantize
 from .graph import Graph, Recording
 from .layouts import deinterleave_gate_up, group_ends, interleave_gate_up, tile_scales, untile_scales
+from .layers import GroupedLinear, Linear, MoE, QuantizedActivation
+from .linears import grouped_linear, linear
+from .moe import Permuted, Router, moe_combine, moe_forward, moe_permute, moe_route
 from .products import Weights, WeightsInfo, gemm, grouped_gemm
 from .quantizers import StagedInputs, amax_scale, dequantize, quantize, stage_moe_inputs
 
@@ -32,13 +34,16 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Activation", "ActivationQuantized", "Backend", "BackendInfo", "Buffer", "CaptureError", "CaptureMode", "Context",
-    "DType", "DeviceError", "DevicePoisonedError", "Event", "ContextFlags", "FaultFlags", "Faults", "Feature", "ForkedError",
-    "GemmFlags", "Graph", "Grouping", "Groups", "InternalError", "InvalidArgumentError", "InvalidHandleError", "Isa",
-    "LibraryError", "LogLevel", "NormQuantized", "NotPreparedError", "NvFp4Error", "Operation", "OutOfMemoryError", "PoolStats",
-    "Quantized", "Recording", "ScaleLayout", "ScaleRule", "Scope", "StagedInputs", "Status", "Stream", "Tuned",
-    "UnsupportedDeviceError", "UnsupportedDriverError", "UnsupportedError", "Weights", "WeightsInfo", "WeightsSource",
-    "WorkspaceTooSmallError", "abi_version", "amax_scale", "backend_query", "deinterleave_gate_up", "dequantize",
-    "gemm", "group_ends", "grouped_gemm", "hc_rmsnorm_quantize", "interleave_gate_up", "last_message", "prepare_for", "quantize",
-    "rmsnorm_quantize", "scales_size", "set_log_callback", "stage_moe_inputs", "status_name", "swiglu_quantize",
-    "tile_scales", "tune", "untile_scales", "version", "version_string",
+    "ContextFlags", "DType", "DeviceError", "DevicePoisonedError", "Event", "FaultFlags", "Faults", "Feature",
+    "ForkedError", "GemmFlags", "Graph", "GroupedLinear", "Grouping", "Groups", "InternalError",
+    "InvalidArgumentError", "InvalidHandleError", "Isa", "LibraryError", "Linear", "LogLevel", "MoE", "MoeScore",
+    "NormQuantized", "NotPreparedError", "NvFp4Error", "Operation", "OutOfMemoryError", "Permuted", "PoolStats",
+    "Quantized", "QuantizedActivation", "Recording", "Router", "ScaleLayout", "ScaleRule", "Scope", "StagedInputs",
+    "Status", "Stream", "Tuned", "UnsupportedDeviceError", "UnsupportedDriverError", "UnsupportedError", "Weights",
+    "WeightsInfo", "WeightsScope", "WeightsSource", "WorkspaceTooSmallError", "abi_version", "amax_scale",
+    "backend_query", "deinterleave_gate_up", "dequantize", "gemm", "group_ends", "grouped_gemm", "grouped_linear",
+    "hc_rmsnorm_quantize", "interleave_gate_up", "last_message", "linear", "moe_combine", "moe_forward",
+    "moe_permute", "moe_route", "prepare_for", "quantize", "rmsnorm_quantize", "scales_size", "set_log_callback",
+    "stage_moe_inputs", "status_name", "swiglu_quantize", "tile_scales", "tune", "untile_scales", "version",
+    "version_string",
 ]

@@ -354,6 +354,8 @@ class nvfp4_weights_prepare_args(Sized):
         ("decode_scales", c_void_p),
         ("storage", c_void_p),
         ("storage_size", c_size_t),
+        ("decode_scope", c_uint32),
+        ("requantize", c_uint32),
     ]
 
 
@@ -434,6 +436,163 @@ class nvfp4_tune_result(Sized):
         ("kernel", c_char * 64),
     ]
 
+
+class nvfp4_moe_router(ctypes.Structure):
+    _fields_ = [
+        ("score", c_uint32),
+        ("renormalise", c_uint32),
+        ("groups", c_uint32),
+        ("top_groups", c_uint32),
+        ("bias", c_void_p),
+        ("scaling", c_float),
+        ("reserved", c_uint32),
+    ]
+
+
+class nvfp4_moe_route_args(Sized):
+    _fields_ = [
+        ("struct_size", c_size_t),
+        ("logits", c_void_p),
+        ("logits_dtype", c_uint32),
+        ("topk", c_uint32),
+        ("logits_row_stride", c_int64),
+        ("tokens", c_int64),
+        ("experts", c_int64),
+        ("router", nvfp4_moe_router),
+        ("token_mask", c_void_p),
+        ("topk_ids", c_void_p),
+        ("topk_weights", c_void_p),
+    ]
+
+
+class nvfp4_moe_permute_args(Sized):
+    _fields_ = [
+        ("struct_size", c_size_t),
+        ("tokens", c_int64),
+        ("experts", c_int64),
+        ("first_expert", c_int64),
+        ("local_experts", c_int64),
+        ("topk", c_uint32),
+        ("src_dtype", c_uint32),
+        ("topk_ids", c_void_p),
+        ("ends", c_void_p),
+        ("source_rows", c_void_p),
+        ("inverse", c_void_p),
+        ("cols", c_int64),
+        ("src", c_void_p),
+        ("src_row_stride", c_int64),
+        ("src_quantized", nvfp4_quantized_input),
+        ("gathered", c_void_p),
+        ("gathered_row_stride", c_int64),
+        ("out", nvfp4_quantized),
+        ("workspace", c_void_p),
+        ("workspace_size", c_size_t),
+    ]
+
+
+class nvfp4_moe_combine_args(Sized):
+    _fields_ = [
+        ("struct_size", c_size_t),
+        ("tokens", c_int64),
+        ("cols", c_int64),
+        ("topk", c_uint32),
+        ("y_dtype", c_uint32),
+        ("rows", c_int64),
+        ("y", c_void_p),
+        ("y_row_stride", c_int64),
+        ("inverse", c_void_p),
+        ("topk_weights", c_void_p),
+        ("shared", c_void_p),
+        ("shared_row_stride", c_int64),
+        ("shared_dtype", c_uint32),
+        ("scaling", c_float),
+        ("out", c_void_p),
+        ("out_row_stride", c_int64),
+        ("out_dtype", c_uint32),
+        ("reserved", c_uint32),
+    ]
+
+
+
+class nvfp4_moe_forward_args(Sized):
+    _fields_ = [
+        ("struct_size", c_size_t),
+        ("w1", c_void_p),
+        ("w2", c_void_p),
+        ("tokens", c_int64),
+        ("experts", c_int64),
+        ("first_expert", c_int64),
+        ("hidden", c_void_p),
+        ("hidden_dtype", c_uint32),
+        ("quantize", c_uint32),
+        ("hidden_row_stride", c_int64),
+        ("hidden_quantized", nvfp4_quantized_input),
+        ("logits", c_void_p),
+        ("logits_dtype", c_uint32),
+        ("topk", c_uint32),
+        ("logits_row_stride", c_int64),
+        ("router", nvfp4_moe_router),
+        ("token_mask", c_void_p),
+        ("topk_ids", c_void_p),
+        ("topk_weights", c_void_p),
+        ("bias1", c_void_p),
+        ("bias2", c_void_p),
+        ("bias_dtype", c_uint32),
+        ("activation", c_uint32),
+        ("limit", c_float),
+        ("alpha", c_float),
+        ("beta", c_float),
+        ("flags", c_uint32),
+        ("scale_rule", c_uint32),
+        ("static_scope", c_uint32),
+        ("static_input_scales", c_void_p),
+        ("static_intermediate_scales", c_void_p),
+        ("shared", c_void_p),
+        ("shared_row_stride", c_int64),
+        ("shared_dtype", c_uint32),
+        ("scaling", c_float),
+        ("out", c_void_p),
+        ("out_row_stride", c_int64),
+        ("out_dtype", c_uint32),
+        ("reserved", c_uint32),
+        ("workspace", c_void_p),
+        ("workspace_size", c_size_t),
+    ]
+
+
+class nvfp4_grouped_linear_args(Sized):
+    _fields_ = [
+        ("struct_size", c_size_t),
+        ("weights", c_void_p),
+        ("tokens", c_int64),
+        ("a", c_void_p),
+        ("a_dtype", c_uint32),
+        ("quantize", c_uint32),
+        ("a_row_stride", c_int64),
+        ("a_group_stride", c_int64),
+        ("a_quantized", nvfp4_quantized_input),
+        ("scale_rule", c_uint32),
+        ("scope", c_uint32),
+        ("static_decode_scales", c_void_p),
+        ("bias", c_void_p),
+        ("bias_dtype", c_uint32),
+        ("activation", c_uint32),
+        ("limit", c_float),
+        ("alpha", c_float),
+        ("beta", c_float),
+        ("flags", c_uint32),
+        ("out", c_void_p),
+        ("out_dtype", c_uint32),
+        ("reserved", c_uint32),
+        ("out_row_stride", c_int64),
+        ("out_group_stride", c_int64),
+        ("out_quantized", nvfp4_quantized),
+        ("workspace", c_void_p),
+        ("workspace_size", c_size_t),
+    ]
+
+
+nvfp4_linear_args = nvfp4_grouped_linear_args
 
 _ctx = nvfp4_context
 _status = c_int32
@@ -527,6 +686,16 @@ PROTOTYPES: dict[str, tuple[Any, list[Any]]] = {
     "nvfp4_tune": (_status, [_ctx, POINTER(nvfp4_tune_args), nvfp4_stream, POINTER(nvfp4_tune_result)]),
     "nvfp4_tuning_load": (_status, [_ctx, c_char_p, _size_out]),
     "nvfp4_tuning_save": (_status, [_ctx, c_char_p]),
+    "nvfp4_moe_route": _operation(nvfp4_moe_route_args),
+    "nvfp4_moe_permute": _operation(nvfp4_moe_permute_args),
+    "nvfp4_moe_permute_workspace_size": _query(nvfp4_moe_permute_args),
+    "nvfp4_moe_combine": _operation(nvfp4_moe_combine_args),
+    "nvfp4_moe_forward": _operation(nvfp4_moe_forward_args),
+    "nvfp4_moe_forward_workspace_size": _query(nvfp4_moe_forward_args),
+    "nvfp4_linear": _operation(nvfp4_linear_args),
+    "nvfp4_linear_workspace_size": _query(nvfp4_linear_args),
+    "nvfp4_grouped_linear": _operation(nvfp4_grouped_linear_args),
+    "nvfp4_grouped_linear_workspace_size": _query(nvfp4_grouped_linear_args),
 }
 
 

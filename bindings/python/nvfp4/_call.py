@@ -13,7 +13,7 @@ from typing import Any
 
 from . import _abi
 from ._library import library
-from .arrays import CODES, SCALES, VALUES, Array, Matrix, View, dtype_of, empty, host_bytes, matrix, view
+from .arrays import CODES, SCALES, VALUES, Array, Matrix, View, dtype_of, await_fill, empty, host_bytes, matrix, view
 from .context import Buffer, Context, Stream
 from .enums import Backend, DType, Grouping, ScaleLayout, Scope
 from .errors import InvalidArgumentError
@@ -142,7 +142,10 @@ class Call:
     # Arrays that were not.
 
     def empty(self, shape: tuple[int, ...], dtype: str, zero: bool = False) -> Array:
-        return empty(self.like, shape, dtype, zero)
+        made = empty(self.like, shape, dtype, zero)
+        if zero and self.context.backend == Backend.CUDA and self.stream.capture is None:
+            await_fill(made)  # its zeros come on the array library's stream, the call's results on another
+        return made
 
     def groups(self, groups: Groups | None) -> _abi.nvfp4_groups:
         """The struct of a split; the arrays are looked at."""

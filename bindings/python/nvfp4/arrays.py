@@ -194,6 +194,20 @@ def empty(like: View | None, shape: tuple[int, ...], dtype: str, zero: bool = Fa
     return raw[start : start + bytes_].view(_numpy_dtype(dtype)).reshape(shape)
 
 
+def await_fill(array: Array) -> None:
+    """Waits for what torch or CuPy does on their current stream, unless that stream captures: it is the call's then."""
+    library = type(array).__module__.partition(".")[0]
+    if library == "torch":
+        import torch  # type: ignore[import-not-found,unused-ignore]
+
+        if not torch.cuda.is_current_stream_capturing():
+            torch.cuda.current_stream(array.device).synchronize()
+    elif library == "cupy":
+        stream = sys.modules["cupy"].cuda.get_current_stream()
+        if not stream.is_capturing():
+            stream.synchronize()
+
+
 def _numpy_dtype(dtype: str) -> Any:
     import numpy
 

@@ -81,6 +81,14 @@ class WeightsSource(IntEnum):
     VALUES = 1
 
 
+class WeightsScope(IntEnum):
+    """What a decode scale of canonical weights belongs to."""
+
+    GROUP = 0
+    TENSOR = 1
+    ROW = 2
+
+
 class GemmFlags(IntFlag):
     """Flags of a product."""
 
@@ -109,6 +117,14 @@ class Operation(IntEnum):
     WEIGHTS_PREPARE = 13
     WEIGHTS_EXPORT = 14
     GROUPED_GEMM = 15
+
+
+class MoeScore(IntEnum):
+    """How a router turns logits into scores."""
+
+    SOFTMAX = 0
+    SIGMOID = 1
+    SQRT_SOFTPLUS = 2
 
 
 class Backend(IntEnum):
@@ -179,8 +195,10 @@ PREFIXES: dict[str, type[IntEnum] | type[IntFlag]] = {
     "NVFP4_GROUPING_": Grouping,
     "NVFP4_ACTIVATION_": Activation,
     "NVFP4_WEIGHTS_SOURCE_": WeightsSource,
+    "NVFP4_WEIGHTS_SCOPE_": WeightsScope,
     "NVFP4_GEMM_": GemmFlags,
     "NVFP4_OPERATION_": Operation,
+    "NVFP4_MOE_SCORE_": MoeScore,
     "NVFP4_BACKEND_": Backend,
     "NVFP4_CONTEXT_": ContextFlags,
     "NVFP4_ISA_": Isa,

@@ -11,7 +11,7 @@ from ._call import Call, Groups, Quantized, split_of, device_bytes, scales_size,
 from ._library import library
 from .arrays import CODES, NAMES, SCALES, Array, dtype_of, matrix
 from .context import Context, Stream
-from .enums import Activation, DType, GemmFlags, Grouping, ScaleLayout, ScaleRule, Scope, WeightsSource
+from .enums import Activation, DType, GemmFlags, Grouping, ScaleLayout, ScaleRule, Scope, WeightsScope, WeightsSource
 from .errors import InvalidArgumentError
 from .handles import Handle, create
 
@@ -51,17 +51,23 @@ class Weights(Handle):
         scales: Array = None,
         scale_layout: int = ScaleLayout.LINEAR,
         decode_scales: Array = None,
+        decode_scope: int = WeightsScope.GROUP,
+        requantize: bool = False,
         gate_up: bool = False,
         storage: Array = None,
         stream: Stream | None = None,
     ) -> Weights:
         """From values: src [E, N, K] ([E, K, N] when transposed). From NVFP4: codes [E, N, K/2], scales, decode_scales [E].
 
+        decode_scope: decode_scales are one a matrix, one for all (TENSOR), or [E, N], one a row (ROW): rows of a matrix that
+        differ are refused, or quantized again with one by `requantize` (and scale_rule).
         Two dimensions are one matrix. gate_up: the first N/2 rows are gate, the others up. storage: memory to live in, of
         `Weights.storage_size` bytes, 64-byte aligned; made where it is not given.
         """
         call = Call(context, stream)
-        args, _ = cls._args(call, src, src_dtype, transposed, scale_rule, codes, scales, scale_layout, decode_scales, gate_up)
+        args, _ = cls._args(
+            call, src, src_dtype, transposed, scale_rule, codes, scales, scale_layout, decode_scales, decode_scope, requantize, gate_up
+        )
         like = call.like
         owner: Any = storage
         if storage is None:
@@ -74,6 +80,7 @@ class Weights(Handle):
             args.storage, args.storage_size = found.pointer, found.nbytes
         stream_handle = call.stream.handle
         handle = create("nvfp4_weights_prepare", _abi.nvfp4_weights, call.handle, ctypes.byref(args), stream_handle)
+        call.stream.synchronize()  # the source may go now
         return cls(handle, context, owner, _Like(like))
 
     @classmethod
@@ -91,7 +98,7 @@ class Weights(Handle):
     @staticmethod
     def _args(
         call: Call, src: Array, src_dtype: Any, transposed: bool, scale_rule: int, codes: Array, scales: Array,
-        scale_layout: int, decode_scales: Array, gate_up: bool,
+        scale_layout: int, decode_scales: Array, decode_scope: int, requantize: bool, gate_up: bool,
     ) -> tuple[_abi.nvfp4_weights_prepare_args, tuple[int, int, int]]:
         if (src is None) == (codes is None):
             raise InvalidArgumentError("weights are made from src or from codes; pass exactly one")
@@ -116,9 +123,11 @@ class Weights(Handle):
                 raise InvalidArgumentError("codes is not contiguous; copy it")
             needed = scales_size(e * n, k, scale_layout=scale_layout, groups=Groups.strided(e, n))
             args.source, args.codes = WeightsSource.CODES, found.pointer
+            args.decode_scope, args.requantize, args.scale_rule = decode_scope, int(requantize), scale_rule
             args.scales = call.dense("scales", scales, SCALES, needed).pointer
         if decode_scales is not None:
-            args.decode_scales = call.floats("decode_scales", decode_scales, e).pointer
+            count = {WeightsScope.TENSOR: 1, WeightsScope.ROW: e * n}.get(WeightsScope(decode_scope), e)
+            args.decode_scales = call.floats("decode_scales", decode_scales, count).pointer
         args.groups, args.rows, args.cols = e, n, k
         return args, (e, n, k)
 

@@ -1,7 +1,7 @@
 """Fixtures: a device (array library and context) to run parity tests on, and its context.
 
-NVFP4_TEST_DEVICES lists devices to run on: numpy, torch (CPU tensors), cuda (torch tensors on GPU 0). Default: numpy, and
-torch where it is installed. A device that was named and is missing is skipped with the reason.
+NVFP4_TEST_DEVICES lists devices to run on: numpy, torch (CPU tensors), cuda (torch tensors on GPU 0), cupy. Default: numpy,
+and torch where it is installed. A device that was named and is missing is skipped with the reason.
 NVFP4_TEST_ISA picks the instruction set of the CPU contexts: PORTABLE, AVX2, AVX512; default BEST.
 """
 

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 import nvfp4
+from nvfp4._call import Call
 
 BF16 = np.dtype(ml_dtypes.bfloat16)
 ISA = nvfp4.Isa[os.environ.get("NVFP4_TEST_ISA", "BEST")]
@@ -49,6 +50,31 @@ class Device:
     def get(self, array: object) -> np.ndarray:
         self.context.synchronize()
         return np.array(array)
+
+
+def cuda_context() -> nvfp4.Context:
+    info = nvfp4.backend_query(nvfp4.Backend.CUDA)
+    if not info.available:
+        pytest.skip(f"no CUDA context: {info.name}")
+    context = nvfp4.Context(nvfp4.Backend.CUDA)
+    context.prepare()
+    settle_calls()
+    return context
+
+
+def settle_calls() -> None:
+    """Makes calls on a GPU wait: the tests drop their arrays at once, and torch and CuPy would use the memory again on
+    their own stream."""
+    run = Call.run
+    if run.__name__ == "settled":
+        return
+
+    def settled(call: Call, name: str, args: object) -> None:
+        run(call, name, args)
+        if call.context.backend == nvfp4.Backend.CUDA and call.stream.capture is None:
+            call.context.synchronize()
+
+    Call.run = settled
 
 
 class TorchDevice(Device):
@@ -92,22 +118,60 @@ class TorchDevice(Device):
 
 
 class CudaDevice(TorchDevice):
-    """torch tensors on GPU 0."""
+    """torch tensors on GPU 0. What torch does to them is waited for: the calls run on another stream."""
 
     where = "cuda"
+
+    def bytes(self, size: int, fill: int) -> object:
+        raw = super().bytes(size, fill)
+        self.torch.cuda.synchronize()
+        return raw
+
+    def assign(self, target: object, array: np.ndarray) -> None:
+        super().assign(target, array)
+        self.torch.cuda.synchronize()
 
     def _context(self) -> nvfp4.Context:
         if not self.torch.cuda.is_available():
             pytest.skip("torch sees no GPU")
-        info = nvfp4.backend_query(nvfp4.Backend.CUDA)
-        if not info.available:
-            pytest.skip(f"no CUDA context: {info.name}")
-        context = nvfp4.Context(nvfp4.Backend.CUDA)
-        context.prepare()
-        return context
+        return cuda_context()
 
 
-DEVICES = {"numpy": Device, "torch": TorchDevice, "cuda": CudaDevice}
+class CupyDevice(Device):
+    """CuPy arrays on GPU 0; bfloat16 where CuPy has it."""
+
+    def __init__(self) -> None:
+        self.cupy = pytest.importorskip("cupy", reason="CuPy is not installed: its arrays are not tested")
+        self.context = cuda_context()
+
+    def bytes(self, size: int, fill: int) -> object:
+        raw = self.cupy.full(size, fill, self.cupy.uint8)
+        self.cupy.cuda.Device().synchronize()
+        return raw
+
+    def address(self, raw: object) -> int:
+        return raw.data.ptr
+
+    def carve(self, raw: object, start: int, size: int, shape: tuple, strides: tuple, dtype: np.dtype) -> object:
+        try:
+            return self.cupy.ndarray(shape, dtype, raw.data + start, [s * dtype.itemsize for s in strides])
+        except (TypeError, ValueError) as problem:
+            pytest.skip(f"CuPy {self.cupy.__version__} has no {dtype.name}: {problem}")
+
+    def assign(self, target: object, array: np.ndarray) -> None:
+        if array.size == 0:
+            return
+        array = np.ascontiguousarray(array)
+        plain = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64}[array.dtype.itemsize]
+        target.view(plain)[...] = self.cupy.asarray(array.view(plain))
+        self.cupy.cuda.Device().synchronize()
+
+    def get(self, array: object) -> np.ndarray:
+        self.context.synchronize()
+        return self.cupy.asnumpy(array)
+
+
+DEVICES = {"numpy": Device, "torch": TorchDevice, "cuda": CudaDevice, "cupy": CupyDevice}
 
 
 class Guarded:

@@ -38,7 +38,7 @@ def c_type(declaration: str, named: bool = True) -> object:
     stars = declaration.count("*")
     words = [w for w in declaration.replace("*", " ").split() if w not in ("const", "struct")]
     base = words[0]
-    if base in _abi.STRUCTS or base in {"nvfp4_gemm_args"}:
+    if base in _abi.STRUCTS or base in {"nvfp4_gemm_args", "nvfp4_linear_args"}:
         struct = getattr(_abi, base)
         if base in {h.__name__ for h in _abi.HANDLES}:
             return struct
@@ -108,6 +108,7 @@ def test_prototype(name: str) -> None:
 
 def test_aliases_and_handles() -> None:
     assert STRUCT_ALIASES["nvfp4_grouped_gemm_args"] == "nvfp4_gemm_args"
+    assert STRUCT_ALIASES["nvfp4_grouped_linear_args"] == "nvfp4_linear_args"
     assert {h.__name__ for h in _abi.HANDLES} == OPAQUE - {"nvfp4_api_table"}
 
 

@@ -186,6 +186,8 @@ def test_float8_views_are_scales(device, context, rng) -> None:
     import ml_dtypes
 
     x = ref.values(rng, (4, 64), np.float32)
+    if not (type(device) is Device or hasattr(device, "torch")):
+        pytest.skip("this array library has no float8")
     scales = device.put(np.zeros((4, 4), ml_dtypes.float8_e4m3fn)) if type(device) is Device else None
     if scales is None:
         torch = device.torch

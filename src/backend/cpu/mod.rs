@@ -11,6 +11,7 @@ pub mod fpmode;
 pub mod gemm;
 pub mod kernels;
 pub mod layouts;
+pub mod moe;
 mod output;
 #[cfg(test)]
 mod parity;
@@ -78,6 +79,10 @@ impl Cpu {
                 Job::GroupEnds(p) => layouts::group_ends(self, p),
                 Job::Export(p) => weights::export(self, p),
                 Job::Gemm(p) => gemm::run(self, p),
+                Job::Route(p) => moe::route(self, p),
+                Job::Permute(p) => moe::permute(self, p),
+                Job::Gather(p) => moe::gather(self, p),
+                Job::Combine(p) => moe::combine(self, p),
                 // Buffers may be copied onto themselves, so the ranges may meet.
                 Job::Copy { dst, src, bytes } => std::ptr::copy(src.get(), dst.get_mut(), *bytes),
             }

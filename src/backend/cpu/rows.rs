@@ -64,7 +64,8 @@ pub unsafe fn stage(cpu: &Cpu, p: &StageProblem) {
     }
 }
 
-fn drive<S: Source>(cpu: &Cpu, p: &QuantizeProblem, source: &S) {
+/// Carries out a quantizing call whose rows come from `source`.
+pub(super) fn drive<S: Source>(cpu: &Cpu, p: &QuantizeProblem, source: &S) {
     let pass = Pass { cpu, p, source };
     let (scope, decode) = match (&p.out, p.amax) {
         (Some(out), _) => (out.scope, out.decode),

@@ -38,7 +38,7 @@ pub trait Source: Sync {
 /// A row in memory.
 pub struct Stored {
     pub dtype: Dtype,
-    base: *const u8,
+    pub base: *const u8,
 }
 
 impl Stored {

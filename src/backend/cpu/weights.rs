@@ -118,6 +118,11 @@ pub unsafe fn prepare(cpu: &Cpu, p: &PrepareProblem) -> Result<()> {
             decode_slots(&p.weights).copy_from_nonoverlapping(decode.get(), groups);
             canonical.pack(cpu, &p.weights, groups);
         },
+        WeightsSource::Scoped { codes, scales, decode, per_row, requantize } => {
+            let source = scoped::Scoped { codes, scales, decode, per_row, requantize };
+            // SAFETY: as above.
+            unsafe { scoped::prepare(cpu, &p.weights, &source)? };
+        }
         WeightsSource::Values { .. } if groups == 0 => {}
         WeightsSource::Values { src, transposed, rule, given } => {
             // Canonical bytes of one matrix at a time pass through here.
@@ -229,13 +234,25 @@ impl Canonical {
         Span { group: matrix, first_row, rows, first_scale_row, clamped: false }
     }
 
+    /// The same from another group on.
+    fn at(&self, group: usize) -> Canonical {
+        let (shape, span) = (self.panels.shape, self.span(group));
+        let codes = span.first_row * shape.cols / 2;
+        let scales = match self.scales.layout.is_tiled() {
+            true => span.first_scale_row * self.panels.blocks.next_multiple_of(4),
+            false => span.first_row * self.panels.blocks,
+        };
+        let offset = |p: Ptr<u8>, bytes: usize| Ptr::from_mut(p.get_mut().wrapping_add(bytes));
+        let (codes, base) = (offset(self.codes, codes), offset(self.scales.base, scales));
+        Canonical { codes, scales: Scales { base, ..self.scales }, panels: self.panels, first_group: group }
+    }
+
     /// Refuses signed block scales and unusable decode scales; names the first.
     ///
     /// # Safety
     /// The matrices and one decode scale a group are readable.
     unsafe fn check(&self, cpu: &Cpu, decode: Ptr<f32>) -> Result<()> {
-        let WeightsShape { groups, rows, .. } = self.panels.shape;
-        for group in 0..groups {
+        for group in 0..self.panels.shape.groups {
             // SAFETY: the caller's promise, here and below.
             let g = unsafe { decode.get().add(group).read() };
             if !(g.is_finite() && g > 0.0) {
@@ -246,6 +263,16 @@ impl Canonical {
                 });
             }
         }
+        // SAFETY: as above.
+        unsafe { self.check_scales(cpu) }
+    }
+
+    /// Refuses signed block scales; names the first.
+    ///
+    /// # Safety
+    /// The matrices are readable.
+    unsafe fn check_scales(&self, cpu: &Cpu) -> Result<()> {
+        let WeightsShape { groups, rows, .. } = self.panels.shape;
         let blocks = self.panels.blocks;
         let first = AtomicU64::new(u64::MAX);
         let tasks = (groups * rows).div_ceil(64);
@@ -365,5 +392,6 @@ fn separate_nibbles(x: u32) -> u32 {
     gather(x) | gather(x >> 4) << 16
 }
 
+mod scoped;
 #[cfg(test)]
 mod tests;

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::context::Device;
+use super::context::{Device, Undisturbing};
 use super::driver::*;
 use super::stream::{Stream, capture_of};
 use crate::backend::Keep;
@@ -65,7 +65,11 @@ impl Graph {
     pub fn instantiate(&self) -> Result<()> {
         let mut state = lock(&self.state);
         if state.exec.is_none() {
-            state.exec = Some(self.device.with(|driver| Exec::create(driver, state.template.graph))?);
+            state.exec = Some(self.device.with(|driver| {
+                // The host may be capturing another stream.
+                let _mode = Undisturbing::enter(driver)?;
+                Exec::create(driver, state.template.graph)
+            })?);
         }
         Ok(())
     }

@@ -50,6 +50,12 @@ impl Device {
                 Job::Interleave(p) => layouts::interleave(queue, p),
                 Job::Export(p) => weights::export(queue, p),
                 Job::Gemm(p) => gemm::gemm(queue, p),
+                Job::Route(_) | Job::Permute(_) | Job::Gather(_) | Job::Combine(_) => {
+                    Err(crate::error::Error::Unsupported {
+                        what: "a mixture of experts on a CUDA context".into(),
+                        next: "use a CPU context, or route and permute by other means and call nvfp4_grouped_gemm",
+                    })
+                }
             }
         }
     }

@@ -85,6 +85,10 @@ pub unsafe fn prepare(queue: &Queue, p: &PrepareProblem) -> Result<()> {
                 params.decode = address(decode);
                 queue.launch(PACK, grid, PACK.threads, 0, &params)
             }
+            WeightsSource::Scoped { .. } => Err(Error::Unsupported {
+                what: "decode scales of scope TENSOR or ROW on a CUDA context".into(),
+                next: "pass one a matrix, or prepare the weights on a CPU context and export them",
+            }),
             WeightsSource::Values { src, transposed, rule: by, given } => {
                 params.values = address(src.base);
                 (params.row_stride, params.group_stride) = (src.row_stride as i64, src.group_stride as i64);

@@ -1,0 +1,80 @@
+"""Layers as objects: they call what they say they call, with what they hold."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from devices import BF16
+
+import nvfp4
+
+
+def same(device, a, b) -> None:
+    np.testing.assert_array_equal(device.get(a).view(np.uint8), device.get(b).view(np.uint8))
+
+
+def normal(device, rng, *shape: int, scale: float = 1.0):
+    return device.put((rng.standard_normal(shape) * scale).astype(BF16))
+
+
+def test_an_activation_goes_through_several_layers(device, context, rng) -> None:
+    x, norm = normal(device, rng, 9, 64), normal(device, rng, 64)
+    a = nvfp4.QuantizedActivation.rmsnorm(context, x, norm, 1e-6)
+    parts = nvfp4.rmsnorm_quantize(context, x, norm, 1e-6, scope=nvfp4.Scope.ROW, inv_rms=True)
+    for name in ("codes", "scales", "decode_scales", "inv_rms"):
+        same(device, getattr(a, name), getattr(parts, name))
+    same(device, a.values(context), nvfp4.dequantize(context, parts))
+    up, down = (nvfp4.Linear.from_values(context, normal(device, rng, n, k, scale=0.1)) for n, k in ((48, 64), (64, 48)))
+    h = up(a, out_dtype="nvfp4")
+    assert isinstance(h, nvfp4.QuantizedActivation)
+    same(device, down(h), nvfp4.gemm(context, nvfp4.gemm(context, parts, up.weights, out_dtype="nvfp4"), down.weights))
+    of = nvfp4.QuantizedActivation.of(context, x)
+    same(device, of.codes, nvfp4.quantize(context, x, scope=nvfp4.Scope.ROW).codes)
+
+
+def test_linear(device, context, rng) -> None:
+    x, w, bias = normal(device, rng, 9, 64), normal(device, rng, 48, 64), normal(device, rng, 1, 48)
+    layer = nvfp4.Linear.from_values(context, w, bias=bias)
+    same(device, layer(x), nvfp4.gemm(context, x, layer.weights, bias=bias))
+    transposed = nvfp4.Linear.from_values(context, device.put(np.ascontiguousarray(device.get(w).T)), transposed=True, bias=bias)
+    same(device, transposed(x), layer(x))
+    q = layer.weights.export()
+    again = nvfp4.Linear.from_codes(context, q.codes, q.scales, q.decode_scales, bias=bias)
+    same(device, again(x), layer(x))
+    scale = layer.calibrate(x)
+    same(device, scale, nvfp4.amax_scale(context, x))
+    same(device, layer(x, out_dtype="f32"),
+         nvfp4.linear(context, x, layer.weights, quantize=True, scope=nvfp4.Scope.TENSOR, static_decode_scales=scale, bias=bias, out_dtype="f32"))
+
+
+@pytest.mark.parametrize("scope", [nvfp4.Scope.GROUP, nvfp4.Scope.TENSOR])
+def test_grouped_linear(device, context, rng, scope) -> None:
+    x, w = normal(device, rng, 9, 3, 64), normal(device, rng, 3, 16, 64)
+    layer = nvfp4.GroupedLinear.from_values(context, w)
+    same(device, layer(x), nvfp4.grouped_linear(context, x, layer.weights))
+    scales = layer.calibrate(x, scope)
+    largest = np.abs(device.get(x).astype(np.float32)).max(axis=(0, 2) if scope == nvfp4.Scope.GROUP else None)
+    np.testing.assert_array_equal(device.get(scales), (np.atleast_1d(largest) / np.float32(2688)).astype(np.float32))
+    same(device, layer(x), nvfp4.grouped_linear(context, x, layer.weights, quantize=True, scope=scope, static_decode_scales=scales))
+
+
+def test_moe(device, context, rng) -> None:
+    if context.backend != nvfp4.Backend.CPU:
+        pytest.skip("no kernels for a mixture of experts yet")
+    x, logits, shared = normal(device, rng, 9, 64), normal(device, rng, 9, 4), normal(device, rng, 9, 64)
+    router = nvfp4.Router(nvfp4.MoeScore.SIGMOID, renormalise=True, scaling=2.5)
+    layer = nvfp4.MoE.from_values(
+        context, normal(device, rng, 4, 64, 64, scale=0.1), normal(device, rng, 4, 64, 32, scale=0.1), 2, router, limit=7.0
+    )
+    options = {"limit": 7.0, "shared": shared}
+    want = nvfp4.moe_forward(context, x, layer.w1, layer.w2, logits=logits, topk=2, router=router, **options)
+    same(device, layer(x, logits, shared=shared), want)
+    ids, weights = nvfp4.moe_route(context, logits, 2, router)
+    same(device, layer(x, topk_ids=ids, topk_weights=weights, shared=shared), want)
+    a = nvfp4.QuantizedActivation.of(context, x)
+    same(device, layer(a, logits, shared=shared),
+         nvfp4.moe_forward(context, x, layer.w1, layer.w2, logits=logits, topk=2, router=router, quantize=True, **options))
+    plain = nvfp4.MoE.from_values(
+        context, normal(device, rng, 4, 32, 64, scale=0.1), normal(device, rng, 4, 64, 32, scale=0.1), 2, activation=nvfp4.Activation.RELU2
+    )
+    assert plain(x, logits).shape == (9, 64)

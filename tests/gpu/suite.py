@@ -1,0 +1,323 @@
+#!/usr/bin/env python3
+"""The GPU suite of a pack (`./run gpu-pack DIR`; this is DIR/test): a line a part, one closing line, JSON and logs.
+
+usage: test [--quick] [--part NAME]... [FOLDER]        FOLDER: $OUT, or results/ beside this pack
+
+Parts run side by side where they do not time anything. Without a GPU every part is skipped, which is no failure and no
+pass. Needs Python 3.9 and the driver; torch, CuPy, ml_dtypes and compute-sanitizer are used where they are.
+"""
+
+import argparse
+import ctypes
+import importlib.util
+import json
+import os
+import pathlib
+import re
+import shutil
+import signal
+import statistics
+import subprocess
+import sys
+import threading
+import time
+
+PACK = pathlib.Path(__file__).resolve().parents[2]
+BIN, LIB = PACK / "bin", PACK / "lib"
+#: dlopen to the first quantized tensor, beyond the driver's own context, in milliseconds.
+STARTUP_BAR_MS = 500
+#: Threads and seeds of the corpus that compute-sanitizer watches, and that must launch every kernel.
+CORPUS = {"NVFP4_RANDOM_CALLS": "12", "NVFP4_RANDOM_SEED": "1000", "NVFP4_TEST_THREADS": "3", "NVFP4_TEST_SHORT": "1", "NVFP4_TEST_STEP": "5"}
+#: racecheck follows every access to shared memory: it gets less.
+LESS = {"NVFP4_RANDOM_CALLS": "4", "NVFP4_TEST_STEP": "11", "NVFP4_TEST_PRODUCT_STEP": "72"}
+
+
+CHILDREN = set()
+
+
+def end(child):
+    """A child with all that it has started."""
+    try:
+        os.killpg(child.pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+
+
+def stop(*_):
+    for child in list(CHILDREN):
+        end(child)
+    os._exit(1)
+
+
+class Part:
+    """What a part has counted, and its log."""
+
+    def __init__(self, name, folder):
+        self.name, self.log = name, folder / f"{name}.log"
+        self.passed = self.failed = self.skipped = 0
+        self.notes, self.figures, self.lock = [], {}, threading.Lock()
+
+    def add(self, passed=0, failed=0, skipped=0, note=None):
+        with self.lock:
+            self.passed, self.failed, self.skipped = self.passed + passed, self.failed + failed, self.skipped + skipped
+            if note:
+                self.notes.append(note)
+
+    def write(self, text):
+        with self.lock, open(self.log, "a") as file:
+            file.write(text if text.endswith("\n") else text + "\n")
+
+    def run(self, argv, timeout=300, **environment):
+        """Standard output and error; None (and a failure) where the time is up."""
+        env = {**os.environ, "NVFP4_LIBRARY": str(LIB / "libnvfp4.so"), **environment}
+        start = time.time()
+        try:
+            child = subprocess.Popen([str(a) for a in argv], env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True)
+            CHILDREN.add(child)
+            code, text = None, child.communicate(timeout=timeout)[0].decode(errors="replace")
+            code = child.returncode
+        except subprocess.TimeoutExpired:
+            end(child)
+            text = child.communicate()[0].decode(errors="replace")
+        CHILDREN.discard(child)
+        self.write(f"$ {' '.join(str(a) for a in argv)}   [{code}, {time.time() - start:.1f} s]\n{text}")
+        if code is None:
+            self.add(failed=1, note=f"{pathlib.Path(str(argv[0])).name} took more than {timeout} s")
+        return code, text
+
+    def counts(self, name, code, text):
+        """The counts of a closing line such as `3 passed, 0 failed`, or of `skipped: REASON`."""
+        lines = [line for line in text.splitlines() if line.strip()]
+        last = lines[-1] if lines else ""
+        if last.startswith("skipped: "):
+            return self.add(skipped=1, note=f"{name}: {last}")
+        found = {word: int(n) for n, word in re.findall(r"(\d+) (passed|failed|skipped|error|errors)\b", last)}
+        passed, failed = found.get("passed", 0), found.get("failed", 0) + found.get("error", 0) + found.get("errors", 0)
+        skipped = max(found.get("skipped", 0), sum(line.startswith("skipped ") for line in lines))
+        if code != 0 and failed == 0 and code is not None:
+            failed, passed = 1, passed
+            self.add(note=f"{name} ended with status {code}: {last[:200]}")
+        if code == 0 and passed == 0 and skipped == 0:
+            failed = 1
+            self.add(note=f"{name} has no closing line: {last[:200]}")
+        self.add(passed, failed, skipped)
+        for line in lines:
+            if line.startswith("FAILED"):
+                self.add(note=f"{name}: {line[:300]}")
+
+
+# ---------------------------------------------------------------- the parts
+
+
+def golden(part, quick):
+    part.counts("golden", *part.run([BIN / "golden"], NVFP4_TEST_DEVICE="cuda", NVFP4_GOLDEN=str(PACK / "tests/vectors/golden")))
+
+
+def c_programs(part, quick):
+    programs = sorted(BIN.glob("test_*"))
+    threads = [threading.Thread(target=lambda p=p: part.counts(p.name, *part.run([p], NVFP4_TEST_DEVICE="cuda"))) for p in programs]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+def runtime(part, quick):
+    part.counts("runtime", *part.run([BIN / "runtime"]))
+
+
+def graph(part, quick):
+    part.counts("graph", *part.run([BIN / "graph", "5000" if quick else "100000", "100" if quick else "1000"]))
+
+
+def random_calls(part, quick):
+    code, text = part.run(
+        [BIN / "random_calls", "device::a_device_agrees", "--nocapture"],
+        NVFP4_TEST_DEVICE="cuda", NVFP4_RANDOM_CALLS="60" if quick else "700", NVFP4_RANDOM_SEED=os.environ.get("NVFP4_SEED", "0"),
+    )
+    agreement(part, code, text)
+
+
+def agreement(part, code, text):
+    """The line of tests/random_calls/device.rs."""
+    found = re.search(r"(\d+) problems, .*? (\d+) failed", text)
+    if re.search(r"^skipped: ", text, re.M):
+        return part.add(skipped=1, note=text.strip().splitlines()[-1])
+    if not found:
+        return part.add(failed=1, note=f"random_calls ended with status {code}: {text.strip()[-300:]}")
+    total, failed = int(found[1]), int(found[2])
+    part.add(total - failed, max(failed, int(code != 0 and code is not None)), note=found.string[found.start() :].splitlines()[0])
+    for line in text.splitlines():
+        if line.startswith("FAILED"):
+            part.add(note=line[:300])
+
+
+def python_tests(device, module):
+    def run(part, quick):
+        for name in (module, "pytest", "ml_dtypes", "numpy"):
+            if importlib.util.find_spec(name) is None:
+                return part.add(skipped=1, note=f"{name} is not installed")
+        workers = ["-n", "4"] if importlib.util.find_spec("xdist") else []
+        tests = [PACK / "bindings/python/tests" / name for name in (("test_quantize.py", "test_products.py") if quick else ("",))]
+        code, text = part.run(
+            [sys.executable, "-m", "pytest", "-q", "-p", "no:benchmark", "-p", "no:cacheprovider", *workers, *tests],
+            NVFP4_TEST_DEVICES=device, PYTHONPATH=str(PACK / "bindings/python"), PYTHONDONTWRITEBYTECODE="1",
+        )
+        part.counts("pytest", code, text)
+
+    return run
+
+
+def sanitizer():
+    places = [os.environ.get("CUDA_HOME", ""), "/usr/local/cuda", "/opt/cuda"]
+    found = shutil.which("compute-sanitizer") or next((p for p in (f"{h}/bin/compute-sanitizer" for h in places if h) if os.path.exists(p)), None)
+    return found
+
+
+def kernels(part, quick):
+    """Every kernel of the library is launched by the corpus of the sanitizer."""
+    written = part.log.with_suffix(".txt")
+    code, text = part.run(
+        [BIN / "random_calls", "device::a_device_agrees", "--nocapture"],
+        NVFP4_TEST_DEVICE="cuda", LD_PRELOAD=str(LIB / "liblaunches.so"), NVFP4_LAUNCHES=str(written), **CORPUS,
+    )
+    agreement(part, code, text)
+    if not written.exists():
+        return part.add(failed=1, note="no list of kernels was written")
+    launches = {name: int(n) for name, n in (line.split() for line in written.read_text().splitlines())}
+    part.figures = launches
+    never = sorted(name for name, n in launches.items() if n == 0)
+    part.add(len(launches) - len(never), len(never), note=f"never launched: {' '.join(never)}" if never else f"all {len(launches)} kernels launched")
+    if not launches:
+        part.add(failed=1, note="the library has no kernels")
+
+
+def sanitized(tool):
+    def run(part, quick):
+        program = sanitizer()
+        if quick and tool != "memcheck":
+            return part.add(skipped=1, note="not in the short form")
+        if not program:
+            return part.add(skipped=1, note="compute-sanitizer is not installed")
+        code, text = part.run(
+            [program, "--tool", tool, "--error-exitcode", "99", "--print-limit", "20", BIN / "random_calls", "device::a_device_agrees", "--nocapture"],
+            timeout=240, NVFP4_TEST_DEVICE="cuda", **{**CORPUS, **(LESS if tool == "racecheck" else {})},
+        )
+        found = re.search(r"(\d+) problems, .*? (\d+) failed", text)
+        if not found or int(found[2]):
+            part.add(failed=1, note=f"the corpus under {tool}: {found[0] if found else 'did not end'}")
+        summary = re.findall(r"^=+ (ERROR SUMMARY|RACECHECK SUMMARY): (.*)$", text, re.M)
+        clean = code == 0 and summary and all(re.match(r"0 (errors|hazards)", words) for _, words in summary)
+        part.add(int(bool(clean)), int(not clean), note=summary[-1][1] if summary else f"status {code}, no summary: {text.strip()[-200:]}")
+
+    return run
+
+
+def startup(part, quick):
+    times = []
+    for _ in range(5):
+        code, text = part.run([BIN / "startup", LIB / "libnvfp4.so"], timeout=60)
+        if text.startswith("skipped: "):
+            return part.add(skipped=1, note=text.strip())
+        if code != 0:
+            return part.add(failed=1, note=text.strip()[-200:])
+        times.append(json.loads(text.splitlines()[-1]))
+    ours, driver = (statistics.median(t[key] for t in times) for key in ("library_ms", "driver_ms"))
+    part.figures = {"library_ms": ours, "driver_ms": driver, "bar_ms": STARTUP_BAR_MS}
+    good = ours <= STARTUP_BAR_MS
+    part.add(int(good), int(not good), note=f"dlopen to the first tensor {ours:.0f} ms beyond the driver's {driver:.0f}; at most {STARTUP_BAR_MS}")
+
+
+#: name, what runs it; the first row alone, the others together.
+ALONE = [("startup", startup)]
+TOGETHER = [
+    ("golden", golden),
+    ("c", c_programs),
+    ("runtime", runtime),
+    ("random", random_calls),
+    ("kernels", kernels),
+    ("python-torch", python_tests("cuda", "torch")),
+    ("python-cupy", python_tests("cupy", "cupy")),
+    *((tool, sanitized(tool)) for tool in ("memcheck", "racecheck", "initcheck", "synccheck")),
+]
+#: Watches the device's free memory: nothing else may run.
+LAST = [("graph", graph)]
+PARTS = [*ALONE, *TOGETHER, *LAST]
+
+
+# ---------------------------------------------------------------- the suite
+
+
+def no_gpu():
+    """Why there is none, or None."""
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return "no CUDA driver"
+    count = ctypes.c_int()
+    status = driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count))
+    return None if status == 0 and count.value else f"no GPU (driver status {status})"
+
+
+def machine():
+    told = {}
+    if shutil.which("nvidia-smi"):
+        done = subprocess.run(
+            ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+        )
+        words = done.stdout.decode().strip().splitlines()
+        if words:
+            told["device"], told["driver"] = [w.strip() for w in words[0].split(",")][:2]
+    try:
+        told.update(json.loads((PACK / "pack.json").read_text()))
+    except OSError:
+        pass
+    return {**told, "date": time.strftime("%Y-%m-%d", time.gmtime())}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", nargs="?", default=os.environ.get("OUT") or str(PACK / "results"))
+    parser.add_argument("--quick", action="store_true", help="a short form")
+    parser.add_argument("--part", action="append", choices=[name for name, _ in PARTS], help="only this part; may be given again")
+    options = parser.parse_args()
+    folder = pathlib.Path(options.folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, stop)
+    reason, results, began = no_gpu(), [], time.time()
+
+    def run(name, body):
+        part, start = Part(name, folder), time.time()
+        part.log.write_text("")
+        if reason:
+            part.add(skipped=1, note=reason)
+        else:
+            try:
+                body(part, options.quick)
+            except Exception as problem:  # a part that cannot run is a failure of that part alone
+                part.add(failed=1, note=f"{type(problem).__name__}: {problem}")
+        seconds = time.time() - start
+        line = f"{name}: passed {part.passed}, failed {part.failed}, skipped {part.skipped} ({seconds:.0f} s)"
+        sys.stdout.write("".join(f"{text}\n" for text in (line, *(f"    {note}" for note in part.notes[:12]))))
+        sys.stdout.flush()
+        results.append({
+            "part": name, "passed": part.passed, "failed": part.failed, "skipped": part.skipped, "seconds": round(seconds, 1),
+            "notes": part.notes, **({"figures": part.figures} if part.figures else {}),
+        })
+
+    for group in (ALONE, TOGETHER, LAST):
+        threads = [threading.Thread(target=run, args=row) for row in group if not options.part or row[0] in options.part]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    totals = {key: sum(part[key] for part in results) for key in ("passed", "failed", "skipped")}
+    document = {**machine(), "quick": options.quick, "seconds": round(time.time() - began), **totals, "parts": results}
+    (folder / "test.json").write_text(json.dumps(document, indent=1) + "\n")
+    print(f"passed {totals['passed']}, failed {totals['failed']}, skipped {totals['skipped']}")
+    return int(totals["failed"] > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

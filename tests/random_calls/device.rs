@@ -1,0 +1,412 @@
+//! The same random calls on a device and on the CPU: every byte alike, products within the contract's bound.
+//!
+//! NVFP4_TEST_DEVICE=cuda runs them on GPU 0, from as many threads as there are cores; without it they take the way of
+//! device memory on the CPU, a few of them. NVFP4_RANDOM_CALLS is the number of seeds, each of which calls every operation,
+//! with both poisons; NVFP4_RANDOM_SEED the first one; NVFP4_TEST_THREADS sets the threads, NVFP4_TEST_SHORT=1 looks less closely, NVFP4_TEST_STEP
+//! and NVFP4_TEST_PRODUCT_STEP leave regular calls out.
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use nvfp4::api::context::*;
+use nvfp4::api::gemm::*;
+use nvfp4::api::quantize::*;
+use nvfp4::api::types::*;
+use nvfp4::api::weights::*;
+use nvfp4::ffi::*;
+
+use crate::arena::*;
+use crate::reference::*;
+use crate::regular;
+use crate::support::{Library, Memory, check};
+use crate::{Call, OPERATIONS, Prepared, WORKSPACE, prepare, set_workspace};
+
+fn operations() -> impl Iterator<Item = &'static (&'static str, crate::Make)> {
+    let products = OPERATIONS.iter().filter(|(name, _)| *name == "grouped_gemm").cycle().take(PRODUCTS - 1);
+    // The layers are CPU work so far (nvfp4_moe_*), or products under another name.
+    let of_device = |(name, _): &&(&str, crate::Make)| !name.starts_with("moe_") && *name != "grouped_linear";
+    OPERATIONS.iter().filter(of_device).chain(products)
+}
+
+/// What a thread works with: the CPU, the device, and their memory.
+struct Bench {
+    libraries: [Library; 2],
+    storage: [Memory; 2],
+    workspace: Memory,
+    scratch: Memory,
+    arenas: [Arena; 2],
+    /// Regular calls with one poison, and fewer of the long products: what slow tools watch.
+    short: bool,
+    /// The largest part of its bound that a product took, and elements compared.
+    worst: f64,
+    elements: u64,
+}
+
+const POISONS: [u8; 2] = [0xA5, 0x5A];
+/// Products of the same weights, four a seed: they have the most forms.
+const PRODUCTS: usize = 4;
+/// Regular calls of rows, then sets of weights with all their products.
+const REGULAR: usize = regular::ROW_CALLS + regular::WEIGHT_SETS;
+const CPU: usize = 0;
+const DEVICE: usize = 1;
+
+impl Bench {
+    fn new(device: Library) -> Bench {
+        let workspace = Memory::poisoned(WORKSPACE, 0x5A);
+        workspace.stage_only(1 << 16);
+        Bench {
+            libraries: [Library::new(NVFP4_ISA_BEST, 1).expect("a CPU context"), device],
+            storage: [Memory::poisoned(4 << 20, 0), Memory::poisoned(4 << 20, 0)],
+            workspace,
+            scratch: Memory::poisoned(4 << 20, 0),
+            arenas: POISONS.map(Arena::new),
+            short: number("NVFP4_TEST_SHORT", 0) != 0,
+            worst: 0.0,
+            elements: 0,
+        }
+    }
+
+    /// All operations of a seed; what was wrong.
+    fn seed(&mut self, seed: u64) -> Vec<String> {
+        let mut weights = prepare(&mut Rng::new(seed ^ 0x77), &self.libraries, &mut self.storage);
+        let canonical = self.canonical(&weights);
+        let mut problems = Vec::new();
+        for (i, (name, make)) in operations().enumerate() {
+            for (poison, byte) in POISONS.into_iter().enumerate() {
+                self.arenas[poison].clear(byte);
+                weights.which = CPU;
+                let mut rng = Rng::new(seed * 31 + 5 + ((i as u64) << 40)).wide(seed % 8 == 7);
+                let call = make(&mut rng, &mut self.arenas[poison], &weights).expect("a legal call");
+                if let Err(problem) = self.compare(name, &call, poison, &weights, &canonical) {
+                    problems.push(format!("{name} seed {seed} poison {byte:#x}: {problem}"));
+                    break;
+                }
+            }
+        }
+        for handle in weights.handles {
+            // SAFETY: a live handle.
+            check(unsafe { nvfp4_weights_destroy(handle) }).unwrap();
+        }
+        problems
+    }
+
+    /// A call of `regular`: a number below [`REGULAR`].
+    fn regular(&mut self, which: usize) -> Vec<String> {
+        let mut problems = Vec::new();
+        let none = Prepared {
+            handles: Vec::new(),
+            which: 0,
+            groups: 0,
+            rows: 0,
+            cols: 0,
+            gate_up: false,
+            workspace: 0,
+        };
+        let empty = Canonical::new(&[], &[], Vec::new(), 0, 0);
+        if which < regular::ROW_CALLS {
+            for (poison, byte) in POISONS.into_iter().enumerate().take(if self.short { 1 } else { 2 }) {
+                self.arenas[poison].clear(byte);
+                let (name, call) = regular::rows(which, self.short, &mut self.arenas[poison]);
+                if let Err(problem) = self.compare(name, &call, poison, &none, &empty) {
+                    problems.push(format!("{name}, regular call {which}: {problem}"));
+                    break;
+                }
+            }
+            return problems;
+        }
+        // The products of one set of weights.
+        let weights = regular::weights(which - regular::ROW_CALLS, &self.libraries, &mut self.storage);
+        let canonical = self.canonical(&weights);
+        // Every kernel is in the products of short rows; the long ones look at longer sums.
+        let fewer = if self.short { number("NVFP4_TEST_PRODUCT_STEP", 5) as usize } else { 1 };
+        let step = if canonical.cols > 256 { fewer } else { 1 };
+        for i in (0..regular::PRODUCT_CALLS).step_by(step) {
+            let poison = i % POISONS.len();
+            self.arenas[poison].clear(POISONS[poison]);
+            let call = regular::product(i, &weights, &mut self.arenas[poison]);
+            if let Err(problem) = self.compare("grouped_gemm", &call, poison, &weights, &canonical) {
+                problems.push(format!(
+                    "grouped_gemm {i} of regular weights {}: {problem}",
+                    which - regular::ROW_CALLS
+                ));
+            }
+        }
+        for handle in weights.handles {
+            // SAFETY: a live handle.
+            check(unsafe { nvfp4_weights_destroy(handle) }).unwrap();
+        }
+        problems
+    }
+
+    /// The weights as the CPU exports them; the export of the device is one of the operations.
+    fn canonical(&self, w: &Prepared) -> Canonical {
+        let count = w.groups * w.rows * w.cols;
+        let mut codes = Memory::poisoned(count / 2, 0);
+        let mut scales = Memory::poisoned(count / 16, 0);
+        let mut decode = Memory::poisoned(w.groups * 4, 0);
+        let args = nvfp4_weights_export_args {
+            struct_size: size_of::<nvfp4_weights_export_args>(),
+            weights: w.handles[CPU],
+            codes: codes.ptr_mut(),
+            scales: scales.ptr_mut(),
+            decode_scales: decode.ptr_mut(),
+            ..Default::default()
+        };
+        self.libraries[CPU].call(nvfp4_weights_export, &args).unwrap();
+        Canonical::new(codes.bytes(), scales.bytes(), decode.f32s(), w.rows, w.cols)
+    }
+
+    /// Runs on one of the two; `words` with the CPU's handle of the weights.
+    fn run(&mut self, which: usize, call: &Call, weights: &Prepared, product: bool) -> Result<(), String> {
+        let mut call = Call { words: call.words.clone(), run: call.run };
+        for word in call.words.iter_mut().filter(|_| !weights.handles.is_empty()) {
+            if *word == weights.handles[CPU] as u64 {
+                *word = weights.handles[which] as u64;
+            }
+        }
+        if product {
+            set_workspace("grouped_gemm", &self.libraries[which], &mut call, &mut self.workspace);
+        }
+        let library = &self.libraries[which];
+        library.take_faults();
+        // SAFETY: a legal call.
+        unsafe { library.with_staged(&call.words, |words| (call.run)(library, words)) }
+    }
+
+    fn compare(
+        &mut self,
+        name: &str,
+        call: &Call,
+        poison: usize,
+        weights: &Prepared,
+        canonical: &Canonical,
+    ) -> Result<(), String> {
+        let used = self.arenas[poison].next + 64;
+        self.arenas[poison].memory.stage_only(used);
+        let before = self.arenas[poison].memory.bytes()[..used].to_vec();
+        let product = name == "grouped_gemm";
+        let mut after = [Vec::new(), Vec::new()];
+        let mut faults = [(0, 0); 2];
+        for which in [CPU, DEVICE] {
+            self.arenas[poison].memory.bytes_mut()[..used].copy_from_slice(&before);
+            self.run(which, call, weights, product)?;
+            faults[which] = self.libraries[which].take_faults();
+            self.arenas[poison].memory.guards(name)?;
+            after[which] = self.arenas[poison].memory.bytes()[..used].to_vec();
+        }
+        if !product {
+            self.elements += used as u64;
+            same(&self.arenas[poison], &after[DEVICE], &after[CPU])?;
+            return expect_faults(faults[DEVICE], faults[CPU]);
+        }
+        // SAFETY: the words of these arguments.
+        let args = unsafe { call.words.as_ptr().cast::<nvfp4_grouped_gemm_args>().read() };
+        if args.out_dtype != NVFP4_DTYPE_NVFP4 {
+            expect_faults(faults[DEVICE], faults[CPU])?;
+            return self.values(&args, canonical, poison, &before, &after[DEVICE]);
+        }
+        // Codes are what the CPU makes of the device's own product in bf16.
+        self.arenas[poison].memory.bytes_mut()[..used].copy_from_slice(&before);
+        let cols = canonical.rows / if weights.gate_up { 2 } else { 1 };
+        let group = if args.groups.grouping == NVFP4_GROUPING_STRIDED {
+            args.groups.max_tokens as usize * cols
+        } else {
+            0
+        };
+        let bytes = args.rows as usize * cols * 2;
+        self.scratch.bytes_mut()[..bytes].fill(POISONS[poison]);
+        self.scratch.stage_only(bytes);
+        let plain = nvfp4_grouped_gemm_args {
+            out: self.scratch.ptr_mut(),
+            out_dtype: NVFP4_DTYPE_BF16,
+            out_group_stride: group as i64,
+            out_quantized: Default::default(),
+            ..args
+        };
+        self.run(DEVICE, &words_of(&plain, call), weights, true)?;
+        self.values(&plain, canonical, poison, &[], &[])?;
+        let quantize = nvfp4_quantize_args {
+            struct_size: size_of::<nvfp4_quantize_args>(),
+            src: self.scratch.ptr(),
+            src_group_stride: group as i64,
+            rows: args.rows,
+            cols: cols as i64,
+            groups: args.groups,
+            out: args.out_quantized,
+            ..Default::default()
+        };
+        self.arenas[poison].memory.bytes_mut()[..used].copy_from_slice(&before);
+        self.libraries[CPU].take_faults();
+        self.libraries[CPU].call(nvfp4_quantize, &quantize)?;
+        let want = self.arenas[poison].memory.bytes()[..used].to_vec();
+        same(&self.arenas[poison], &after[DEVICE], &want)?;
+        expect_faults(faults[DEVICE], self.libraries[CPU].take_faults())
+    }
+
+    /// Values of a product in the arena, or, where `after` is empty, in the scratch memory.
+    fn values(
+        &mut self,
+        args: &nvfp4_grouped_gemm_args,
+        canonical: &Canonical,
+        poison: usize,
+        before: &[u8],
+        after: &[u8],
+    ) -> Result<(), String> {
+        let product = Product { args, weights: canonical };
+        let cols =
+            if args.activation == NVFP4_ACTIVATION_SWIGLU { canonical.rows / 2 } else { canonical.rows };
+        let accumulate = args.flags & NVFP4_GEMM_ACCUMULATE != 0;
+        let bytes = element(args);
+        let scratch = after.is_empty();
+        let (got, base) = match scratch {
+            true => (self.scratch.bytes(), 0),
+            false => (after, args.out as usize - self.arenas[poison].memory.ptr::<u8>() as usize),
+        };
+        let mut written = vec![false; before.len()];
+        for span in spans(&args.groups, args.rows as usize, tile(args)) {
+            for r in 0..span.rows {
+                let at = out_at(args, &span, r, cols);
+                // SAFETY: inside the memory of the call.
+                let value = |of: &[u8], i| unsafe { load(of[base..].as_ptr(), args.out_dtype, at + i) };
+                let old = |i| if accumulate { value(before, i) } else { 0.0 };
+                for (i, want) in product.row(&span, r, old).iter().enumerate() {
+                    let have = value(got, i);
+                    if !want.accepts(have) {
+                        return Err(format!(
+                            "group {} row {r} of {} column {i}: {have:e} instead of {want}; K = {}, dtype {} to {}, activation {}",
+                            span.group,
+                            span.rows,
+                            canonical.cols,
+                            args.a_dtype,
+                            args.out_dtype,
+                            args.activation
+                        ));
+                    }
+                    self.elements += 1;
+                    if args.activation == NVFP4_ACTIVATION_NONE && args.out_dtype == NVFP4_DTYPE_F32 {
+                        self.worst = self.worst.max(want.share(have));
+                    }
+                }
+                if !scratch {
+                    written[base + at * bytes..][..cols * bytes].fill(true);
+                }
+            }
+        }
+        let stray = (0..before.len()).find(|&i| !written[i] && before[i] != after[i]);
+        stray.map_or(Ok(()), |i| Err(format!("byte {i} outside the rows was written")))
+    }
+}
+
+fn tile(args: &nvfp4_grouped_gemm_args) -> usize {
+    let codes = args.a_dtype == NVFP4_DTYPE_NVFP4;
+    if codes { [1, 128, 8][args.a_quantized.scale_layout as usize] } else { 1 }
+}
+
+fn words_of(args: &nvfp4_grouped_gemm_args, like: &Call) -> Call {
+    // SAFETY: a struct of whole words without padding.
+    let words = unsafe {
+        std::slice::from_raw_parts((args as *const nvfp4_grouped_gemm_args).cast::<u64>(), like.words.len())
+    };
+    Call { words: words.to_vec(), run: like.run }
+}
+
+fn same(arena: &Arena, got: &[u8], want: &[u8]) -> Result<(), String> {
+    match got.iter().zip(want).position(|(a, b)| a != b) {
+        None => Ok(()),
+        Some(i) => {
+            let wrong = got.iter().zip(want).filter(|(a, b)| a != b).count();
+            let kind = ["input", "output", "gap", "updated"][arena.role[i] as usize];
+            Err(format!("byte {i} ({kind}) is {:#04x}, on the CPU {:#04x}; {wrong} differ", got[i], want[i]))
+        }
+    }
+}
+
+fn expect_faults(got: (u32, i64), want: (u32, i64)) -> Result<(), String> {
+    if got == want { Ok(()) } else { Err(format!("faults {got:?}, on the CPU {want:?}")) }
+}
+
+fn number(name: &str, default: u64) -> u64 {
+    std::env::var(name).ok().and_then(|n| n.parse().ok()).unwrap_or(default)
+}
+
+#[test]
+fn a_device_agrees_with_the_cpu() {
+    let asked = crate::support::device::asked().is_some();
+    if let Some(Err(reason)) = Library::on_device() {
+        println!("skipped: {reason}");
+        return;
+    }
+    let (first, seeds) = (number("NVFP4_RANDOM_SEED", 0), number("NVFP4_RANDOM_CALLS", 60));
+    let cores = std::thread::available_parallelism().map_or(1, |n| n.get().min(16)) as u64;
+    let threads = if asked { number("NVFP4_TEST_THREADS", cores) } else { 1 };
+    // Regular calls first: the products take longest.
+    // Every so many of the calls of rows; the number is to have no factor in common with what `regular` counts by.
+    let step = number("NVFP4_TEST_STEP", if asked { 1 } else { 41 }) as usize;
+    let sets = (regular::ROW_CALLS..REGULAR).rev().take(if asked { REGULAR } else { 1 });
+    let regular: Vec<usize> = sets
+        .chain((0..regular::ROW_CALLS).filter(|&i| i % step == 0 || asked && regular::per_row(i)))
+        .collect();
+    let most = number("NVFP4_TEST_FAILURES", 20) as usize;
+    let next = AtomicU64::new(0);
+    let (problems, totals) = (Mutex::new(Vec::new()), Mutex::new((0u64, 0u64, 0f64)));
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                let device = if asked { Library::on_device().unwrap().unwrap() } else { Library::staged() };
+                let mut bench = Bench::new(device);
+                let mut calls = 0;
+                loop {
+                    let turn = next.fetch_add(1, Ordering::Relaxed);
+                    if turn >= regular.len() as u64 + seeds || problems.lock().unwrap().len() > most {
+                        break;
+                    }
+                    let found = match regular.get(turn as usize) {
+                        Some(&number) => {
+                            calls +=
+                                if number < regular::ROW_CALLS { 1 } else { regular::PRODUCT_CALLS as u64 };
+                            bench.regular(number)
+                        }
+                        None => {
+                            calls += operations().count() as u64;
+                            bench.seed(first + turn - regular.len() as u64)
+                        }
+                    };
+                    problems.lock().unwrap().extend(found);
+                }
+                let mut totals = totals.lock().unwrap();
+                *totals = (totals.0 + calls, totals.1 + bench.elements, totals.2.max(bench.worst));
+            });
+        }
+    });
+    let (problems, (calls, elements, worst)) = (problems.into_inner().unwrap(), totals.into_inner().unwrap());
+    println!(
+        "{calls} problems, {elements} bytes and elements compared, {} failed; f32 products at worst {worst:.1e} of the bound; seeds {first} to {}",
+        problems.len(),
+        first + seeds - 1
+    );
+    for problem in &problems {
+        println!("FAILED {problem}");
+    }
+    assert!(problems.is_empty());
+}
+
+/// A reference that accepts anything would agree with everything.
+#[test]
+fn the_reference_refuses_a_wrong_element() {
+    let mut bench = Bench::new(Library::staged());
+    let mut refused = 0;
+    for seed in 0..60 {
+        let weights = prepare(&mut Rng::new(seed ^ 0x77), &bench.libraries, &mut bench.storage);
+        let mut canonical = bench.canonical(&weights);
+        canonical.values.iter_mut().for_each(|v| *v = *v * 1.5 + 1.0);
+        bench.arenas[0].clear(POISONS[0]);
+        let call =
+            crate::products::gemm(&mut Rng::new(seed * 31 + 5), &mut bench.arenas[0], &weights).unwrap();
+        refused += bench.compare("grouped_gemm", &call, 0, &weights, &canonical).is_err() as u32;
+        for handle in weights.handles {
+            // SAFETY: a live handle.
+            check(unsafe { nvfp4_weights_destroy(handle) }).unwrap();
+        }
+    }
+    assert!(refused >= 15, "{refused} of 60");
+}

@@ -1,0 +1,320 @@
+//! Calls as engines make them, dense and aligned, at sizes that each kernel is made for: every producer, dtype, rule, scope
+//! and layout of the quantizers; every operand and epilogue of the products from one row a group to hundreds.
+
+use std::ptr::null_mut;
+
+use nvfp4::api::gemm::*;
+use nvfp4::api::norm::*;
+use nvfp4::api::quantize::*;
+use nvfp4::api::swiglu::*;
+use nvfp4::api::types::*;
+use nvfp4::api::weights::*;
+use nvfp4::ffi::*;
+
+use crate::arena::*;
+use crate::support::{Library, Memory, check};
+use crate::{Call, Prepared, call};
+
+/// Rows and columns: few and odd, enough for every SM, longer than a row that is kept in registers.
+const SHAPES: [(usize, usize); 4] = [(40, 272), (1100, 512), (2, 16384), (130, 7168)];
+/// The same for tools that slow everything down: each form of kernel still has its shape.
+const SHORT_SHAPES: [(usize, usize); 4] = [(40, 272), (1100, 64), (2, 16384), (130, 1040)];
+const PRODUCERS: usize = 4;
+const DTYPES: [nvfp4_dtype; 3] = [NVFP4_DTYPE_BF16, NVFP4_DTYPE_F16, NVFP4_DTYPE_F32];
+const LAYOUTS: [nvfp4_scale_layout; 3] =
+    [NVFP4_SCALE_LAYOUT_LINEAR, NVFP4_SCALE_LAYOUT_TILED_128X4, NVFP4_SCALE_LAYOUT_TILED_8X4];
+/// Static, per row, per tensor.
+const MODES: usize = 3;
+
+/// How many calls [`rows`] knows.
+pub const ROW_CALLS: usize = SHAPES.len() * PRODUCERS * DTYPES.len() * 3 * MODES * LAYOUTS.len();
+
+/// Takes the digits of a number apart, one after another.
+struct Digits(usize);
+
+impl Digits {
+    fn next(&mut self, base: usize) -> usize {
+        let digit = self.0 % base;
+        self.0 /= base;
+        digit
+    }
+}
+
+fn ordinary(rng: &mut Rng, dtype: nvfp4_dtype, count: usize) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(count * size(dtype));
+    for _ in 0..count {
+        let sum: i64 = (0..3).map(|_| rng.below(1 << 16) as i64).sum();
+        let x = (sum - 98304) as f32 / 32768.0;
+        match dtype {
+            NVFP4_DTYPE_F32 => bytes.extend(x.to_le_bytes()),
+            NVFP4_DTYPE_BF16 => bytes.extend(((x.to_bits() >> 16) as u16).to_le_bytes()),
+            _ => bytes.extend(half::f16::from_f32(x).to_le_bytes()),
+        }
+    }
+    bytes
+}
+
+/// Memory of a dense, aligned operand.
+fn input<T>(rng: &mut Rng, arena: &mut Arena, dtype: nvfp4_dtype, count: usize) -> *mut T {
+    let bytes = ordinary(rng, dtype, count);
+    arena.dense(&bytes)
+}
+
+/// Scales per row by the plain rule: these have the most forms of kernels.
+pub fn per_row(index: usize) -> bool {
+    let mut digits = Digits(index);
+    digits.next(PRODUCERS * DTYPES.len());
+    (digits.next(3) as u32, digits.next(MODES)) == (NVFP4_SCALE_RULE_AMAX, 1)
+}
+
+pub fn rows(index: usize, short: bool, arena: &mut Arena) -> (&'static str, Call) {
+    let rng = &mut Rng::new(index as u64 + 1);
+    let mut digits = Digits(index);
+    let (producer, dtype) = (digits.next(PRODUCERS), DTYPES[digits.next(3)]);
+    let (rule, mode, layout) =
+        (digits.next(3) as u32, digits.next(MODES), LAYOUTS[digits.next(LAYOUTS.len())]);
+    let (rows, mut cols) = if short { SHORT_SHAPES } else { SHAPES }[digits.next(SHAPES.len())];
+    // The arena takes so much of the others; a rule that tries many scales takes its time on the CPU.
+    if rule == NVFP4_SCALE_RULE_MIN_MSE && rows * cols > 100_000 {
+        cols = 288;
+    }
+    let none = nvfp4_groups::default();
+    let mut out = nvfp4_quantized {
+        codes: arena.dense_output(rows * cols / 2),
+        scales: arena.dense_output(scale_bytes(layout, rows, cols, 0, &none)),
+        scale_layout: layout,
+        scale_rule: rule,
+        scope: if mode == 1 { NVFP4_SCOPE_ROW } else { NVFP4_SCOPE_TENSOR },
+        ..Default::default()
+    };
+    if mode == 0 {
+        out.static_decode_scales = arena.dense(&0.0011f32.to_le_bytes());
+    } else {
+        out.decode_scales = arena.dense_output(if mode == 1 { rows * 4 } else { 4 });
+    }
+    let (rows_, cols_) = (rows as i64, cols as i64);
+    match producer {
+        0 => (
+            "quantize",
+            call!(
+                nvfp4_quantize,
+                nvfp4_quantize_args {
+                    struct_size: size_of::<nvfp4_quantize_args>(),
+                    src: input(rng, arena, dtype, rows * cols),
+                    src_dtype: dtype,
+                    rows: rows_,
+                    cols: cols_,
+                    out,
+                    ..Default::default()
+                }
+            ),
+        ),
+        1 => (
+            "rmsnorm_quantize",
+            call!(
+                nvfp4_rmsnorm_quantize,
+                nvfp4_rmsnorm_quantize_args {
+                    struct_size: size_of::<nvfp4_rmsnorm_quantize_args>(),
+                    src: input(rng, arena, dtype, rows * cols),
+                    src_dtype: dtype,
+                    weight_dtype: dtype,
+                    rows: rows_,
+                    cols: cols_,
+                    weight: input(rng, arena, dtype, cols),
+                    eps: 1e-6,
+                    inv_rms: if index.is_multiple_of(2) { null_mut() } else { arena.dense_output(rows * 4) },
+                    out,
+                    ..Default::default()
+                }
+            ),
+        ),
+        2 => {
+            let streams = if rows * cols > 500_000 { 2 } else { 1 + index % 4 };
+            (
+                "hc_rmsnorm_quantize",
+                call!(
+                    nvfp4_hc_rmsnorm_quantize,
+                    nvfp4_hc_rmsnorm_quantize_args {
+                        struct_size: size_of::<nvfp4_hc_rmsnorm_quantize_args>(),
+                        streams: input(rng, arena, dtype, rows * streams * cols),
+                        src_dtype: dtype,
+                        weight_dtype: dtype,
+                        stream_count: streams as u32,
+                        mix: input(rng, arena, NVFP4_DTYPE_F32, rows * streams),
+                        rows: rows_,
+                        cols: cols_,
+                        weight: input(rng, arena, dtype, cols),
+                        eps: 1e-6,
+                        out,
+                        ..Default::default()
+                    }
+                ),
+            )
+        }
+        _ => (
+            "swiglu_quantize",
+            call!(
+                nvfp4_swiglu_quantize,
+                nvfp4_swiglu_quantize_args {
+                    struct_size: size_of::<nvfp4_swiglu_quantize_args>(),
+                    src: input(rng, arena, dtype, rows * cols * 2),
+                    src_dtype: dtype,
+                    interleave: 8 * (index as u32 / 7 % 2),
+                    rows: rows_,
+                    width: cols_,
+                    activation: NVFP4_ACTIVATION_SWIGLU,
+                    limit: 2.0,
+                    out,
+                    ..Default::default()
+                }
+            ),
+        ),
+    }
+}
+
+/// Rows a group on the average; the groups have more and fewer.
+const TOKENS: [usize; 8] = [1, 3, 10, 24, 40, 70, 130, 260];
+const WEIGHTS: [(usize, usize); 3] = [(256, 256), (416, 2112), (32, 4160)];
+const OPERANDS: [nvfp4_dtype; 3] = [NVFP4_DTYPE_BF16, NVFP4_DTYPE_F16, NVFP4_DTYPE_NVFP4];
+const GROUPS: usize = 3;
+/// Plain, accumulated, batch-invariant; and with gate and up SwiGLU to values, to codes with static and dynamic scales.
+const EPILOGUES: usize = 3;
+
+/// How many calls [`product`] knows for each of [`WEIGHT_SETS`] weights.
+pub const PRODUCT_CALLS: usize = TOKENS.len() * OPERANDS.len() * EPILOGUES;
+pub const WEIGHT_SETS: usize = WEIGHTS.len() * 2;
+
+/// Weights from canonical codes on both libraries.
+pub fn weights(index: usize, libraries: &[Library; 2], storage: &mut [Memory; 2]) -> Prepared {
+    let rng = &mut Rng::new(index as u64 + 77);
+    let ((n, k), gate_up) = (WEIGHTS[index / 2], index % 2 == 1);
+    let values = Memory::from(&ordinary(rng, NVFP4_DTYPE_BF16, GROUPS * n * k));
+    let mut codes = Memory::poisoned(GROUPS * n * k / 2, 0);
+    let mut scales = Memory::poisoned(GROUPS * n * k / 16, 0);
+    let mut decode = Memory::poisoned(GROUPS * 4, 0);
+    let quantize = nvfp4_quantize_args {
+        struct_size: size_of::<nvfp4_quantize_args>(),
+        src: values.ptr(),
+        src_group_stride: (n * k) as i64,
+        rows: (GROUPS * n) as i64,
+        cols: k as i64,
+        groups: nvfp4_groups {
+            grouping: NVFP4_GROUPING_STRIDED,
+            count: GROUPS as u32,
+            max_tokens: n as i64,
+            ..Default::default()
+        },
+        out: nvfp4_quantized {
+            codes: codes.ptr_mut(),
+            scales: scales.ptr_mut(),
+            scope: NVFP4_SCOPE_GROUP,
+            decode_scales: decode.ptr_mut(),
+            ..Default::default()
+        },
+        ..Default::default()
+    };
+    libraries[0].call(nvfp4_quantize, &quantize).unwrap();
+    let mut handles = Vec::new();
+    for (library, storage) in libraries.iter().zip(storage) {
+        let mut args = nvfp4_weights_prepare_args {
+            struct_size: size_of::<nvfp4_weights_prepare_args>(),
+            groups: GROUPS as i64,
+            rows: n as i64,
+            cols: k as i64,
+            gate_up: gate_up as u32,
+            codes: codes.ptr(),
+            scales: scales.ptr(),
+            decode_scales: decode.ptr(),
+            ..Default::default()
+        };
+        let mut handle = null_mut();
+        // SAFETY: valid pointers.
+        check(unsafe { nvfp4_weights_storage_size(library.context, &args, &mut args.storage_size) }).unwrap();
+        assert!(args.storage_size <= storage.bytes().len(), "{} bytes of storage", args.storage_size);
+        args.storage = storage.ptr_mut();
+        library.prepare_weights(&args, &mut handle).unwrap();
+        handles.push(handle);
+    }
+    Prepared { handles, which: 0, groups: GROUPS, rows: n, cols: k, gate_up, workspace: 0 }
+}
+
+pub fn product(index: usize, w: &Prepared, arena: &mut Arena) -> Call {
+    let rng = &mut Rng::new(index as u64 + 1234);
+    let mut digits = Digits(index);
+    let (tokens, dtype) = (TOKENS[digits.next(TOKENS.len())], OPERANDS[digits.next(3)]);
+    let epilogue = digits.next(EPILOGUES);
+    let rows = tokens * GROUPS;
+    let first = tokens / 3;
+    let ends = [first, first + tokens, rows - usize::from(rows > 8)].map(|end| end as i32);
+    let ends: Vec<u8> = ends.iter().flat_map(|end| end.to_le_bytes()).collect();
+    let cols = if w.gate_up { w.rows / 2 } else { w.rows };
+    let mut args = nvfp4_grouped_gemm_args {
+        struct_size: size_of::<nvfp4_grouped_gemm_args>(),
+        weights: w.handles[0],
+        rows: rows as i64,
+        groups: nvfp4_groups {
+            grouping: NVFP4_GROUPING_ENDS,
+            count: GROUPS as u32,
+            ends: arena.dense(&ends),
+            ..Default::default()
+        },
+        a_dtype: dtype,
+        out_dtype: DTYPES[(index / 5) % 3],
+        ..Default::default()
+    };
+    if dtype == NVFP4_DTYPE_NVFP4 {
+        let bytes =
+            |rng: &mut Rng, count: usize| -> Vec<u8> { (0..count).map(|_| rng.next() as u8).collect() };
+        let codes = bytes(rng, rows * w.cols / 2);
+        let layout = LAYOUTS[index % 2];
+        let scales = scale_bytes(layout, rows, w.cols, 0, &args.groups);
+        let scales: Vec<u8> = (0..scales).map(|_| 0x28 + rng.below(24) as u8).collect();
+        let decode: Vec<u8> = (0..rows).flat_map(|i| (0.01 + i as f32 * 1e-4).to_le_bytes()).collect();
+        args.a_quantized = nvfp4_quantized_input {
+            codes: arena.dense(&codes),
+            scales: arena.dense(&scales),
+            scale_layout: layout,
+            scope: NVFP4_SCOPE_ROW,
+            decode_scales: arena.dense(&decode),
+            ..Default::default()
+        };
+    } else {
+        args.a = input(rng, arena, dtype, rows * w.cols);
+    }
+    if index.is_multiple_of(3) {
+        args.bias_dtype = NVFP4_DTYPE_F32;
+        args.bias = input(rng, arena, NVFP4_DTYPE_F32, GROUPS * w.rows);
+    }
+    if w.gate_up {
+        args.activation = NVFP4_ACTIVATION_SWIGLU;
+        args.limit = 7.0;
+    }
+    if w.gate_up && epilogue > 0 {
+        args.out_dtype = NVFP4_DTYPE_NVFP4;
+        let layout = LAYOUTS[1 - index % 2];
+        let mut out = nvfp4_quantized {
+            codes: arena.dense_output(rows * cols / 2),
+            scales: arena.dense_output(scale_bytes(layout, rows, cols, 0, &args.groups)),
+            scale_layout: layout,
+            scope: NVFP4_SCOPE_ROW,
+            ..Default::default()
+        };
+        if epilogue == 1 {
+            out.scope = NVFP4_SCOPE_TENSOR;
+            out.static_decode_scales = arena.dense(&0.05f32.to_le_bytes());
+        } else {
+            out.decode_scales = arena.dense_output(rows * 4);
+        }
+        args.out_quantized = out;
+    } else {
+        let bytes = rows * cols * size(args.out_dtype);
+        args.out = if !w.gate_up && epilogue == 1 {
+            args.flags = NVFP4_GEMM_ACCUMULATE;
+            input(rng, arena, args.out_dtype, rows * cols)
+        } else {
+            args.flags = if epilogue == 2 { NVFP4_GEMM_BATCH_INVARIANT } else { 0 };
+            arena.dense_output(bytes)
+        };
+    }
+    call!(nvfp4_grouped_gemm, args)
+}
