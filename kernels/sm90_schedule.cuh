@@ -7,7 +7,9 @@
 //
 //   const GroupTable groups(p, TOKENS, FEATURES);          // whole warp, each member below too
 //   Work work(groups.tiles(), steps, schedule);
-//   for (Segment s; work.next(s);) { const Tile t = groups.find(s.tile); … k steps s.begin … s.end … }
+//   for (Segment s; work.next(s);) { const Tile t = groups.find<SHARE>(s.tile); … k steps s.begin … s.end … }
+//
+// That takes registers that not every role has: plan_jobs() is one warp that does it for the others, through Jobs.
 //
 // A tile whose k is cut belongs to the block that has its end. The others leave their sums in the workspace (Partials):
 // a block walks its stretch back to front, so what others need comes first and an owner only ever waits for blocks of
@@ -18,7 +20,7 @@
 // clears: whatever the workspace held before, the token is in no other launch of the process, so nothing has to be
 // zeroed ahead.
 #pragma once
-#include "ptx_sm90.cuh"
+#include "sm90_ring.cuh"
 #include "tiles.cuh"
 
 namespace nvfp4 {
@@ -143,12 +145,15 @@ class GroupTable {
 
   // Splits the number inside a group into (features, row0).
   template <uint32_t SHARE> NVFP4_INLINE void place(Tile& t, uint32_t local) const {
+    t.features = local;
+    t.row0 = 0;
+    if (local < across && (SHARE == 1 || t.rows <= static_cast<int>(tokens))) return;  // no division for the usual case
     const uint32_t down = blocks_of(t.rows, tokens);
-    const uint32_t first = SHARE == 1 ? local / across : local / (SHARE * across) * SHARE;
+    const uint32_t first = local / (SHARE * across) * SHARE;
     const uint32_t height = min(SHARE, down - first);
     local -= first * across;
-    t.features = SHARE == 1 ? local : local / height;
-    t.row0 = static_cast<int>((first + (SHARE == 1 ? 0 : local % height)) * tokens);
+    t.features = local / height;
+    t.row0 = static_cast<int>((first + local % height) * tokens);
   }
 };
 
@@ -213,6 +218,65 @@ class Work {
   uint32_t from, to, whole;
 
   NVFP4_INLINE uint32_t start(uint32_t block) const { return block * each + min(block, longer); }
+};
+
+// ---- jobs: segments on their way from the warp that plans to those that work
+
+struct Job {
+  Tile tile;
+  uint32_t begin, end;   // k steps; begin == end: there is no more work
+  uint32_t first_block;  // of those that share the tile's k
+  bool owns, whole;      // this block has the tile's end, all of its k
+};
+using Jobs = Ring<4, 128>;
+static_assert(sizeof(Job) <= Jobs::STAGE_BYTES, "a slot holds a job");
+
+// By one warp: everything the block will do, in order.
+template <uint32_t SHARE>
+NVFP4_INLINE void plan_jobs(const Sm90Params& p, int tokens, int features, int step_cols, const Jobs& jobs, Job* slots) {
+  const GroupTable groups(p.gemm, tokens, features);
+  Work work(groups.tiles(), blocks_of(p.gemm.cols, step_cols), p.schedule);
+  Jobs::Cursor c;
+  const auto hand_over = [&](const Job& job) {
+    jobs.wait_free(c);
+    if ((threadIdx.x & 31) == 0) {
+      slots[c.stage] = job;
+      jobs.arrive(c);
+    }
+    c.advance();
+  };
+  for (Segment s; work.next(s);) {
+    Job job;
+    job.tile = groups.find<SHARE>(s.tile);
+    job.begin = s.begin, job.end = s.end;
+    job.owns = work.owns(s), job.whole = work.is_whole(s);
+    job.first_block = job.whole ? blockIdx.x : work.first_block(s.tile);
+    hand_over(job);
+  }
+  Job none;
+  none.begin = none.end = 0;
+  hand_over(none);
+  if (blockIdx.x == 0) groups.report();
+}
+
+// One warp's way through the jobs: for (JobReader r(jobs, slots); r.more(); r.done()) … *r …
+class JobReader {
+ public:
+  NVFP4_INLINE JobReader(const Jobs& jobs, const Job* slots) : jobs(jobs), slots(slots) {}
+  NVFP4_INLINE bool more() {
+    jobs.wait_full(c);
+    return slots[c.stage].begin != slots[c.stage].end;
+  }
+  NVFP4_INLINE const Job& operator*() const { return slots[c.stage]; }
+  NVFP4_INLINE void done() {
+    jobs.release(c);
+    c.advance();
+  }
+
+ private:
+  Jobs jobs;
+  const Job* slots;
+  Jobs::Cursor c;
 };
 
 // ---- sums of cut tiles
