@@ -112,4 +112,12 @@ NVFP4_INLINE void store_release(uint64_t* p, uint64_t v) {
   asm volatile("st.release.gpu.global.u64 [%0], %1;" ::"l"(p), "l"(v) : "memory");
 }
 
+// 16 bytes as one access: who sees the second half sees the first.
+NVFP4_INLINE void store_whole(void* p, uint64_t a, uint64_t b) {
+  asm volatile("{\n.reg .b128 x;\nmov.b128 x, {%1,%2};\nst.relaxed.gpu.global.b128 [%0], x;\n}" ::"l"(p), "l"(a), "l"(b) : "memory");
+}
+NVFP4_INLINE void load_whole(const void* p, uint64_t& a, uint64_t& b) {
+  asm volatile("{\n.reg .b128 x;\nld.relaxed.gpu.global.b128 x, [%2];\nmov.b128 {%0,%1}, x;\n}" : "=l"(a), "=l"(b) : "l"(p) : "memory");
+}
+
 }  // namespace nvfp4::ptx

@@ -27,13 +27,13 @@ template <Operand OPERAND_, int TOKENS_, int UNITS_, int DEPTH_, int STAGES_> st
   static constexpr int STRIP_BYTES = DEPTH * UNIT_BYTES, A_PITCH = 2 * STEP_COLS + 16, A_AT = UNITS * STRIP_BYTES;
   static constexpr int FOURS = TOKENS / 4;
   using Stages = Ring<STAGES_, A_AT + TOKENS * A_PITCH>;
-  using Sums = Partials<WARPS, FOURS>;
+  using Sums = TaggedPartials<WARPS, FOURS>;
   // A warp's outputs as bfloat16 on their way to codes: 8 tokens × 32 columns.
   static constexpr int CODES_PITCH = 40, CODES_BYTES = 8 * CODES_PITCH * 2;
   // Shared memory: the ring's stages, slots of jobs, codes of the warps, barriers.
   static constexpr int JOBS_AT = Stages::BYTES, CODES_AT = JOBS_AT + Jobs::BYTES, BARRIERS_AT = CODES_AT + WARPS * CODES_BYTES;
   static constexpr int SHARED_BYTES = BARRIERS_AT + Stages::BARRIER_BYTES + Jobs::BARRIER_BYTES;
-  static constexpr uint32_t RUN = 2048 / STEP_COLS, SETTLE = 3;  // k steps: of a run; until a stored partial sum is published
+  static constexpr uint32_t RUN = 2048 / STEP_COLS;  // k steps that the tensor cores add up by themselves
   static constexpr uint32_t SHARE = 16;
 };
 
@@ -253,23 +253,20 @@ template <class S> NVFP4_INLINE void clear(float (&acc)[S::FOURS][4]) {
     for (int j = 0; j < 4; j++) acc[i][j] = 0.f;
 }
 
-// The sums of a segment. A partial sum that the segment before left behind is published on the way.
+// The sums of a segment.
 template <class S>
 NVFP4_INLINE void multiply_segment(float (&total)[S::FOURS][4], const Job& s, uint32_t units, bool here, const Operands<S>& at,
-                                   const typename S::Stages& ring, typename S::Stages::Cursor& c, typename S::Sums& sums) {
+                                   const typename S::Stages& ring, typename S::Stages::Cursor& c) {
   clear<S>(total);
 #pragma unroll 1
-  for (uint32_t step = s.begin, end = s.end; step < end;) {
-    const uint32_t count = min(end - step, sums.has_pending() ? S::SETTLE : S::RUN);
+  for (uint32_t step = s.begin, end = s.end; step < end; step += S::RUN) {
     float acc[S::FOURS][4];
     clear<S>(acc);
-    multiply_run<S>(acc, step, count, units, here, at, ring, c);
-    step += count;
+    multiply_run<S>(acc, step, min(end - step, S::RUN), units, here, at, ring, c);
 #pragma unroll
     for (int i = 0; i < S::FOURS; i++)
 #pragma unroll
       for (int j = 0; j < 4; j++) total[i][j] = __fadd_rn(total[i][j], acc[i][j]);
-    if (sums.has_pending()) sums.publish();
   }
 }
 
@@ -323,7 +320,7 @@ NVFP4_INLINE void consume(const Sm90Params& params, const typename S::Stages& ri
   ptx::wait_for_launches();
   ptx::allow_dependents();  // not earlier: who then starts may rely on what was there before the launch in front of this one
   const int warp = threadIdx.x >> 5;
-  typename S::Sums sums(p.partials, reinterpret_cast<uint64_t*>(p.counters), params.token, warp);
+  typename S::Sums sums(p.partials, params.token, warp);
   const Operands<S> at;
   const uint32_t units = blocks_of(p.cols, UNIT_COLS);
   typename S::Stages::Cursor c;
@@ -332,7 +329,7 @@ NVFP4_INLINE void consume(const Sm90Params& params, const typename S::Stages& ri
     const bool here = static_cast<uint32_t>(warp / 4) < strips_of<S>(p, s.tile);
     const float g_b = reinterpret_cast<const float*>(p.weights)[s.tile.group];
     float total[S::FOURS][4];
-    multiply_segment<S>(total, s, units, here, at, ring, c, sums);
+    multiply_segment<S>(total, s, units, here, at, ring, c);
     if (!here) continue;
     if (!s.owns) {
       sums.leave(total);
@@ -341,7 +338,6 @@ NVFP4_INLINE void consume(const Sm90Params& params, const typename S::Stages& ri
       write_warp<S>(p, s.tile, total, g_b, staged);
     }
   }
-  if (sums.has_pending()) sums.publish();
 }
 
 // ---- the kernel

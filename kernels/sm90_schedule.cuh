@@ -349,4 +349,57 @@ template <int WARPS, int FOURS> class Partials {
   }
 };
 
+// The same for few sums, in one trip through L2 instead of three: every pair of floats travels in 16 bytes with the token,
+// so that they need no flags, no fence and no publishing. In the workspace: [block][warp][PAIRS][lane] of 16 bytes.
+template <int WARPS, int FOURS> class TaggedPartials {
+ public:
+  static constexpr int PAIRS = 2 * FOURS, BLOCK_BYTES = WARPS * PAIRS * 512;
+
+  NVFP4_INLINE TaggedPartials(float* sums, uint64_t token, int warp)
+      : slots(reinterpret_cast<uint4*>(sums) + warp * PAIRS * 32 + (threadIdx.x & 31)), token(token) {}
+
+  NVFP4_INLINE void leave(const float (&acc)[FOURS][4]) {
+#pragma unroll
+    for (int i = 0; i < PAIRS; i++) ptx::store_whole(at(blockIdx.x, i), pair(acc[i / 2][i % 2 * 2], acc[i / 2][i % 2 * 2 + 1]), token);
+  }
+
+  // Adds the sums of blocks first … this one - 1 in their order, waiting for them, and takes the token out of them.
+  NVFP4_INLINE void collect(uint32_t first, float (&acc)[FOURS][4]) {
+    constexpr int TOGETHER = FOURS >= 4 ? 1 : 4 / FOURS;  // blocks whose sums are on their way at once
+#pragma unroll 1
+    for (uint32_t block = first; block < blockIdx.x; block += TOGETHER) {
+      uint64_t v[TOGETHER][PAIRS];
+      bool here;
+      do {
+        here = true;
+#pragma unroll
+        for (int b = 0; b < TOGETHER; b++)
+#pragma unroll
+          for (int i = 0; i < PAIRS; i++) {
+            uint64_t tag = token;
+            v[b][i] = 0;
+            if (block + b < blockIdx.x) ptx::load_whole(at(block + b, i), v[b][i], tag);
+            here &= tag == token;
+          }
+      } while (!__all_sync(~0u, here));
+#pragma unroll
+      for (int b = 0; b < TOGETHER; b++)
+#pragma unroll
+        for (int i = 0; i < PAIRS; i++) {
+          float* to = &acc[i / 2][i % 2 * 2];
+          to[0] = __fadd_rn(to[0], __uint_as_float(static_cast<uint32_t>(v[b][i])));
+          to[1] = __fadd_rn(to[1], __uint_as_float(static_cast<uint32_t>(v[b][i] >> 32)));
+          if (block + b < blockIdx.x) ptx::store_whole(at(block + b, i), 0, 0);
+        }
+    }
+  }
+
+ private:
+  uint4* slots;
+  uint64_t token;
+
+  NVFP4_INLINE uint4* at(uint32_t block, int i) const { return slots + static_cast<size_t>(block) * (WARPS * PAIRS * 32) + i * 32; }
+  static NVFP4_INLINE uint64_t pair(float a, float b) { return __float_as_uint(a) | static_cast<uint64_t>(__float_as_uint(b)) << 32; }
+};
+
 }  // namespace nvfp4
