@@ -5,7 +5,7 @@
 namespace nvfp4 {
 
 #define KERNEL(NAME, OPERAND, TOKENS, UNITS, DEPTH, STAGES, BLOCKS)                                           \
-  NVFP4_KERNEL(nvfp4_gemm_few_##NAME##_##TOKENS, Sm90Params, 32 * (4 * UNITS + 3), BLOCKS) {                \
+  NVFP4_KERNEL(nvfp4_gemm_few_##NAME##_##TOKENS, Sm90Params, 128 * (UNITS + 1), BLOCKS) {                \
     NVFP4_DYNAMIC_SHARED(dynamic);                                                                            \
     run_few<FewShape<OPERAND, TOKENS, UNITS, DEPTH, STAGES>>(p, dynamic);                                     \
   }

@@ -6,7 +6,7 @@
 // Roles, a warp or more each, which meet only at the barriers of the two rings, jobs and stages:
 //   planner      finds the block's segments and their tiles
 //   weights      copies units; starts before the launch in front is over where the caller promised that it may
-//   activations  copies rows, or loads, decodes and stores them: NVFP4 codes, and rows that no bulk copy can address
+//   activations  one copies rows, or all load, decode and store them: NVFP4 codes, and rows that no bulk copy can address
 //   consumers    warp w of a unit owns 32 of its rows × TOKENS: decodes weights in registers, multiplies, joins cut tiles,
 //                writes its outputs straight from registers
 // The tensor cores end a run after RUN k and registers hold the totals: docs/numerics.md's bound asks for that.
@@ -23,7 +23,8 @@ template <Operand OPERAND_, int TOKENS_, int UNITS_, int DEPTH_, int STAGES_> st
   static constexpr bool F16 = OPERAND == Operand::F16;
   static constexpr int TOKENS = TOKENS_, UNITS = UNITS_, DEPTH = DEPTH_;
   static constexpr int ROWS = UNIT_ROWS * UNITS, STEP_COLS = UNIT_COLS * DEPTH;
-  static constexpr int WARPS = 4 * UNITS, PLANNER = WARPS, WEIGHTS = WARPS + 1, ACTIVATIONS = WARPS + 2, THREADS = 32 * (WARPS + 3);
+  static constexpr int WARPS = 4 * UNITS, PLANNER = WARPS, WEIGHTS = WARPS + 1, ACTIVATIONS = WARPS + 2, CARRIERS = 2;
+  static constexpr int THREADS = 32 * (ACTIVATIONS + CARRIERS);
   static constexpr int STRIP_BYTES = DEPTH * UNIT_BYTES, A_PITCH = 2 * STEP_COLS + 16, A_AT = UNITS * STRIP_BYTES;
   static constexpr int FOURS = TOKENS / 4;
   using Stages = Ring<STAGES_, A_AT + TOKENS * A_PITCH>;
@@ -91,30 +92,33 @@ NVFP4_INLINE void copy_rows(const GemmParams& p, const Job& s, const typename S:
   }
 }
 
-// Rows through registers: lanes take (row, 16 k), which is a block of codes, a step ahead of the stage they are stored to.
-// `Source` loads a piece of 16 k and stores it as values; past K it gives zeros.
+// Rows through registers: lanes take (row, 16 k), which is a block of codes. The CARRIERS take the stages in turn, each
+// with the loads of its next stage under way. `Source` loads a piece of 16 k and stores it as values; past K it gives zeros.
 template <class S, class Source>
-NVFP4_INLINE void carry_rows(Source source, const Job& s, const typename S::Stages& ring,
-                             typename S::Stages::Cursor& c) {
+NVFP4_INLINE void carry_rows(Source source, const Job& s, const typename S::Stages& ring, typename S::Stages::Cursor& c, uint32_t& turn) {
   constexpr int ACROSS = S::STEP_COLS / 16, DOWN = 32 / ACROSS, EACH = (S::TOKENS + DOWN - 1) / DOWN;
   const int lane = threadIdx.x & 31, row = lane / ACROSS, piece = lane % ACROSS, rows = min(S::TOKENS, s.tile.rows - s.tile.row0);
+  const uint32_t begin = s.begin, end = s.end;
   typename Source::Piece next[EACH];
-  auto load = [&](uint32_t step) {
+  const auto load = [&](uint32_t step) {
 #pragma unroll
     for (int i = 0; i < EACH; i++)
-      if (row + i * DOWN < rows) next[i] = source.load(row + i * DOWN, step * ACROSS + piece);
+      if (row + i * DOWN < rows && step < end) next[i] = source.load(row + i * DOWN, step * ACROSS + piece);
   };
-  load(s.begin);
+  load(begin + turn);
 #pragma unroll 1
-  for (uint32_t step = s.begin, end = s.end; step < end; step++, c.advance()) {
-    const uint32_t to = ring.stage(c) + S::A_AT + row * S::A_PITCH + piece * 32;
-    ring.wait_free(c);
+  for (uint32_t step = begin; step < end; step++, c.advance()) {
+    if (turn == 0) {
+      const uint32_t to = ring.stage(c) + S::A_AT + row * S::A_PITCH + piece * 32;
+      ring.wait_free(c);
 #pragma unroll
-    for (int i = 0; i < EACH; i++)
-      if (row + i * DOWN < rows) Source::store(to + i * DOWN * S::A_PITCH, next[i]);
-    __syncwarp();
-    if (lane == 0) ring.arrive(c);
-    if (step + 1 < end) load(step + 1);
+      for (int i = 0; i < EACH; i++)
+        if (row + i * DOWN < rows) Source::store(to + i * DOWN * S::A_PITCH, next[i]);
+      __syncwarp();
+      if (lane == 0) ring.arrive(c);
+      load(step + S::CARRIERS);
+    }
+    turn = turn == 0 ? S::CARRIERS - 1 : turn - 1;
   }
 }
 
@@ -179,14 +183,17 @@ struct CodeBlocks {
 template <class S> NVFP4_INLINE void stream_activations(const GemmParams& p, const typename S::Stages& ring, JobReader jobs) {
   ptx::wait_for_launches();
   typename S::Stages::Cursor c;
+  uint32_t turn = (threadIdx.x >> 5) - S::ACTIVATIONS;  // stages until this warp's next
+  const bool copies = S::OPERAND != Operand::CODES && p.a_vectors;
   for (; jobs.more(); jobs.done()) {
     const Job& s = *jobs;
+    if (copies && turn != 0) continue;
     if constexpr (S::OPERAND == Operand::CODES)
-      carry_rows<S>(CodeBlocks(p, s.tile), s, ring, c);
-    else if (p.a_vectors)
+      carry_rows<S>(CodeBlocks(p, s.tile), s, ring, c, turn);
+    else if (copies)
       copy_rows<S>(p, s, ring, c);
     else
-      carry_rows<S>(LooseValues(p, s.tile), s, ring, c);
+      carry_rows<S>(LooseValues(p, s.tile), s, ring, c, turn);
   }
 }
 
@@ -227,22 +234,27 @@ NVFP4_INLINE void multiply_unit(float (&acc)[S::FOURS][4], uint32_t values, uint
   }
 }
 
-// `count` k steps from `step` on; a warp whose unit is not there only passes the stages on.
-template <class S>
-NVFP4_INLINE void multiply_run(float (&acc)[S::FOURS][4], uint32_t step, uint32_t count, uint32_t units, bool here, const Operands<S>& at,
-                               const typename S::Stages& ring, typename S::Stages::Cursor& c) {
-  const uint32_t exponent = ptx::opaque(0x70007000u);
-#pragma unroll 1
-  for (uint32_t end = step + count; step < end; step++, c.advance()) {
-    ring.wait_full(c);
-    const uint32_t stage = ring.stage(c);
-    if (here) {
+// The first DEPTH units of the next stage.
+template <class S, int DEPTH>
+NVFP4_INLINE void multiply_stage(float (&acc)[S::FOURS][4], const Operands<S>& at, uint32_t exponent, const typename S::Stages& ring,
+                                 typename S::Stages::Cursor& c) {
+  ring.wait_full(c);
+  const uint32_t stage = ring.stage(c);
 #pragma unroll
-      for (int u = 0; u < S::DEPTH; u++)
-        if (u == 0 || step * S::DEPTH + u < units)
-          multiply_unit<S>(acc, stage + at.values + u * UNIT_BYTES, stage + at.scales + u * UNIT_BYTES, stage + at.a + u * 128, exponent);
-    }
+  for (int u = 0; u < DEPTH; u++)
+    multiply_unit<S>(acc, stage + at.values + u * UNIT_BYTES, stage + at.scales + u * UNIT_BYTES, stage + at.a + u * 2 * UNIT_COLS, exponent);
+  ring.release(c);
+  c.advance();
+}
+
+// By a warp whose unit is not there: the stages of a segment go past.
+template <class S>
+NVFP4_INLINE void skip_segment(const Job& s, const typename S::Stages& ring, typename S::Stages::Cursor& c) {
+#pragma unroll 1
+  for (uint32_t left = s.end - s.begin; left > 0; left--) {
+    ring.wait_full(c);
     ring.release(c);
+    c.advance();
   }
 }
 
@@ -253,20 +265,33 @@ template <class S> NVFP4_INLINE void clear(float (&acc)[S::FOURS][4]) {
     for (int j = 0; j < 4; j++) acc[i][j] = 0.f;
 }
 
-// The sums of a segment.
+template <class S> NVFP4_INLINE void add(float (&total)[S::FOURS][4], const float (&acc)[S::FOURS][4]) {
+#pragma unroll
+  for (int i = 0; i < S::FOURS; i++)
+#pragma unroll
+    for (int j = 0; j < 4; j++) total[i][j] = __fadd_rn(total[i][j], acc[i][j]);
+}
+
+// The sums of a segment. Only the last step of a tile may have units short of DEPTH.
 template <class S>
-NVFP4_INLINE void multiply_segment(float (&total)[S::FOURS][4], const Job& s, uint32_t units, bool here, const Operands<S>& at,
+NVFP4_INLINE void multiply_segment(float (&total)[S::FOURS][4], const Job& s, uint32_t units, const Operands<S>& at,
                                    const typename S::Stages& ring, typename S::Stages::Cursor& c) {
+  static_assert(S::DEPTH <= 2, "a short step has one unit");
+  const uint32_t exponent = ptx::opaque(0x70007000u), end = min(s.end, units / S::DEPTH);
   clear<S>(total);
 #pragma unroll 1
-  for (uint32_t step = s.begin, end = s.end; step < end; step += S::RUN) {
+  for (uint32_t step = s.begin; step < end; step += S::RUN) {
     float acc[S::FOURS][4];
     clear<S>(acc);
-    multiply_run<S>(acc, step, min(end - step, S::RUN), units, here, at, ring, c);
-#pragma unroll
-    for (int i = 0; i < S::FOURS; i++)
-#pragma unroll
-      for (int j = 0; j < 4; j++) total[i][j] = __fadd_rn(total[i][j], acc[i][j]);
+#pragma unroll 1
+    for (uint32_t left = min(end - step, S::RUN); left > 0; left--) multiply_stage<S, S::DEPTH>(acc, at, exponent, ring, c);
+    add<S>(total, acc);
+  }
+  if (end < s.end) {
+    float acc[S::FOURS][4];
+    clear<S>(acc);
+    multiply_stage<S, 1>(acc, at, exponent, ring, c);
+    add<S>(total, acc);
   }
 }
 
@@ -290,7 +315,7 @@ NVFP4_INLINE void write_warp(const GemmParams& p, const Tile& t, float (&acc)[S:
       const int token = n * 8 + 2 * (lane & 3) + c, row = t.row0 + token;
       if (token < here && o.first < o.cols) {
         float v[4] = {acc[n][c], acc[n][2 + c], acc[ACROSS + n][c], acc[ACROSS + n][2 + c]};
-        scale_sums(p, v, DECODE_UNDO<S::F16>, a_decode_scale(p, t, row), g_b, bias);
+        scale_sums(p, v, DECODE_UNDO, a_decode_scale(p, t, row), g_b, bias);
         activate(p, v);
         if (codes) {
           uint16_t* to = staged + token % 8 * S::CODES_PITCH + (gated ? 2 : 4) * (lane >> 2);
@@ -328,9 +353,12 @@ NVFP4_INLINE void consume(const Sm90Params& params, const typename S::Stages& ri
     const Job& s = *jobs;
     const bool here = static_cast<uint32_t>(warp / 4) < strips_of<S>(p, s.tile);
     const float g_b = reinterpret_cast<const float*>(p.weights)[s.tile.group];
+    if (!here) {
+      skip_segment<S>(s, ring, c);
+      continue;
+    }
     float total[S::FOURS][4];
-    multiply_segment<S>(total, s, units, here, at, ring, c);
-    if (!here) continue;
+    multiply_segment<S>(total, s, units, at, ring, c);
     if (!s.owns) {
       sums.leave(total);
     } else {
@@ -350,7 +378,7 @@ template <class S> NVFP4_INLINE void run_few(const Sm90Params& p, uint8_t* dynam
   Job* slots = reinterpret_cast<Job*>(dynamic + S::JOBS_AT);
   if (threadIdx.x == 0) {
     ring.init(2, S::WARPS);
-    jobs.init(1, S::WARPS + 2);
+    jobs.init(1, S::WARPS + 1 + S::CARRIERS);
   }
   __syncthreads();
   if (warp < S::WARPS) {
@@ -361,7 +389,7 @@ template <class S> NVFP4_INLINE void run_few(const Sm90Params& p, uint8_t* dynam
   if (!p.dependent) ptx::wait_for_launches();
   if (warp == S::PLANNER) plan_jobs<S::SHARE>(p, S::TOKENS, S::ROWS, S::STEP_COLS, jobs, slots);
   if (warp == S::WEIGHTS) stream_weights<S>(p.gemm, ring, JobReader(jobs, slots));
-  if (warp == S::ACTIVATIONS) stream_activations<S>(p.gemm, ring, JobReader(jobs, slots));
+  if (warp >= S::ACTIVATIONS) stream_activations<S>(p.gemm, ring, JobReader(jobs, slots));
 }
 
 }  // namespace nvfp4

@@ -45,8 +45,8 @@ TILE_ROWS = {LINEAR: 1, T128: 128, T8: 8}
 # tokens of a block: (threads, stages, blocks of 128 weight rows), as kernels/gemm.cu
 SHAPES = {8: (128, 6, 1), 16: (128, 6, 1), 32: (128, 5, 1), 64: (128, 4, 1), 128: (256, 3, 2)}
 OPERAND = {BF16: "bf16", F16: "f16", CODES: "codes"}
-# kernels/sm90_few.cuh: tokens of a tile; blocks of 512 rows by 16 warps, 3 warps beside them, stages of 128 k
-FEW_TOKENS, FEW_WARPS, FEW_THREADS = (8, 16), 16, 608
+# kernels/sm90_few.cuh: tokens of a tile; blocks of 512 rows by 16 warps, 4 warps beside them, stages of 128 k
+FEW_TOKENS, FEW_WARPS, FEW_THREADS = (8, 16), 16, 640
 WHOLE_TILES, SPLIT_REMAINDER, SPLIT_TWO_WAVES, SPLIT_ALL = range(4)
 
 
