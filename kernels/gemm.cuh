@@ -132,10 +132,10 @@ NVFP4_INLINE uint4 decode_codes(uint32_t codes, uint32_t scale) {
 #pragma unroll
   for (int i = 0; i < 2; i++) {
     const uint32_t four = codes >> 16 * i, magnitude = four & 0x7777u;
-    const uint32_t low = __byte_perm(0xC0800000u, 0xC0804000u, magnitude), high = __byte_perm(0x3F3F3F00u, 0x40404040u, magnitude);
-    const uint32_t sign = __byte_perm(0x80808080u, 0x80808080u, four & 0xFFFFu) << 7 & 0x80808080u;
-    word[2 * i] = ptx::multiply_pair<false, false>(__byte_perm(low, high | sign, 0x5140), scale);
-    word[2 * i + 1] = ptx::multiply_pair<false, false>(__byte_perm(low, high | sign, 0x7362), scale);
+    const uint32_t low = ptx::permute_bytes(0xC0800000u, 0xC0804000u, magnitude), high = ptx::permute_bytes(0x3F3F3F00u, 0x40404040u, magnitude);
+    const uint32_t sign = ptx::permute_bytes(0x80808080u, 0x80808080u, four & 0xFFFFu) << 7 & 0x80808080u;
+    word[2 * i] = ptx::multiply_pair<false, false>(ptx::permute_bytes(low, high | sign, 0x5140), scale);
+    word[2 * i + 1] = ptx::multiply_pair<false, false>(ptx::permute_bytes(low, high | sign, 0x7362), scale);
   }
   return make_uint4(word[0], word[1], word[2], word[3]);
 }

@@ -333,7 +333,7 @@ NVFP4_INLINE void write_warp(const GemmParams& p, const Tile& t, float (&acc)[S:
       const int end = last ? static_cast<int>(rounded(t.rows, tile_rows(p.out_layout))) - t.row0 : min(here, n * 8 + 8);
       __syncwarp();
       if (n * 8 < here)
-        quantize_rows<32>(p, t, staged - n * 8 * S::CODES_PITCH, S::CODES_PITCH, n * 8, end, o.cols, first_column, width);
+        quantize_rows<32>(p, t, staged, S::CODES_PITCH, n * 8, end, o.cols, first_column, width);
       __syncwarp();
     }
   }

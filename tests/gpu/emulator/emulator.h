@@ -188,6 +188,7 @@ inline uint32_t and_or(uint32_t x, uint32_t mask, uint32_t y) { return (x & mask
 inline uint32_t bit_select(uint32_t mask, uint32_t a, uint32_t b) { return (a & mask) | (b & ~mask); }
 inline uint32_t opaque(uint32_t x) { return x; }
 inline uint32_t rotate_left(uint32_t x, int n) { return (n & 31) ? x << (n & 31) | x >> (32 - (n & 31)) : x; }
+inline uint32_t permute_bytes(uint32_t a, uint32_t b, uint32_t s) { return __byte_perm(a, b, s); }
 template <bool F16, bool HIGH> uint32_t multiply_pair(uint32_t x, uint32_t s) {
   const uint32_t f = HIGH ? s >> 16 : s & 0xFFFF;
   if (F16) return pack_f16(f16_to_f32(x & 0xFFFF) * f16_to_f32(f), f16_to_f32(x >> 16) * f16_to_f32(f));
