@@ -20,6 +20,10 @@ NVFP4_INLINE void barrier_arrive_expect(uint32_t at, uint32_t bytes) {
 NVFP4_INLINE void barrier_arrive(uint32_t at) {
   asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(at) : "memory");
 }
+// An arrival that comes when the thread's copy_async16() so far are there.
+NVFP4_INLINE void barrier_arrive_copies(uint32_t at) {
+  asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(at) : "memory");
+}
 // Waits until the phase of this parity is over; the thread sleeps in hardware between tries.
 NVFP4_INLINE void barrier_wait(uint32_t at, uint32_t parity) {
   asm volatile(

@@ -1,8 +1,8 @@
 // The grouped product for few tokens a group on sm_90a: a stream of weights through mma.sync, as fast as memory gives them.
 //
 // A tile is TOKENS rows of one group × UNITS · 128 stored weight rows. A stage of the ring is DEPTH · 64 k of it: the
-// units' bytes as they lie in memory, one bulk copy a row of units, and the activations, one bulk copy a token into rows
-// of A_PITCH bytes, whose padding keeps ldmatrix off one bank. Blocks share the work by stream-K (sm90_schedule.cuh).
+// units' bytes as they lie in memory, one bulk copy a row of units, and the activations in rows of A_PITCH bytes, whose
+// padding keeps ldmatrix off one bank. Blocks share the work by stream-K (sm90_schedule.cuh).
 // Roles, a warp or more each, which meet only at the barriers of the two rings, jobs and stages:
 //   planner      finds the block's segments and their tiles
 //   weights      copies units; starts before the launch in front is over where the caller promised that it may
@@ -69,26 +69,24 @@ template <class S> NVFP4_INLINE void stream_weights(const GemmParams& p, const t
 
 // ---- activations
 
-// One bulk copy a row. Units past K are not there, but the last unit may reach past K, where stale bits could be a NaN.
+template <class S> NVFP4_INLINE bool copies_rows(const GemmParams& p) { return S::OPERAND != Operand::CODES && p.a_vectors; }
+
+// Rows of aligned values, 16 bytes a copy: for so few bytes a row bulk copies are slower. Values past K are zeros.
 template <class S>
-NVFP4_INLINE void copy_rows(const GemmParams& p, const Job& s, const typename S::Stages& ring,
-                            typename S::Stages::Cursor& c) {
-  const int lane = threadIdx.x & 31, rows = min(S::TOKENS, s.tile.rows - s.tile.row0);
-  const uint8_t* from = p.a + 2 * (a_start(p, s.tile) + lane * p.a_row_stride) + static_cast<int64_t>(s.begin) * (2 * S::STEP_COLS);
+NVFP4_INLINE void copy_rows(const GemmParams& p, const Job& s, const typename S::Stages& ring, typename S::Stages::Cursor& c) {
+  constexpr int ACROSS = S::STEP_COLS / 8, DOWN = 32 / ACROSS, EACH = S::TOKENS / DOWN;
+  const int lane = threadIdx.x & 31, row = lane / ACROSS, piece = lane % ACROSS, rows = min(S::TOKENS, s.tile.rows - s.tile.row0) - row;
+  const int64_t down = 2 * DOWN * p.a_row_stride;
+  const uint8_t* from = p.a + 2 * (a_start(p, s.tile) + row * p.a_row_stride + static_cast<int64_t>(s.begin) * S::STEP_COLS + piece * 8);
+  int left = static_cast<int>(p.cols - s.begin * S::STEP_COLS) - piece * 8;
 #pragma unroll 1
-  for (uint32_t step = s.begin, end = s.end; step < end; step++, c.advance(), from += 2 * S::STEP_COLS) {
-    const uint32_t bytes = 2 * min(static_cast<uint32_t>(S::STEP_COLS), p.cols - step * S::STEP_COLS);
-    const uint32_t to = ring.stage(c) + S::A_AT + lane * S::A_PITCH;
+  for (uint32_t steps = s.end - s.begin; steps > 0; steps--, c.advance(), from += 2 * S::STEP_COLS, left -= S::STEP_COLS) {
+    const uint32_t to = ring.stage(c) + S::A_AT + row * S::A_PITCH + piece * 16;
     ring.wait_free(c);
-    if (bytes % (2 * UNIT_COLS) != 0) {
-      if (lane < S::TOKENS)
-        for (uint32_t at = bytes; at % (2 * UNIT_COLS) != 0; at += 16) ptx::store_shared128(to + at, make_uint4(0, 0, 0, 0));
-      ptx::async_fence();
-      __syncwarp();
-    }
-    if (lane == 0) ring.expect(c, rows * bytes);
-    __syncwarp();
-    if (lane < rows) ptx::bulk_load(to, from, bytes, ring.full(c), ptx::EVICT_LAST);
+#pragma unroll
+    for (int i = 0; i < EACH; i++)
+      if (i * DOWN < rows) ptx::copy_async16(to + i * DOWN * S::A_PITCH, from + i * down, left > 0 ? 16 : 0);
+    ring.arrive_copies(c);
   }
 }
 
@@ -184,7 +182,7 @@ template <class S> NVFP4_INLINE void stream_activations(const GemmParams& p, con
   ptx::wait_for_launches();
   typename S::Stages::Cursor c;
   uint32_t turn = (threadIdx.x >> 5) - S::ACTIVATIONS;  // stages until this warp's next
-  const bool copies = S::OPERAND != Operand::CODES && p.a_vectors;
+  const bool copies = copies_rows<S>(p);
   for (; jobs.more(); jobs.done()) {
     const Job& s = *jobs;
     if (copies && turn != 0) continue;
@@ -370,6 +368,13 @@ NVFP4_INLINE void consume(const Sm90Params& params, const typename S::Stages& ri
 
 // ---- the kernel
 
+// Rows past those of a tile are never stored, but multiplied; as zeros they cost the tensor cores less power.
+template <class S> NVFP4_INLINE void clear_rows(uint32_t shared) {
+  constexpr int PIECES = S::TOKENS * S::A_PITCH / 16;
+  for (int i = threadIdx.x; i < S::Stages::STAGES * PIECES; i += S::THREADS)
+    ptx::store_shared128(shared + i / PIECES * S::Stages::STAGE_BYTES + S::A_AT + i % PIECES * 16, make_uint4(0, 0, 0, 0));
+}
+
 template <class S> NVFP4_INLINE void run_few(const Sm90Params& p, uint8_t* dynamic) {
   const int warp = threadIdx.x >> 5;
   const uint32_t shared = ptx::shared_address(dynamic);
@@ -377,9 +382,10 @@ template <class S> NVFP4_INLINE void run_few(const Sm90Params& p, uint8_t* dynam
   const Jobs jobs(shared + S::JOBS_AT, shared + S::BARRIERS_AT + S::Stages::BARRIER_BYTES);
   Job* slots = reinterpret_cast<Job*>(dynamic + S::JOBS_AT);
   if (threadIdx.x == 0) {
-    ring.init(2, S::WARPS);
+    ring.init(1 + (copies_rows<S>(p.gemm) ? 32 : 1), S::WARPS);
     jobs.init(1, S::WARPS + 1 + S::CARRIERS);
   }
+  clear_rows<S>(shared);
   __syncthreads();
   if (warp < S::WARPS) {
     uint16_t* staged = reinterpret_cast<uint16_t*>(dynamic + S::CODES_AT + warp * S::CODES_BYTES);
