@@ -91,30 +91,39 @@ NVFP4_INLINE void copy_rows(const GemmParams& p, const Job& s, const typename S:
 }
 
 // Rows through registers: lanes take (row, 16 k), which is a block of codes. The CARRIERS take the stages in turn, each
-// with the loads of its next stage under way. `Source` loads a piece of 16 k and stores it as values; past K it gives zeros.
+// with the loads of its next stage under way, or of its next two (Source::AHEAD). `Source` loads a piece of 16 k and stores it as values; past K it
+// gives zeros.
 template <class S, class Source>
 NVFP4_INLINE void carry_rows(Source source, const Job& s, const typename S::Stages& ring, typename S::Stages::Cursor& c, uint32_t& turn) {
   constexpr int ACROSS = S::STEP_COLS / 16, DOWN = 32 / ACROSS, EACH = (S::TOKENS + DOWN - 1) / DOWN;
+  using Pieces = typename Source::Piece[EACH];
   const int lane = threadIdx.x & 31, row = lane / ACROSS, piece = lane % ACROSS, rows = min(S::TOKENS, s.tile.rows - s.tile.row0);
   const uint32_t begin = s.begin, end = s.end;
-  typename Source::Piece next[EACH];
-  const auto load = [&](uint32_t step) {
+  const auto load = [&](Pieces& to, uint32_t step) {
 #pragma unroll
     for (int i = 0; i < EACH; i++)
-      if (row + i * DOWN < rows && step < end) next[i] = source.load(row + i * DOWN, step * ACROSS + piece);
+      if (row + i * DOWN < rows && step < end) to[i] = source.load(row + i * DOWN, step * ACROSS + piece);
   };
-  load(begin + turn);
+  const auto fill = [&](Pieces& from, uint32_t step) {
+    const uint32_t to = ring.stage(c) + S::A_AT + row * S::A_PITCH + piece * 32;
+    ring.wait_free(c);
+#pragma unroll
+    for (int i = 0; i < EACH; i++)
+      if (row + i * DOWN < rows) Source::store(to + i * DOWN * S::A_PITCH, from[i]);
+    __syncwarp();
+    if (lane == 0) ring.arrive(c);
+    load(from, step + Source::AHEAD * S::CARRIERS);
+  };
+  Pieces first, second;
+  load(first, begin + turn);
+  if (Source::AHEAD == 2) load(second, begin + turn + S::CARRIERS);
+  bool odd = false;
 #pragma unroll 1
   for (uint32_t step = begin; step < end; step++, c.advance()) {
     if (turn == 0) {
-      const uint32_t to = ring.stage(c) + S::A_AT + row * S::A_PITCH + piece * 32;
-      ring.wait_free(c);
-#pragma unroll
-      for (int i = 0; i < EACH; i++)
-        if (row + i * DOWN < rows) Source::store(to + i * DOWN * S::A_PITCH, next[i]);
-      __syncwarp();
-      if (lane == 0) ring.arrive(c);
-      load(step + S::CARRIERS);
+      if (Source::AHEAD == 2 && odd) fill(second, step);
+      else fill(first, step);
+      odd = !odd;
     }
     turn = turn == 0 ? S::CARRIERS - 1 : turn - 1;
   }
@@ -122,6 +131,7 @@ NVFP4_INLINE void carry_rows(Source source, const Job& s, const typename S::Stag
 
 // Values in rows of any stride.
 struct LooseValues {
+  static constexpr uint32_t AHEAD = 1;
   const uint16_t* base;
   int64_t row_stride;
   uint32_t pieces;
@@ -144,6 +154,7 @@ struct LooseValues {
 };
 
 struct CodeBlocks {
+  static constexpr uint32_t AHEAD = 2;
   const GemmParams& p;
   const uint8_t* base;
   int64_t scale_row;

@@ -45,19 +45,19 @@ TILE_ROWS = {LINEAR: 1, T128: 128, T8: 8}
 # tokens of a block: (threads, stages, blocks of 128 weight rows), as kernels/gemm.cu
 SHAPES = {8: (128, 6, 1), 16: (128, 6, 1), 32: (128, 5, 1), 64: (128, 4, 1), 128: (256, 3, 2)}
 OPERAND = {BF16: "bf16", F16: "f16", CODES: "codes"}
-# kernels/sm90_few.cuh: tokens of a tile; blocks of 512 rows by 16 warps, 4 warps beside them, stages of 128 k
-FEW_TOKENS, FEW_WARPS, FEW_THREADS = (8, 16), 16, 640
+# kernels/gemm_sm90_few.cu: (tokens, units of 128 rows) of a tile; 4 warps a unit and 4 beside them, stages of 128 k
+FEW = (8, 2), (8, 4), (16, 4)
 WHOLE_TILES, SPLIT_REMAINDER, SPLIT_TWO_WAVES, SPLIT_ALL = range(4)
 
 
-def few_shared(tokens):
+def few_shared(tokens, units):
     stages, jobs = 5, 4
-    return stages * (8 * 4608 + tokens * 272) + jobs * 128 + FEW_WARPS * 640 + 16 * (stages + jobs)
+    return stages * (2 * units * 4608 + tokens * 272) + jobs * 128 + 4 * units * 640 + 16 * (stages + jobs)
 
 
-def few_workspace(tokens, grid):
+def few_workspace(tokens, units, grid):
     """bytes of partial sums"""
-    return grid * FEW_WARPS * tokens * 256
+    return grid * 4 * units * tokens * 256
 
 
 def cdiv(a, b):
@@ -510,15 +510,16 @@ class Run:
         ok = all(b.guarded for b in outs + [partials, counters])
         return got, ok, fault.get().view(np.uint32)
 
-    def launch_few(self, p, poison, tokens, schedule, grid):
+    def launch_few(self, p, poison, shape, schedule, grid):
         """the form for few tokens; its workspace starts as poison"""
-        sums = Buffer(self.device, few_workspace(tokens, grid), poison)
+        sums = Buffer(self.device, few_workspace(*shape, grid), poison)
         p.partials, p.splits = sums.ptr, 1
         q = Sm90Params()
         q.gemm, q.schedule = p, schedule
         Run.launches += 1
         q.token = Run.launches * 0x9E3779B97F4A7C15 & (1 << 64) - 1
-        self.device.launch(f"nvfp4_gemm_few_{OPERAND[self.c.a]}_{tokens}", (grid, 1, 1), FEW_THREADS, few_shared(tokens), q)
+        tokens, units = shape
+        self.device.launch(f"nvfp4_gemm_few_{OPERAND[self.c.a]}_{tokens}x{units}", (grid, 1, 1), 128 * (units + 1), few_shared(*shape), q)
         return sums, sums
 
     # ---- the reference
@@ -613,6 +614,8 @@ class Run:
                 good = (err <= tol) | (np.isnan(have) & np.isnan(want))
                 if dtype == F16:
                     good |= (np.abs(want) + tol > 65000) & ~np.isnan(have)
+                    if c.activation == SWIGLU:  # an infinite gate that the limit lets pass
+                        good |= (np.abs(v[:, : self.cols]) + dg > 65000) & ~np.isnan(have)
                 finite = np.isfinite(err) & np.isfinite(bound[:, : self.cols]) & (bound[:, : self.cols] > 0)
                 if c.activation == 0 and dtype == F32D and not c.accumulate and finite.any():
                     self.worst = max(self.worst, float((err / bound[:, : self.cols])[finite].max()))
@@ -701,7 +704,7 @@ def random_case(rng, big, few):
     few = few and rng.random() < 0.7
     if few and rng.random() < 0.3:
         k = int(pick(2048, 2064, 4096, 7168))
-    few = dict(tokens=int(pick(*FEW_TOKENS)), schedule=int(rng.integers(4)), grid=int(pick(1, 2, 7, 131, 132))) if few else None
+    few = dict(shape=pick(*FEW), schedule=int(rng.integers(4)), grid=int(pick(1, 2, 7, 131, 264))) if few else None
     return Case(
         grouping=grouping, e=e, t=t, n=n, k=k, a=a, index=index, shared=shared, activation=activation, out=out, nan=bool(rng.random() < 0.4),
         a_gap=a_gap, out_gap=gap(), group_gap=group_gap, code_gap=int(pick(0, 0, 8, 1)), scale_gap=int(pick(0, 0, 1, 4)),
@@ -809,7 +812,7 @@ def check_decode(device, report):
                 a_layout=LINEAR, w_layout=LINEAR, out_layout=LINEAR, a_scope=None, out_scope=TENSOR, bias=None, accumulate=False, swiglu=(0.0, 1.0, 0.0), splits=1, few=None, positive=False)
     rng = np.random.default_rng(1)
     for a in (BF16, F16, CODES):
-        for tokens, few in [(8, None), (128, None)] + [(t, dict(tokens=t, schedule=SPLIT_ALL, grid=5)) for t in FEW_TOKENS if device.has_few]:
+        for tokens, few in [(8, None), (128, None)] + [(8, dict(shape=shape, schedule=SPLIT_ALL, grid=5)) for shape in FEW if device.has_few]:
             run = Run(device, Case(**{**base, "few": few}, a=a, tokens=tokens), rng)
             run.weights = Weights(device, codes, scales[None], np.ones(1, np.float32), 0)
             if a == CODES:
@@ -846,16 +849,16 @@ def check_products(device, report, rng, cases, big, backwards_device=None):
             run.device = keep
             report.result("determinism", None if (first == again).all() else "other bits", number=i, case=str(c))
             if i % 3 == 0:
-                bits = [run.launch(c.out, 0xA5, tokens, 1)[0][0] for tokens in (8, 64) + ((128,) if (run.a_stride % 8 == 0 and run.a_group_stride % 8 == 0) else ())]
+                bits = [run.launch(c.out, 0xA5, tokens, 1)[0][0] for tokens in (8, 64) + ((128,) if run.a_stride % 8 == 0 and run.a_group_stride % 8 == 0 and (c.a != CODES or c.k <= 2048) else ())]
                 report.result("invariance", None if all((b == bits[0]).all() for b in bits) else "bits differ between tiles", number=i, case=str(c))
     return worst
 
 
 def check_long(device, report, rng):
     """the bound on long sums of one sign: what truncation in the tensor cores would show in"""
-    whole = lambda t: dict(tokens=t, schedule=WHOLE_TILES, grid=132)
+    whole = lambda shape: dict(shape=shape, schedule=WHOLE_TILES, grid=132)
     portable = [(8192, a, t, None) for a in (BF16, F16, CODES) for t in (8, 16, 32, 64, 128) if (a, t) != (CODES, 128)] + [(32768, F16, 32, None), (65536, CODES, 32, None)]
-    few = [(k, a, t, whole(t)) for k in (8192, 32768) for a in (BF16, F16, CODES) for t in FEW_TOKENS] if device.has_few else []
+    few = [(k, a, 8, whole(shape)) for k in (8192, 32768) for a in (BF16, F16, CODES) for shape in FEW] if device.has_few else []
     for k, a, tokens, few in portable + few:
         base = dict(grouping=NONE, e=1, t=20, n=200, k=k, index=[], shared=False, activation=0, out=F32D, nan=False, a_gap=0, out_gap=0, group_gap=0, code_gap=0, scale_gap=0,
                     a_layout=LINEAR, w_layout=LINEAR, out_layout=LINEAR, a_scope=None, out_scope=TENSOR, bias=None, accumulate=False, swiglu=(0.0, 1.0, 0.0), splits=1, few=None, positive=True)
@@ -866,7 +869,7 @@ def check_long(device, report, rng):
             run.a = run.a & 0x77
         problem = run.check(0xA5)
         report.result("long", problem, k=k)
-        print(json.dumps({"long": k, "a": OPERAND[a], "tile": tokens, "few": bool(few), "share_of_bound": round(run.worst, 5)}), flush=True)
+        print(json.dumps({"long": k, "a": OPERAND[a], "tile": few["shape"] if few else tokens, "share_of_bound": round(run.worst, 5)}), flush=True)
 
 
 # ---------------------------------------------------------------- the planner, as src/backend/cuda/gemm.rs
