@@ -50,6 +50,15 @@ struct GemmParams {
 };
 static_assert(sizeof(GemmParams) == 240, "src/backend/cuda/gemm.rs mirrors this struct");
 
+// What the kernels of sm_90 take beside: sm90_schedule.cuh.
+struct Sm90Params {
+  GemmParams gemm;             // partials: [block]…; counters: flags, 64-bit; splits: 1
+  uint64_t token;              // of this launch, of no other in the process, not 0
+  uint32_t schedule;
+  uint32_t dependent;          // 1: index and weights were there before the launch in front of this one began
+};
+static_assert(sizeof(Sm90Params) == 256, "src/backend/cuda/gemm.rs mirrors this struct");
+
 // Canonical weights, or values, to units; and units back to canonical weights.
 struct WeightsParams {
   uint8_t* storage;
