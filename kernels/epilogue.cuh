@@ -85,16 +85,17 @@ NVFP4_INLINE uint8_t* out_scale(const GemmParams& p, const Tile& t, int row, uin
 }
 
 // Rows first … end of the tile, as bfloat16 in shared memory [row][pitch] → codes and scales. Rows past those of the group
-// and columns past the last block are the zero padding of tiled scales.
+// and columns past the last block are the zero padding of tiled scales. `thread` of THREADS that share the `features`-th tile
+// of `width` outputs.
 template <int THREADS>
 NVFP4_INLINE void quantize_rows(const GemmParams& p, const Tile& t, const uint16_t* staged, int pitch, int first, int end,
-                                uint32_t cols, int width) {
+                                uint32_t cols, int width, uint32_t features, int thread) {
   const uint32_t blocks = cols / 16, padded = p.out_layout == LINEAR ? blocks : rounded(blocks, 4);
-  const uint32_t first_column = t.features * width / 16;
+  const uint32_t first_column = features * width / 16;
   const int across = min(static_cast<int>(padded - first_column), width / 16);
   uint32_t flags = 0;
 #pragma unroll 1
-  for (int item = threadIdx.x; item < (end - first) * across; item += THREADS) {
+  for (int item = thread; item < (end - first) * across; item += THREADS) {
     const int token = item / across, row = t.row0 + first + token;
     const uint32_t column = first_column + item % across;
     uint32_t scale = 0;
@@ -195,11 +196,11 @@ NVFP4_INLINE void write_tile(const GemmParams& p, const Tile& t, float (&acc)[2]
         }
       }
     __syncthreads();
-    if (codes) quantize_rows<THREADS>(p, t, halves, Stage::HALF_PITCH, first, end, o.cols, gated ? WIDTH / 2 : WIDTH);
+    if (codes) quantize_rows<THREADS>(p, t, halves, Stage::HALF_PITCH, first, end, o.cols, gated ? WIDTH / 2 : WIDTH, t.features, threadIdx.x);
   }
   if (codes && t.row0 + TOKENS >= t.rows) {
     const int padded = static_cast<int>(rounded(t.rows, tile_rows(p.out_layout))) - t.row0;
-    quantize_rows<THREADS>(p, t, halves, Stage::HALF_PITCH, here, padded, o.cols, gated ? WIDTH / 2 : WIDTH);
+    quantize_rows<THREADS>(p, t, halves, Stage::HALF_PITCH, here, padded, o.cols, gated ? WIDTH / 2 : WIDTH, t.features, threadIdx.x);
   }
 }
 
