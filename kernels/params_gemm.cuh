@@ -63,8 +63,11 @@ static_assert(sizeof(Sm90Params) == 256, "src/backend/cuda/gemm.rs mirrors this 
 struct alignas(64) Sm90ManyParams {
   uint8_t map[128];
   Sm90Params common;
+  float* totals;               // of a tile whose k takes more than run_steps: [block][thread's sums]
+  uint32_t run_steps;          // stages of 64 k that the tensor cores add up by themselves, at least 1
+  uint32_t reserved[13];
 };
-static_assert(sizeof(Sm90ManyParams) == 384, "src/backend/cuda/gemm.rs mirrors this struct");
+static_assert(sizeof(Sm90ManyParams) == 448, "src/backend/cuda/gemm.rs mirrors this struct");
 
 // Canonical weights, or values, to units; and units back to canonical weights.
 struct WeightsParams {

@@ -4,12 +4,13 @@
 // A block stays on its processor and works through tiles of 256 stored weight rows × TOKENS (sm90_schedule.cuh). Weights
 // are the register operand: each of two consumer warpgroups takes one unit of 128 rows, decodes it from shared memory
 // into fragments and multiplies them with the tokens that both share. Fragments of 32 k are double-buffered, so decoding
-// goes on while the tensor cores work on the half before. One thread of a third warpgroup keeps a ring of stages full:
-// 64 k of both units as they lie in memory, and of the tokens by a tensor copy, which swizzles them as wgmma wants them
-// and writes zeros past K. Tokens past the group's end are multiplied and not written.
+// goes on while the tensor cores work on the half before. One warp of a third warpgroup knows the tiles; it tells the
+// consumers through shared memory what a stretch of stages belongs to, and keeps a ring of stages full: 64 k of both
+// units as they lie in memory, and of the tokens by a tensor copy, which swizzles them as wgmma wants them and writes
+// zeros past K. Tokens past the group's end are multiplied and not written.
 // One warpgroup starts a few steps late: then it multiplies while the other one writes its tile, and the other way round.
-// Tensor cores cut the low bits of every sum off: with RUN_STEPS, a run of them ends after so many stages and its sums
-// are added to totals in the workspace.
+// Tensor cores cut the low bits of every sum off: a run of them ends after run_steps stages, and its sums are added to
+// totals in the workspace.
 #pragma once
 #include "sm90_epilogue.cuh"
 #include "sm90_ring.cuh"
@@ -17,6 +18,15 @@
 #include "wgmma.cuh"
 
 namespace nvfp4 {
+
+// What the consumers are to do with the next `steps` stages.
+struct Assignment {
+  enum Kind : uint32_t { END, WHOLE, LEAVE, COLLECT };  // a tile whose k is cut leaves sums, or collects those of others
+  Tile tile;
+  uint32_t kind, steps, first_block;
+  uint32_t reserved;
+};
+static_assert(sizeof(Assignment) == 64);
 
 template <bool F16_, int TOKENS_, int STAGES_> struct ManyForm {
   static constexpr bool F16 = F16_;
@@ -29,11 +39,14 @@ template <bool F16_, int TOKENS_, int STAGES_> struct ManyForm {
   using Stages = Ring<STAGES, STAGE_BYTES>;
   using Staging = WarpgroupStaging<TOKENS>;
   using Shares = Partials<WARPS, FOURS>;
-  static constexpr int BARRIERS_AT = Stages::BYTES, STAGING_AT = BARRIERS_AT + (Stages::BARRIER_BYTES + 127) / 128 * 128;
+  // An assignment is written when its first stage is filled, while the consumers may be at most STAGES of them behind.
+  static constexpr uint32_t ASSIGNMENTS = 16;
+  static constexpr int BARRIERS_AT = Stages::BYTES, ASSIGNMENTS_AT = BARRIERS_AT + (Stages::BARRIER_BYTES + 127) / 128 * 128;
+  static constexpr int STAGING_AT = ASSIGNMENTS_AT + ASSIGNMENTS * sizeof(Assignment);
   static constexpr int SHARED_BYTES = STAGING_AT + CONSUMERS * Staging::BYTES + 1024;  // the ring starts at a multiple of 1024
   // Token tiles that follow one another with the same weights. Few tokens: a group has one or two.
   static constexpr uint32_t SHARE = TOKENS > 64 ? 64 : 1;
-  static_assert(STAGE_BYTES % 1024 == 0 && SHARED_BYTES <= 232448);
+  static_assert(STAGE_BYTES % 1024 == 0 && SHARED_BYTES <= 232448 && STAGES < ASSIGNMENTS);
 };
 
 // Steps that the second warpgroup starts later.
@@ -43,44 +56,67 @@ constexpr uint32_t LATE_START = 3;
 
 // ---- the producer
 
-NVFP4_INLINE void produce_stage(uint32_t stage, uint32_t full, const void* map, const uint8_t* weights, uint32_t units, int64_t unit_stride,
-                                uint32_t a_bytes, int k, int row, int group, uint64_t policy) {
-  for (uint32_t unit = 0; unit < units; unit++)
-    ptx::bulk_load(stage + a_bytes + unit * UNIT_BYTES, weights + unit * unit_stride, UNIT_BYTES, full, policy);
-  ptx::tensor_load(stage, map, k, row, group, full, ptx::EVICT_LAST);
+NVFP4_INLINE Assignment assignment(const Work& work, const Segment& s, const Tile& t) {
+  Assignment a;
+  a.tile = t;
+  a.kind = work.is_whole(s) ? Assignment::WHOLE : work.owns(s) ? Assignment::COLLECT : Assignment::LEAVE;
+  a.steps = s.end - s.begin;
+  a.first_block = a.kind == Assignment::COLLECT ? work.first_block(s.tile) : 0;
+  a.reserved = 0;
+  return a;
 }
 
+// One thread: the stages of a segment.
 template <class F>
-NVFP4_INLINE void produce(const Sm90ManyParams& params, const typename F::Stages& ring) {
+NVFP4_INLINE void fill_stages(const Sm90ManyParams& params, const Tile& t, const Segment& s, uint32_t steps, const typename F::Stages& ring,
+                              typename F::Stages::Cursor& cursor) {
+  const GemmParams& p = params.common.gemm;
+  const uint32_t across = blocks_of(p.weight_rows, UNIT_ROWS), first = t.features * F::CONSUMERS;
+  const uint32_t units = min(static_cast<uint32_t>(F::CONSUMERS), across - first), bytes = F::A_BYTES + units * UNIT_BYTES;
+  const int64_t run = static_cast<int64_t>(t.group) * across + first, unit_stride = static_cast<int64_t>(steps) * UNIT_BYTES;
+  const uint8_t* weights = p.weights + p.units_at + run * unit_stride + static_cast<int64_t>(s.begin) * UNIT_BYTES;
+  const bool strided = p.grouping == GROUPS_STRIDED;
+  const int row = static_cast<int>(strided ? t.row0 : t.first_row + t.row0);
+  const int group = strided && p.a_group_stride ? static_cast<int>(t.group) : 0;
+  // Weights that no other tile wants leave the cache first.
+  const uint64_t policy = F::TOKENS <= 64 ? ptx::EVICT_FIRST : ptx::KEEP_NORMAL;
+#pragma unroll 1
+  for (uint32_t step = s.begin; step < s.end; step++) {
+    ring.wait_free(cursor);
+    ring.expect(cursor, bytes);
+    const uint32_t stage = ring.stage(cursor), full = ring.full(cursor);
+    for (uint32_t unit = 0; unit < units; unit++)
+      ptx::bulk_load(stage + F::A_BYTES + unit * UNIT_BYTES, weights + unit * unit_stride, UNIT_BYTES, full, policy);
+    ptx::tensor_load(stage, params.map, static_cast<int>(step) * UNIT_COLS, row, group, full, ptx::EVICT_LAST);
+    weights += UNIT_BYTES;
+    cursor.advance();
+  }
+}
+
+template <class F> NVFP4_INLINE void produce(const Sm90ManyParams& params, const typename F::Stages& ring, Assignment* assignments) {
   const GemmParams& p = params.common.gemm;
   const GroupTable groups(p, F::TOKENS, F::FEATURES);
   const uint32_t steps = blocks_of(p.cols, UNIT_COLS);
+  const bool leader = (threadIdx.x & 31) == 0;
   Work work(groups.tiles(), steps, params.common.schedule);
-  const uint32_t across = blocks_of(p.weight_rows, UNIT_ROWS);
-  const bool strided = p.grouping == GROUPS_STRIDED, leader = (threadIdx.x & 31) == 0;
-  const int64_t unit_stride = static_cast<int64_t>(steps) * UNIT_BYTES;
-  // Weights that no other tile wants leave the cache first.
-  const uint64_t policy = F::TOKENS <= 64 ? ptx::EVICT_FIRST : ptx::KEEP_NORMAL;
   typename F::Stages::Cursor cursor;
-  for (Segment s; work.next(s);) {
+  uint32_t number = 0;
+  for (Segment s; work.next(s); number++) {
     const Tile t = groups.find<F::SHARE>(s.tile);
-    const uint32_t first = t.features * F::CONSUMERS, units = min(static_cast<uint32_t>(F::CONSUMERS), across - first);
-    const uint8_t* weights = p.weights + p.units_at + ((static_cast<int64_t>(t.group) * across + first) * steps + s.begin) * UNIT_BYTES;
-    const int row = static_cast<int>(strided ? t.row0 : t.first_row + t.row0);
-    const int group = strided && p.a_group_stride ? static_cast<int>(t.group) : 0;
     if (leader) {
-#pragma unroll 1
-      for (uint32_t step = s.begin; step < s.end; step++) {
-        ring.wait_free(cursor);
-        ring.expect(cursor, F::A_BYTES + units * UNIT_BYTES);
-        produce_stage(ring.stage(cursor), ring.full(cursor), params.map, weights, units, unit_stride, F::A_BYTES, static_cast<int>(step) * UNIT_COLS,
-                      row, group, policy);
-        weights += UNIT_BYTES;
-        cursor.advance();
-      }
+      // The stage's arrival makes it visible; its slot was last read before a stage that is free by now was filled.
+      ring.wait_free(cursor);
+      assignments[number % F::ASSIGNMENTS] = assignment(work, s, t);
+      fill_stages<F>(params, t, s, steps, ring, cursor);
     }
     __syncwarp();
   }
+  if (leader) {
+    ring.wait_free(cursor);
+    assignments[number % F::ASSIGNMENTS].kind = Assignment::END;
+    ring.arrive(cursor);
+  }
+  if (blockIdx.x == 0) groups.report();
 }
 
 // ---- consumers
@@ -105,12 +141,12 @@ template <class F> struct Consumer {
   uint32_t unit_at, exponent;  // of the warpgroup's unit in a stage; decode_words' constant
   Cursor cursor, behind;       // the next stage, and the one before it, which products may still read
   bool holding = false;        // `behind` is not yet released
-  PackedWords words;           // of the next stage, where `loaded`
-  bool loaded = false;
+  PackedWords words;           // of the next stage
 
   NVFP4_INLINE Consumer(const typename F::Stages& ring, int warpgroup)
       : ring(ring), unit_at(F::A_BYTES + warpgroup * UNIT_BYTES), exponent(ptx::opaque(0x70007000u)) {}
 
+  // Waits for the next stage.
   NVFP4_INLINE void load() {
     ring.wait_full(cursor);
     words = load_words(ring.stage(cursor) + unit_at);
@@ -162,48 +198,85 @@ template <class F> struct Consumer {
   }
 };
 
+// Totals of the runs of a tile, a thread's own, in the workspace and most likely in the cache.
+template <class F> class Totals {
+ public:
+  NVFP4_INLINE Totals(float* totals)
+      : mine(reinterpret_cast<float4*>(totals) + (static_cast<int64_t>(blockIdx.x) * F::WARPS + (threadIdx.x >> 5)) * F::FOURS * 32 + (threadIdx.x & 31)) {}
+
+  NVFP4_INLINE void add(const float (&acc)[F::FOURS][4], bool first) {
+#pragma unroll
+    for (int i = 0; i < F::FOURS; i++) {
+      const float4 x = first ? make_float4(0.f, 0.f, 0.f, 0.f) : __ldcg(mine + i * 32);
+      __stcg(mine + i * 32, make_float4(__fadd_rn(x.x, acc[i][0]), __fadd_rn(x.y, acc[i][1]), __fadd_rn(x.z, acc[i][2]), __fadd_rn(x.w, acc[i][3])));
+    }
+  }
+  // acc becomes the total of all runs.
+  NVFP4_INLINE void add_to(float (&acc)[F::FOURS][4]) {
+#pragma unroll
+    for (int i = 0; i < F::FOURS; i++) {
+      const float4 x = __ldcg(mine + i * 32);
+      acc[i][0] = __fadd_rn(x.x, acc[i][0]), acc[i][1] = __fadd_rn(x.y, acc[i][1]);
+      acc[i][2] = __fadd_rn(x.z, acc[i][2]), acc[i][3] = __fadd_rn(x.w, acc[i][3]);
+    }
+  }
+
+ private:
+  float4* mine;
+};
+
 template <class F>
-NVFP4_INLINE void consume(const Sm90ManyParams& params, const typename F::Stages& ring, int warpgroup, uint8_t* staging) {
+NVFP4_INLINE void consume(const Sm90ManyParams& params, const typename F::Stages& ring, int warpgroup, const Assignment* assignments,
+                          uint8_t* staging) {
   const GemmParams& p = params.common.gemm;
-  const GroupTable groups(p, F::TOKENS, F::FEATURES);
-  Work work(groups.tiles(), blocks_of(p.cols, UNIT_COLS), params.common.schedule);
   Consumer<F> consumer(ring, warpgroup);
   float acc[2][F::TOKENS / 2];
   float(&fours)[F::FOURS][4] = reinterpret_cast<float(&)[F::FOURS][4]>(acc);
-  bool first = true;
-  for (Segment s; work.next(s);) {
-    if (first && warpgroup == 1) ptx::meet(LATE_START, 128 * F::CONSUMERS);
+  bool early = warpgroup == 0;
+  if (warpgroup == 1) ptx::meet(LATE_START, 128 * F::CONSUMERS);
+  for (uint32_t number = 0;; number++) {
+    ring.wait_full(consumer.cursor);
+    const Assignment& given = assignments[number % F::ASSIGNMENTS];
+    if (given.kind == Assignment::END) break;
+    uint32_t left = given.steps, run_left = params.run_steps, add = 0, runs = 0;
     consumer.load();
-    uint32_t left = s.end - s.begin, add = 0;
-    while (left > 0) {
-      const bool early = first && warpgroup == 0;
-      const uint32_t count = early ? min(left, LATE_STEPS) : left;
+    while (true) {
+      const uint32_t count = min(early ? LATE_STEPS : left, min(left, run_left));
       left -= count;
+      run_left -= count;
       consumer.multiply(acc, count, add, left > 0);
       if (early) ptx::pass(LATE_START, 128 * F::CONSUMERS);
-      first = false;
+      early = false;
+      if (left == 0) break;
+      if (run_left == 0) {
+        ptx::wgmma_wait<0>();
+        Totals<F>(params.totals).add(fours, runs++ == 0);
+        run_left = params.run_steps;
+        add = 0;
+      }
     }
     consumer.finish(acc);
-    if (!work.is_whole(s)) {
+    if (runs > 0) Totals<F>(params.totals).add_to(fours);
+    if (given.kind != Assignment::WHOLE) {
       typename F::Shares shares(p.partials, reinterpret_cast<uint64_t*>(p.counters), params.common.token, static_cast<int>(threadIdx.x >> 5));
-      if (!work.owns(s)) {
+      if (given.kind == Assignment::LEAVE) {
         shares.leave(fours);
         shares.publish();
         continue;
       }
-      shares.collect(work.first_block(s.tile), fours);
+      shares.collect(given.first_block, fours);
     }
-    const Tile t = groups.find<F::SHARE>(s.tile);
+    const Tile t = given.tile;
     const uint32_t block = t.features * F::CONSUMERS + warpgroup;
     if (block < blocks_of(p.weight_rows, UNIT_ROWS))
       write_block<F::TOKENS>(p, t, block, acc, DECODE_UNDO<F::F16>, staging, 1 + warpgroup);
   }
+  if (early) ptx::pass(LATE_START, 128 * F::CONSUMERS);
 }
 
 // ---- the kernel
 
 template <class F> NVFP4_INLINE void run_many(const Sm90ManyParams& params, uint8_t* dynamic) {
-  const GemmParams& p = params.common.gemm;
   ptx::allow_dependents();
   ptx::wait_for_launches();
   uint8_t* base = dynamic + (-ptx::shared_address(dynamic) & 1023);
@@ -214,15 +287,14 @@ template <class F> NVFP4_INLINE void run_many(const Sm90ManyParams& params, uint
     ring.init(1, F::WARPS);
   }
   __syncthreads();
+  Assignment* assignments = reinterpret_cast<Assignment*>(base + F::ASSIGNMENTS_AT);
   const int warpgroup = __shfl_sync(~0u, threadIdx.x >> 7, 0);
   if (warpgroup == F::CONSUMERS) {
     ptx::lower_registers<F::PRODUCER_REGISTERS>();
-    const uint32_t warp = threadIdx.x >> 5 & 3;
-    if (warp == 0) produce<F>(params, ring);
-    if (warp == 1 && blockIdx.x == 0) GroupTable(p, F::TOKENS, F::FEATURES).report();
+    if (threadIdx.x >> 5 == F::WARPS) produce<F>(params, ring, assignments);
   } else {
     ptx::raise_registers<F::CONSUMER_REGISTERS>();
-    consume<F>(params, ring, warpgroup, base + F::STAGING_AT + warpgroup * F::Staging::BYTES);
+    consume<F>(params, ring, warpgroup, assignments, base + F::STAGING_AT + warpgroup * F::Staging::BYTES);
   }
 }
 

@@ -11,18 +11,19 @@ from kernels_gemm import *
 
 FORMS = {32: 14, 64: 11, 128: 7}  # tokens of a tile: stages, as kernels/gemm_sm90_many.cu
 THREADS, WARPS, FEATURES = 384, 8, 256
+WHOLE = 1 << 30  # run_steps: no run ends early
 
 
 def shared_bytes(tokens):
     stages = FORMS[tokens]
-    return stages * (tokens * 128 + 2 * 4608) + up(16 * stages, 128) + 2 * (2 * 32 * 272 + 4 * tokens) + 1024
+    return stages * (tokens * 128 + 2 * 4608) + up(16 * stages, 128) + 16 * 64 + 2 * (2 * 32 * 272 + 4 * tokens) + 1024
 
 
 class Sm90ManyParams(ctypes.Structure):
-    _fields_ = [("map", ctypes.c_uint8 * 128), ("gemm", GemmParams), ("token", U64), ("schedule", U32), ("dependent", U32)]
+    _fields_ = [("map", ctypes.c_uint8 * 128), ("gemm", GemmParams), ("token", U64), ("schedule", U32), ("dependent", U32), ("totals", P), ("run_steps", U32), ("reserved", U32 * 13)]
 
 
-assert ctypes.sizeof(Sm90ManyParams) == 384
+assert ctypes.sizeof(Sm90ManyParams) == 448
 
 
 class Hopper(Cuda):
@@ -54,12 +55,12 @@ class Hopper(Cuda):
         self.check(rc, "tensor map")
         return raw.raw[at : at + 128]
 
-    def many_params(self, p, half, stored_rows, groups, tokens, schedule):
+    def many_params(self, p, half, stored_rows, groups, tokens, schedule, run_steps=WHOLE, totals=0):
         q = Sm90ManyParams()
         strided = groups if p.grouping == STRIDED and p.a_group_stride else 1
         q.map[:] = self.tensor_map(p.a, half, p.cols, stored_rows, p.a_row_stride, strided, p.a_group_stride, tokens)
         self.token += 0x9E3779B97F4A7C15
-        q.gemm, q.token, q.schedule = p, self.token & (2**64 - 1) or 1, schedule
+        q.gemm, q.token, q.schedule, q.run_steps, q.totals = p, self.token & (2**64 - 1) or 1, schedule, run_steps, totals
         return q
 
 
@@ -78,11 +79,12 @@ class ManyRun(Run):
                 p.splits = 1
                 partials = Buffer(device, outer.grid * WARPS * (outer.tokens // 4) * 512, poison)
                 flags = Buffer(device, outer.grid * WARPS * 8, poison)
-                keep.extend([partials, flags])
+                totals = Buffer(device, outer.grid * WARPS * (outer.tokens // 4) * 512, poison)
+                keep.extend([partials, flags, totals])
                 p.partials, p.counters = partials.ptr, flags.ptr
                 strided = c.grouping == STRIDED
                 rows = c.t if strided or c.shared else total_rows(c)
-                q = device.many_params(p, c.a == F16, rows, c.e, outer.tokens, outer.schedule)
+                q = device.many_params(p, c.a == F16, rows, c.e, outer.tokens, outer.schedule, outer.run_steps, totals.ptr)
                 device.launch(f"nvfp4_gemm_many_{OPERAND[c.a]}_{outer.tokens}", (outer.grid, 1, 1), THREADS, shared_bytes(outer.tokens), q)
 
         self.device = Redirect()
@@ -120,6 +122,7 @@ def check_many(device, report, rng, cases):
         for tokens in FORMS:
             run.tokens, run.schedule = tokens, int(rng.integers(4))
             run.grid = int(rng.choice([1, 3, 16, device.sms]))
+            run.run_steps = int(rng.choice([1, 3, 32, WHOLE]))
             poison = int(rng.choice([0xA5, 0x5A]))
             try:
                 problem = run.check(poison)
@@ -147,7 +150,7 @@ PLAN = [  # shape, tokens a group, forms [(tokens, schedule)]
     ("pro-up", 32, [(32, 0), (32, 1), (32, 3)]),
     ("pro-up", 64, [(64, 0), (64, 1), (64, 3)]),
     ("pro-up", 128, [(128, 0), (128, 1), (64, 1)]),
-    ("pro-up", 512, [(128, 0), (128, 1)]),
+    ("pro-up", 512, [(128, 0), (128, 1), (128, 0, 56), (128, 0, 38)]),
     ("pro-up", 1024, [(128, 1)]),
     ("pro-down", 512, [(128, 0), (128, 1)]),
     ("thin", 64, [(64, 0), (64, 1)]),
@@ -220,6 +223,7 @@ def timing(device, which, extra):
         x = torch.randn(t, k, device="cuda", dtype=torch.bfloat16)
         out = torch.empty(t, n, device="cuda", dtype=torch.bfloat16)
         partials = torch.empty(device.sms * WARPS * 32 * 128, dtype=torch.float32, device="cuda")
+        totals = torch.empty_like(partials)
         flags = torch.zeros(device.sms * WARPS, dtype=torch.int64, device="cuda")
         flops = 2.0 * t * n * k
         reps = 12 if m <= 64 else 6 if m <= 128 else 4
@@ -232,18 +236,19 @@ def timing(device, which, extra):
             p.groups, p.grouping, p.weight_rows, p.cols, p.splits, p.a_vectors, p.out_vectors = e, ENDS, n, k, 1, 1, 1
             return p
 
-        for tokens, schedule in forms:
+        for tokens, schedule, *rest in forms:
+            run_steps = rest[0] if rest else WHOLE
             for activation in (0, SWIGLU) if extra else (0,):
                 params = []
                 for s in storages:
                     p = base_params(s)
                     if activation:
                         p.activation, p.out_row_stride, p.alpha = SWIGLU, n // 2, 1.0
-                    params.append(device.many_params(p, False, t, e, tokens, schedule))
+                    params.append(device.many_params(p, False, t, e, tokens, schedule, run_steps, totals.data_ptr()))
                 before = cublas(30)
                 us = timed(lambda i: device.launch(f"nvfp4_gemm_many_bf16_{tokens}", (device.sms, 1, 1), THREADS, shared_bytes(tokens), params[i % len(params)]), reps)
                 after = cublas(30)
-                line = {"time": name, "tokens": m, "form": tokens, "schedule": schedule, "activation": activation, "us": round(us, 1), "tflops": round(flops / us / 1e6, 1),
+                line = {"time": name, "tokens": m, "form": tokens, "schedule": schedule, "runs": cdiv(cdiv(k, 64), run_steps), "activation": activation, "us": round(us, 1), "tflops": round(flops / us / 1e6, 1),
                         "of_cublas": round(flops / us / 1e6 / ((before + after) / 2), 3), "cublas": [round(before), round(after)], "weights_tb_s": round(e * n * k * 0.5625 / us / 1e6, 2)}
                 print(json.dumps(line), flush=True)
         if extra:
