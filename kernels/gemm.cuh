@@ -128,6 +128,12 @@ NVFP4_INLINE uint4 decode_codes(uint32_t codes, uint32_t scale) {
   return make_uint4(word[0], word[1], word[2], word[3]);
 }
 
+// The scale byte of a block of codes, as decode_codes takes it.
+NVFP4_INLINE uint32_t widen_scale(uint32_t byte) {
+  const uint32_t magnitude = byte & 0x7F;
+  return (magnitude ? 0x7000 | store_scale(magnitude) << 4 : 0) | (byte & 0x80) << 8;
+}
+
 // Codes: one column of blocks a thread, loaded early into registers, decoded into shared memory after the stage's work.
 template <class S> struct Codes {
   static constexpr int STEP = S::THREADS / 4, EACH = (S::TOKENS + STEP - 1) / STEP;
@@ -182,8 +188,7 @@ template <class S> struct Codes {
     if (S::TOKENS < STEP && row >= S::TOKENS) return;
 #pragma unroll
     for (int i = 0; i < EACH; i++) {
-      const uint32_t byte = scale[i], magnitude = byte & 0x7F;
-      const uint32_t wide = (magnitude ? 0x7000 | store_scale(magnitude) << 4 : 0) | (byte & 0x80) << 8;
+      const uint32_t wide = widen_scale(scale[i]);
       ptx::store_shared128(chunk_address(stage, row + i * STEP, chunk), decode_codes(codes[i].x, wide));
       ptx::store_shared128(chunk_address(stage, row + i * STEP, chunk + 1), decode_codes(codes[i].y, wide));
     }

@@ -103,6 +103,9 @@ NVFP4_INLINE void allow_dependents() { asm volatile("griddepcontrol.launch_depen
 // All launches before this one are over and their writes visible.
 NVFP4_INLINE void wait_for_launches() { asm volatile("griddepcontrol.wait;" ::: "memory"); }
 
+// The compiler moves no memory access over this: it would collect loads until registers run out.
+NVFP4_INLINE void keep_order() { asm volatile("" ::: "memory"); }
+
 // ---- memory order between blocks
 
 NVFP4_INLINE uint64_t load_acquire(const uint64_t* p) {

@@ -32,12 +32,7 @@ NVFP4_INLINE RowFactors row_factors(const GemmParams& p, const Tile& t, uint32_t
   f.g_b = reinterpret_cast<const float*>(p.weights)[t.group];
   f.undo = undo;
   f.biased = p.bias != nullptr;
-#pragma unroll
-  for (int i = 0; i < 4; i++) {
-    const uint32_t row = stored + i;
-    const int64_t at = static_cast<int64_t>(t.group) * p.weight_rows + canonical_row(row, p.weight_rows, p.activation == ACTIVATION_SWIGLU);
-    f.bias[i] = f.biased && row < p.weight_rows ? load_element(p.bias_dtype, p.bias, at) : 0.f;
-  }
+  load_bias(p, t.group, stored, f.bias);
   return f;
 }
 
@@ -125,10 +120,7 @@ template <int TOKENS, Keep KEEP> NVFP4_INLINE void write_rows(const GemmParams& 
   const bool gated = p.activation == ACTIVATION_SWIGLU, codes = p.out_dtype == DTYPE_CODES;
   const int local = 4 * (threadIdx.x & 31);
   const uint32_t stored = piece.block * UNIT_ROWS + local;
-  Outputs o;
-  o.cols = gated ? p.weight_rows / 2 : p.weight_rows;
-  o.first = gated ? stored / 2 : stored;
-  o.count = gated ? 2 : 4;
+  const Outputs o = outputs_of(p, stored);
   if (o.first >= o.cols) return;
 #pragma unroll 1
   for (int token = threadIdx.x >> 5 & 3; token < piece.count; token += 4) {
@@ -164,7 +156,7 @@ NVFP4_INLINE void write_pieces(const GemmParams& p, const Tile& t, uint32_t bloc
   const bool codes = p.out_dtype == DTYPE_CODES, gated = p.activation == ACTIVATION_SWIGLU;
   const bool plain = KEEP != Keep::F32 && p.activation == ACTIVATION_NONE && !codes && takes_vectors(p);
   const uint32_t cols = gated ? p.weight_rows / 2 : p.weight_rows;
-  const int width = gated ? UNIT_ROWS / 2 : UNIT_ROWS, thread = threadIdx.x & 127;
+  const int width = gated ? UNIT_ROWS / 2 : UNIT_ROWS;
   int tokens = 0;
 #pragma unroll 1
   for (int i = 0; tokens < here; i++, tokens += PIECE) {
@@ -177,7 +169,7 @@ NVFP4_INLINE void write_pieces(const GemmParams& p, const Tile& t, uint32_t bloc
     piece.first = tokens;
     piece.count = min(here - tokens, PIECE);
     piece.block = block;
-    piece.base = p.grouping == GROUPS_STRIDED ? t.group * p.out_group_stride : t.first_row * p.out_row_stride;
+    piece.base = out_start(p, t);
     if (plain) {
       copy_rows<TOKENS>(p, t, piece);
     } else {
@@ -185,14 +177,14 @@ NVFP4_INLINE void write_pieces(const GemmParams& p, const Tile& t, uint32_t bloc
       if (KEEP == Keep::BF16 && codes) {
         ptx::meet(barrier, 128);
         quantize_rows<128>(p, t, reinterpret_cast<const uint16_t*>(piece.spare), Staging::HALF_PITCH / 2, tokens, tokens + piece.count, cols,
-                           width, block, thread);
+                           block * width / 16, width);
         ptx::meet(barrier, 128);
       }
     }
   }
   if (KEEP == Keep::BF16 && codes && t.row0 + TOKENS >= t.rows) {
     const int padded = static_cast<int>(rounded(t.rows, tile_rows(p.out_layout))) - t.row0;
-    quantize_rows<128>(p, t, nullptr, 0, here, padded, cols, width, block, thread);
+    quantize_rows<128>(p, t, nullptr, 0, here, padded, cols, block * width / 16, width);
   }
 }
 

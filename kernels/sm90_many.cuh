@@ -4,10 +4,9 @@
 // A block stays on its processor and works through tiles of 256 stored weight rows × TOKENS (sm90_schedule.cuh). Weights
 // are the register operand: each of two consumer warpgroups takes one unit of 128 rows, decodes it from shared memory
 // into fragments and multiplies them with the tokens that both share. Fragments of 32 k are double-buffered, so decoding
-// goes on while the tensor cores work on the half before. One warp of a third warpgroup knows the tiles; it tells the
-// consumers through shared memory what a stretch of stages belongs to, and keeps a ring of stages full: 64 k of both
-// units as they lie in memory, and of the tokens by a tensor copy, which swizzles them as wgmma wants them and writes
-// zeros past K. Tokens past the group's end are multiplied and not written.
+// goes on while the tensor cores work on the half before. Of a third warpgroup one warp plans the block's jobs, and one
+// keeps a ring of stages full: 64 k of both units as they lie in memory, and of the tokens by a tensor copy, which
+// swizzles them as wgmma wants them and writes zeros past K. Tokens past the group's end are multiplied and not written.
 // One warpgroup starts a few steps late: then it multiplies while the other one writes its tile, and the other way round.
 // Tensor cores cut the low bits of every sum off: a run of them ends after run_steps stages, and its sums are added to
 // totals in the workspace.
@@ -18,15 +17,6 @@
 #include "wgmma.cuh"
 
 namespace nvfp4 {
-
-// What the consumers are to do with the next `steps` stages.
-struct Assignment {
-  enum Kind : uint32_t { END, WHOLE, LEAVE, COLLECT };  // a tile whose k is cut leaves sums, or collects those of others
-  Tile tile;
-  uint32_t kind, steps, first_block;
-  uint32_t reserved;
-};
-static_assert(sizeof(Assignment) == 64);
 
 template <bool F16_, int TOKENS_, int STAGES_> struct ManyForm {
   static constexpr bool F16 = F16_;
@@ -39,14 +29,12 @@ template <bool F16_, int TOKENS_, int STAGES_> struct ManyForm {
   using Stages = Ring<STAGES, STAGE_BYTES>;
   using Staging = WarpgroupStaging<TOKENS>;
   using Shares = Partials<WARPS, FOURS>;
-  // An assignment is written when its first stage is filled, while the consumers may be at most STAGES of them behind.
-  static constexpr uint32_t ASSIGNMENTS = 16;
-  static constexpr int BARRIERS_AT = Stages::BYTES, ASSIGNMENTS_AT = BARRIERS_AT + (Stages::BARRIER_BYTES + 127) / 128 * 128;
-  static constexpr int STAGING_AT = ASSIGNMENTS_AT + ASSIGNMENTS * sizeof(Assignment);
+  static constexpr int BARRIERS_AT = Stages::BYTES, JOBS_AT = BARRIERS_AT + Stages::BARRIER_BYTES + Jobs::BARRIER_BYTES;
+  static constexpr int STAGING_AT = (JOBS_AT + Jobs::BYTES + 127) / 128 * 128;
   static constexpr int SHARED_BYTES = STAGING_AT + CONSUMERS * Staging::BYTES + 1024;  // the ring starts at a multiple of 1024
   // Token tiles that follow one another with the same weights. Few tokens: a group has one or two.
   static constexpr uint32_t SHARE = TOKENS > 64 ? 64 : 1;
-  static_assert(STAGE_BYTES % 1024 == 0 && SHARED_BYTES <= 232448 && STAGES < ASSIGNMENTS);
+  static_assert(STAGE_BYTES % 1024 == 0 && SHARED_BYTES <= 232448 && JOBS_AT % 16 == 0);
 };
 
 // Steps that the second warpgroup starts later.
@@ -56,32 +44,22 @@ constexpr uint32_t LATE_START = 3;
 
 // ---- the producer
 
-NVFP4_INLINE Assignment assignment(const Work& work, const Segment& s, const Tile& t) {
-  Assignment a;
-  a.tile = t;
-  a.kind = work.is_whole(s) ? Assignment::WHOLE : work.owns(s) ? Assignment::COLLECT : Assignment::LEAVE;
-  a.steps = s.end - s.begin;
-  a.first_block = a.kind == Assignment::COLLECT ? work.first_block(s.tile) : 0;
-  a.reserved = 0;
-  return a;
-}
-
-// One thread: the stages of a segment.
+// One thread: the stages of a job.
 template <class F>
-NVFP4_INLINE void fill_stages(const Sm90ManyParams& params, const Tile& t, const Segment& s, uint32_t steps, const typename F::Stages& ring,
-                              typename F::Stages::Cursor& cursor) {
+NVFP4_INLINE void fill_stages(const Sm90ManyParams& params, const Job& job, const typename F::Stages& ring, typename F::Stages::Cursor& cursor) {
   const GemmParams& p = params.common.gemm;
+  const Tile& t = job.tile;
   const uint32_t across = blocks_of(p.weight_rows, UNIT_ROWS), first = t.features * F::CONSUMERS;
   const uint32_t units = min(static_cast<uint32_t>(F::CONSUMERS), across - first), bytes = F::A_BYTES + units * UNIT_BYTES;
-  const int64_t run = static_cast<int64_t>(t.group) * across + first, unit_stride = static_cast<int64_t>(steps) * UNIT_BYTES;
-  const uint8_t* weights = p.weights + p.units_at + run * unit_stride + static_cast<int64_t>(s.begin) * UNIT_BYTES;
+  const int64_t run = static_cast<int64_t>(t.group) * across + first, unit_stride = static_cast<int64_t>(blocks_of(p.cols, UNIT_COLS)) * UNIT_BYTES;
+  const uint8_t* weights = p.weights + p.units_at + run * unit_stride + static_cast<int64_t>(job.begin) * UNIT_BYTES;
   const bool strided = p.grouping == GROUPS_STRIDED;
   const int row = static_cast<int>(strided ? t.row0 : t.first_row + t.row0);
   const int group = strided && p.a_group_stride ? static_cast<int>(t.group) : 0;
   // Weights that no other tile wants leave the cache first.
   const uint64_t policy = F::TOKENS <= 64 ? ptx::EVICT_FIRST : ptx::KEEP_NORMAL;
 #pragma unroll 1
-  for (uint32_t step = s.begin; step < s.end; step++) {
+  for (uint32_t step = job.begin, end = job.end; step < end; step++) {
     ring.wait_free(cursor);
     ring.expect(cursor, bytes);
     const uint32_t stage = ring.stage(cursor), full = ring.full(cursor);
@@ -93,30 +71,10 @@ NVFP4_INLINE void fill_stages(const Sm90ManyParams& params, const Tile& t, const
   }
 }
 
-template <class F> NVFP4_INLINE void produce(const Sm90ManyParams& params, const typename F::Stages& ring, Assignment* assignments) {
-  const GemmParams& p = params.common.gemm;
-  const GroupTable groups(p, F::TOKENS, F::FEATURES);
-  const uint32_t steps = blocks_of(p.cols, UNIT_COLS);
-  const bool leader = (threadIdx.x & 31) == 0;
-  Work work(groups.tiles(), steps, params.common.schedule);
+template <class F> NVFP4_INLINE void produce(const Sm90ManyParams& params, const typename F::Stages& ring, JobReader jobs) {
   typename F::Stages::Cursor cursor;
-  uint32_t number = 0;
-  for (Segment s; work.next(s); number++) {
-    const Tile t = groups.find<F::SHARE>(s.tile);
-    if (leader) {
-      // The stage's arrival makes it visible; its slot was last read before a stage that is free by now was filled.
-      ring.wait_free(cursor);
-      assignments[number % F::ASSIGNMENTS] = assignment(work, s, t);
-      fill_stages<F>(params, t, s, steps, ring, cursor);
-    }
-    __syncwarp();
-  }
-  if (leader) {
-    ring.wait_free(cursor);
-    assignments[number % F::ASSIGNMENTS].kind = Assignment::END;
-    ring.arrive(cursor);
-  }
-  if (blockIdx.x == 0) groups.report();
+  for (; jobs.more(); jobs.done())
+    if ((threadIdx.x & 31) == 0) fill_stages<F>(params, *jobs, ring, cursor);
 }
 
 // ---- consumers
@@ -209,6 +167,7 @@ template <class F> class Totals {
     for (int i = 0; i < F::FOURS; i++) {
       const float4 x = first ? make_float4(0.f, 0.f, 0.f, 0.f) : __ldcg(mine + i * 32);
       __stcg(mine + i * 32, make_float4(__fadd_rn(x.x, acc[i][0]), __fadd_rn(x.y, acc[i][1]), __fadd_rn(x.z, acc[i][2]), __fadd_rn(x.w, acc[i][3])));
+      if (i % 8 == 7) ptx::keep_order();
     }
   }
   // acc becomes the total of all runs.
@@ -218,6 +177,7 @@ template <class F> class Totals {
       const float4 x = __ldcg(mine + i * 32);
       acc[i][0] = __fadd_rn(x.x, acc[i][0]), acc[i][1] = __fadd_rn(x.y, acc[i][1]);
       acc[i][2] = __fadd_rn(x.z, acc[i][2]), acc[i][3] = __fadd_rn(x.w, acc[i][3]);
+      if (i % 8 == 7) ptx::keep_order();
     }
   }
 
@@ -226,19 +186,16 @@ template <class F> class Totals {
 };
 
 template <class F>
-NVFP4_INLINE void consume(const Sm90ManyParams& params, const typename F::Stages& ring, int warpgroup, const Assignment* assignments,
-                          uint8_t* staging) {
+NVFP4_INLINE void consume(const Sm90ManyParams& params, const typename F::Stages& ring, int warpgroup, JobReader jobs, uint8_t* staging) {
   const GemmParams& p = params.common.gemm;
   Consumer<F> consumer(ring, warpgroup);
   float acc[2][F::TOKENS / 2];
   float(&fours)[F::FOURS][4] = reinterpret_cast<float(&)[F::FOURS][4]>(acc);
   bool early = warpgroup == 0;
   if (warpgroup == 1) ptx::meet(LATE_START, 128 * F::CONSUMERS);
-  for (uint32_t number = 0;; number++) {
-    ring.wait_full(consumer.cursor);
-    const Assignment& given = assignments[number % F::ASSIGNMENTS];
-    if (given.kind == Assignment::END) break;
-    uint32_t left = given.steps, run_left = params.run_steps, add = 0, runs = 0;
+  for (; jobs.more(); jobs.done()) {
+    const Job& job = *jobs;
+    uint32_t left = job.end - job.begin, run_left = params.run_steps, add = 0, runs = 0;
     consumer.load();
     while (true) {
       const uint32_t count = min(early ? LATE_STEPS : left, min(left, run_left));
@@ -257,16 +214,16 @@ NVFP4_INLINE void consume(const Sm90ManyParams& params, const typename F::Stages
     }
     consumer.finish(acc);
     if (runs > 0) Totals<F>(params.totals).add_to(fours);
-    if (given.kind != Assignment::WHOLE) {
+    if (!job.whole) {
       typename F::Shares shares(p.partials, reinterpret_cast<uint64_t*>(p.counters), params.common.token, static_cast<int>(threadIdx.x >> 5));
-      if (given.kind == Assignment::LEAVE) {
+      if (!job.owns) {
         shares.leave(fours);
         shares.publish();
         continue;
       }
-      shares.collect(given.first_block, fours);
+      shares.collect(job.first_block, fours);
     }
-    const Tile t = given.tile;
+    const Tile t = job.tile;
     const uint32_t block = t.features * F::CONSUMERS + warpgroup;
     if (block < blocks_of(p.weight_rows, UNIT_ROWS))
       write_block<F::TOKENS>(p, t, block, acc, DECODE_UNDO<F::F16>, staging, 1 + warpgroup);
@@ -282,19 +239,23 @@ template <class F> NVFP4_INLINE void run_many(const Sm90ManyParams& params, uint
   uint8_t* base = dynamic + (-ptx::shared_address(dynamic) & 1023);
   const uint32_t shared = ptx::shared_address(base);
   const typename F::Stages ring(shared, shared + F::BARRIERS_AT);
+  const Jobs jobs(0, shared + F::BARRIERS_AT + F::Stages::BARRIER_BYTES);
+  Job* slots = reinterpret_cast<Job*>(base + F::JOBS_AT);
   if (threadIdx.x == F::CONSUMERS * 128) {
     ptx::tensor_prefetch(params.map);
     ring.init(1, F::WARPS);
+    jobs.init(1, F::WARPS + 1);
   }
   __syncthreads();
-  Assignment* assignments = reinterpret_cast<Assignment*>(base + F::ASSIGNMENTS_AT);
   const int warpgroup = __shfl_sync(~0u, threadIdx.x >> 7, 0);
   if (warpgroup == F::CONSUMERS) {
     ptx::lower_registers<F::PRODUCER_REGISTERS>();
-    if (threadIdx.x >> 5 == F::WARPS) produce<F>(params, ring, assignments);
+    const uint32_t warp = threadIdx.x >> 5 & 3;
+    if (warp == 0) produce<F>(params, ring, JobReader(jobs, slots));
+    if (warp == 1) plan_jobs<F::SHARE>(params.common, F::TOKENS, F::FEATURES, UNIT_COLS, jobs, slots);
   } else {
     ptx::raise_registers<F::CONSUMER_REGISTERS>();
-    consume<F>(params, ring, warpgroup, assignments, base + F::STAGING_AT + warpgroup * F::Staging::BYTES);
+    consume<F>(params, ring, warpgroup, JobReader(jobs, slots), base + F::STAGING_AT + warpgroup * F::Staging::BYTES);
   }
 }
 

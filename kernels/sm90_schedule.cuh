@@ -7,7 +7,9 @@
 //
 //   const GroupTable groups(p, TOKENS, FEATURES);          // whole warp, each member below too
 //   Work work(groups.tiles(), steps, schedule);
-//   for (Segment s; work.next(s);) { const Tile t = groups.find(s.tile); … k steps s.begin … s.end … }
+//   for (Segment s; work.next(s);) { const Tile t = groups.find<SHARE>(s.tile); … k steps s.begin … s.end … }
+//
+// That takes registers that not every role has: plan_jobs() is one warp that does it for the others, through Jobs.
 //
 // A tile whose k is cut belongs to the block that has its end. The others leave their sums in the workspace (Partials):
 // a block walks its stretch back to front, so what others need comes first and an owner only ever waits for blocks of
@@ -18,7 +20,7 @@
 // clears: whatever the workspace held before, the token is in no other launch of the process, so nothing has to be
 // zeroed ahead.
 #pragma once
-#include "ptx_sm90.cuh"
+#include "sm90_ring.cuh"
 #include "tiles.cuh"
 
 namespace nvfp4 {
@@ -143,12 +145,15 @@ class GroupTable {
 
   // Splits the number inside a group into (features, row0).
   template <uint32_t SHARE> NVFP4_INLINE void place(Tile& t, uint32_t local) const {
+    t.features = local;
+    t.row0 = 0;
+    if (local < across && (SHARE == 1 || t.rows <= static_cast<int>(tokens))) return;  // no division for the usual case
     const uint32_t down = blocks_of(t.rows, tokens);
-    const uint32_t first = SHARE == 1 ? local / across : local / (SHARE * across) * SHARE;
+    const uint32_t first = local / (SHARE * across) * SHARE;
     const uint32_t height = min(SHARE, down - first);
     local -= first * across;
-    t.features = SHARE == 1 ? local : local / height;
-    t.row0 = static_cast<int>((first + (SHARE == 1 ? 0 : local % height)) * tokens);
+    t.features = local / height;
+    t.row0 = static_cast<int>((first + local % height) * tokens);
   }
 };
 
@@ -215,6 +220,65 @@ class Work {
   NVFP4_INLINE uint32_t start(uint32_t block) const { return block * each + min(block, longer); }
 };
 
+// ---- jobs: segments on their way from the warp that plans to those that work
+
+struct Job {
+  Tile tile;
+  uint32_t begin, end;   // k steps; begin == end: there is no more work
+  uint32_t first_block;  // of those that share the tile's k
+  bool owns, whole;      // this block has the tile's end, all of its k
+};
+using Jobs = Ring<4, 128>;
+static_assert(sizeof(Job) <= Jobs::STAGE_BYTES, "a slot holds a job");
+
+// By one warp: everything the block will do, in order.
+template <uint32_t SHARE>
+NVFP4_INLINE void plan_jobs(const Sm90Params& p, int tokens, int features, int step_cols, const Jobs& jobs, Job* slots) {
+  const GroupTable groups(p.gemm, tokens, features);
+  Work work(groups.tiles(), blocks_of(p.gemm.cols, step_cols), p.schedule);
+  Jobs::Cursor c;
+  const auto hand_over = [&](const Job& job) {
+    jobs.wait_free(c);
+    if ((threadIdx.x & 31) == 0) {
+      slots[c.stage] = job;
+      jobs.arrive(c);
+    }
+    c.advance();
+  };
+  for (Segment s; work.next(s);) {
+    Job job;
+    job.tile = groups.find<SHARE>(s.tile);
+    job.begin = s.begin, job.end = s.end;
+    job.owns = work.owns(s), job.whole = work.is_whole(s);
+    job.first_block = job.whole ? blockIdx.x : work.first_block(s.tile);
+    hand_over(job);
+  }
+  Job none;
+  none.begin = none.end = 0;
+  hand_over(none);
+  if (blockIdx.x == 0) groups.report();
+}
+
+// One warp's way through the jobs: for (JobReader r(jobs, slots); r.more(); r.done()) … *r …
+class JobReader {
+ public:
+  NVFP4_INLINE JobReader(const Jobs& jobs, const Job* slots) : jobs(jobs), slots(slots) {}
+  NVFP4_INLINE bool more() {
+    jobs.wait_full(c);
+    return slots[c.stage].begin != slots[c.stage].end;
+  }
+  NVFP4_INLINE const Job& operator*() const { return slots[c.stage]; }
+  NVFP4_INLINE void done() {
+    jobs.release(c);
+    c.advance();
+  }
+
+ private:
+  Jobs jobs;
+  const Job* slots;
+  Jobs::Cursor c;
+};
+
 // ---- sums of cut tiles
 
 // A warp's sums are FOURS · 4 floats a thread; WARPS of a block take part, numbered by `warp`, each for itself. In the
@@ -246,23 +310,29 @@ template <int WARPS, int FOURS> class Partials {
 
   // Adds the sums of blocks first … this one - 1 in their order, waiting for them, and clears their flags.
   NVFP4_INLINE void collect(uint32_t first, float (&acc)[FOURS][4]) {
-    constexpr int TOGETHER = FOURS >= 8 ? 1 : 8 / FOURS;  // blocks whose sums are on their way at once
+    // Sums on their way at once: of several blocks, or of a part of one.
+    constexpr int PART = FOURS < 8 ? FOURS : 8, TOGETHER = 8 / PART;
     wait(first);
 #pragma unroll 1
     for (uint32_t block = first; block < blockIdx.x; block += TOGETHER) {
-      float4 v[TOGETHER][FOURS];
 #pragma unroll
-      for (int b = 0; b < TOGETHER; b++)
+      for (int part = 0; part < FOURS; part += PART) {
+        float4 v[TOGETHER][PART];
 #pragma unroll
-        for (int i = 0; i < FOURS; i++)
-          v[b][i] = block + b < blockIdx.x ? __ldcg(at(block + b) + i * 32) : make_float4(0.f, 0.f, 0.f, 0.f);
+        for (int b = 0; b < TOGETHER; b++)
 #pragma unroll
-      for (int b = 0; b < TOGETHER; b++)
+          for (int i = 0; i < PART; i++)
+            v[b][i] = block + b < blockIdx.x ? __ldcg(at(block + b) + (part + i) * 32) : make_float4(0.f, 0.f, 0.f, 0.f);
 #pragma unroll
-        for (int i = 0; i < FOURS; i++) {
-          acc[i][0] = __fadd_rn(acc[i][0], v[b][i].x), acc[i][1] = __fadd_rn(acc[i][1], v[b][i].y);
-          acc[i][2] = __fadd_rn(acc[i][2], v[b][i].z), acc[i][3] = __fadd_rn(acc[i][3], v[b][i].w);
-        }
+        for (int b = 0; b < TOGETHER; b++)
+#pragma unroll
+          for (int i = 0; i < PART; i++) {
+            float* to = acc[part + i];
+            to[0] = __fadd_rn(to[0], v[b][i].x), to[1] = __fadd_rn(to[1], v[b][i].y);
+            to[2] = __fadd_rn(to[2], v[b][i].z), to[3] = __fadd_rn(to[3], v[b][i].w);
+          }
+        ptx::keep_order();
+      }
     }
   }
 
