@@ -4,15 +4,16 @@
 
 namespace nvfp4 {
 
-#define KERNEL(NAME, F16, TOKENS, STAGES)                                                            \
+#define KERNEL(NAME, F16, HALVES, TOKENS, STAGES)                                                            \
   NVFP4_KERNEL(nvfp4_gemm_many_##NAME##_##TOKENS, Sm90ManyParams, 384, 1) {                          \
     NVFP4_DYNAMIC_SHARED(dynamic);                                                                   \
-    run_many<ManyForm<F16, TOKENS, STAGES>>(p, dynamic);                                             \
+    run_many<ManyForm<F16, HALVES, TOKENS, STAGES>>(p, dynamic);                                             \
   }
 #define KERNELS(NAME, F16)      \
-  KERNEL(NAME, F16, 32, 14)     \
-  KERNEL(NAME, F16, 64, 11)     \
-  KERNEL(NAME, F16, 128, 7)
+  KERNEL(NAME, F16, 2, 32, 14)     \
+  KERNEL(NAME, F16, 2, 64, 11)     \
+  KERNEL(NAME, F16, 2, 128, 7)   \
+  KERNEL(NAME, F16, 1, 256, 5)
 
 KERNELS(bf16, false)
 KERNELS(f16, true)

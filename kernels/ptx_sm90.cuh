@@ -85,6 +85,12 @@ NVFP4_INLINE void store_matrices_transposed(uint32_t at, uint32_t a, uint32_t b,
   asm volatile("stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [%0], {%1,%2,%3,%4};" ::"r"(at), "r"(a), "r"(b), "r"(c), "r"(d) : "memory");
 }
 
+NVFP4_INLINE uint2 load_shared64(uint32_t at) {
+  uint2 r;
+  asm volatile("ld.shared.v2.u32 {%0,%1}, [%2];" : "=r"(r.x), "=r"(r.y) : "r"(at));
+  return r;
+}
+
 // ---- threads
 
 // A part of the block (whole warps) meets; ids 1 … 15, 0 is __syncthreads().
@@ -105,6 +111,16 @@ NVFP4_INLINE void wait_for_launches() { asm volatile("griddepcontrol.wait;" ::: 
 
 // The compiler moves no memory access over this: it would collect loads until registers run out.
 NVFP4_INLINE void keep_order() { asm volatile("" ::: "memory"); }
+
+// `seen` stays 0 until a pair of 16-bit values holds a NaN (or an infinity: 0 times it is one).
+template <bool F16> NVFP4_INLINE uint32_t see_nan(uint32_t seen, uint32_t pair) {
+  uint32_t r;
+  if constexpr (F16)
+    asm("fma.rn.f16x2 %0, %1, %2, %3;" : "=r"(r) : "r"(pair), "r"(0u), "r"(seen));
+  else
+    asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(r) : "r"(pair), "r"(0u), "r"(seen));
+  return r;
+}
 
 // ---- memory order between blocks
 

@@ -49,6 +49,17 @@ pub struct GemmProblem {
 }
 
 impl GemmProblem {
+    /// Rows, and the groups that can have some: the host knows no more of the split.
+    pub fn expected_rows(&self) -> (usize, usize) {
+        match self.groups {
+            Groups::None { rows } => (rows, 1),
+            Groups::Ends { rows, count, .. } => (rows, count.min(rows)),
+            Groups::Masked { count, max_rows: rows, .. } | Groups::Strided { count, rows } => {
+                (rows * count, count)
+            }
+        }
+    }
+
     /// Output columns: N, or N / 2 behind a gate.
     pub fn out_cols(&self) -> usize {
         match self.activation {

@@ -6,6 +6,7 @@
 //! row's bits to be independent of the batch.
 
 use super::gemm::{Activations, GemmOut, GemmProblem};
+use super::gemm_sm90;
 use super::groups::Groups;
 use super::quantize::DecodeScales;
 use crate::format::block::ScaleRule;
@@ -72,9 +73,7 @@ pub struct GemmPlan {
     pub shared_bytes: usize,
     /// Tiles of any split of the rows, at most; 1 where there are no rows but an index array to be checked.
     pub tiles: usize,
-    /// The output is requantized by a second pass over bfloat16 rows in the workspace.
-    pub second_pass: bool,
-    /// Byte offsets in the workspace: those rows come first, then a counter a tile, then the sums of splits.
+    /// Byte offsets in the workspace: rows of a second pass come first, then a counter a tile, then the sums of splits.
     pub counters_at: usize,
     pub partials_at: usize,
     pub workspace_bytes: usize,
@@ -96,16 +95,23 @@ pub fn a_vectors(p: &GemmProblem) -> bool {
     row % 8 == 0 && (!strided || group % 8 == 0)
 }
 
+/// The output is requantized by a second pass over bfloat16 rows at the workspace's start.
+pub fn has_second_pass(p: &GemmProblem) -> bool {
+    match p.out {
+        GemmOut::Values { .. } => false,
+        GemmOut::Codes(out) => matches!(out.decode, DecodeScales::Dynamic(_)) || out.rule != ScaleRule::Amax,
+    }
+}
+
+/// Bytes of those rows.
+pub fn staged_bytes(p: &GemmProblem) -> usize {
+    if has_second_pass(p) { p.groups.total_rows() * p.out_cols() * 2 } else { 0 }
+}
+
 /// Chooses tile and splits and cuts the workspace.
 pub fn plan(p: &GemmProblem, machine: &Machine) -> GemmPlan {
     let shape = &p.weights.shape;
-    let (rows, active) = match p.groups {
-        Groups::None { rows } => (rows, 1),
-        Groups::Ends { rows, count, .. } => (rows, count.min(rows)),
-        Groups::Masked { count, max_rows: rows, .. } | Groups::Strided { count, rows } => {
-            (rows * count, count)
-        }
-    };
+    let (rows, active) = p.expected_rows();
     let average = rows.div_ceil(active.max(1));
     let steps = shape.cols.div_ceil(UNIT_COLS);
     // The widest form for codes has no registers left for totals.
@@ -118,14 +124,7 @@ pub fn plan(p: &GemmProblem, machine: &Machine) -> GemmPlan {
         tile -= 1;
     }
     let form = &TILES[tile];
-    let token_tiles = match p.groups {
-        // A group wastes at most tokens − 1 rows of its last tile.
-        Groups::Ends { rows, .. } => (rows + (form.tokens - 1) * active) / form.tokens,
-        Groups::None { rows } => rows.div_ceil(form.tokens),
-        Groups::Masked { count, max_rows: rows, .. } | Groups::Strided { count, rows } => {
-            count * rows.div_ceil(form.tokens)
-        }
-    };
+    let token_tiles = gemm_sm90::token_tiles(&p.groups, active, form.tokens);
     let tiles = (token_tiles * shape.rows.div_ceil(form.units * UNIT_ROWS)).max(1);
     let mut splits = 1;
     if !p.batch_invariant && form.tokens <= 64 {
@@ -136,12 +135,8 @@ pub fn plan(p: &GemmProblem, machine: &Machine) -> GemmPlan {
             splits *= 2;
         }
     }
-    let second_pass = match p.out {
-        GemmOut::Values { .. } => false,
-        GemmOut::Codes(out) => matches!(out.decode, DecodeScales::Dynamic(_)) || out.rule != ScaleRule::Amax,
-    };
     let up = |bytes: usize| bytes.next_multiple_of(128);
-    let counters_at = if second_pass { up(p.groups.total_rows() * p.out_cols() * 2) } else { 0 };
+    let counters_at = up(staged_bytes(p));
     let (counters, partials) = match splits {
         1 => (0, 0),
         _ => (up(4 * tiles), tiles * splits * form.partial_bytes()),
@@ -152,7 +147,6 @@ pub fn plan(p: &GemmProblem, machine: &Machine) -> GemmPlan {
         splits,
         shared_bytes: form.shared_bytes(steps.div_ceil(splits)),
         tiles,
-        second_pass,
         counters_at,
         partials_at,
         workspace_bytes: if p.groups.total_rows() == 0 { 0 } else { partials_at + partials },
