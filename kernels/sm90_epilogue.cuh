@@ -36,9 +36,9 @@ struct RowFactors {
   float bias[4];
 };
 
-NVFP4_INLINE RowFactors row_factors(const GemmParams& p, const Tile& t, uint32_t stored, float undo) {
+NVFP4_INLINE RowFactors row_factors(const GemmParams& p, const Tile& t, uint32_t stored, float undo, float g_b) {
   RowFactors f;
-  f.g_b = reinterpret_cast<const float*>(p.weights)[t.group];
+  f.g_b = g_b;
   f.undo = undo;
   f.scaled = p.a_decode != nullptr;
   f.biased = p.bias != nullptr;
@@ -64,14 +64,13 @@ template <Keep KEEP> struct Kept {
 };
 
 // The thread's part of a piece → its buffer. `to` and `g_a` are those of the thread's first row and token.
-template <class C, Keep KEEP, bool PLAIN>
-NVFP4_INLINE void stage_piece(const typename C::Sums& acc, int piece, const RowFactors& f, const float* g_a, uint8_t* to) {
+template <class C, Keep KEEP, bool PLAIN, int PIECE>
+NVFP4_INLINE void stage_piece(const typename C::Sums& acc, const RowFactors& f, const float* g_a, uint8_t* to) {
   using K = Kept<KEEP>;
   constexpr int EACH = K::template PIECE<C> / 8, PITCH = K::template PITCH<C>;
   uint32_t seen = 0;
 #pragma unroll
-  for (int n = 0; n < C::TOKENS / 8; n++) {
-    if (n / EACH != piece) continue;
+  for (int n = PIECE * EACH; n < (PIECE + 1) * EACH; n++) {
     float2 g = make_float2(1.f, 1.f);
     if (!PLAIN) g = *reinterpret_cast<const float2*>(g_a + n * 8);
 #pragma unroll
@@ -100,6 +99,20 @@ NVFP4_INLINE void stage_piece(const typename C::Sums& acc, int piece, const RowF
       uint16_t* half = reinterpret_cast<uint16_t*>(to + (token / 2 * 8 + token % 2) * PITCH) + i % C::ROWS;
       if ((*half & 0x7FFFu) == 0x7FFFu) *half = K::IS_F16 ? F16::NAN_CODE : Bf16::NAN_CODE;
     }
+  }
+}
+
+// Accumulators have no index at run time: one branch a piece finds its code.
+template <class C, Keep KEEP, bool PLAIN, int FIRST, int END>
+NVFP4_INLINE void stage_one_of(const typename C::Sums& acc, int piece, const RowFactors& f, const float* g_a, uint8_t* to) {
+  if constexpr (END - FIRST == 1) {
+    stage_piece<C, KEEP, PLAIN, FIRST>(acc, f, g_a, to);
+  } else {
+    constexpr int MIDDLE = (FIRST + END) / 2;
+    if (piece < MIDDLE)
+      stage_one_of<C, KEEP, PLAIN, FIRST, MIDDLE>(acc, piece, f, g_a, to);
+    else
+      stage_one_of<C, KEEP, PLAIN, MIDDLE, END>(acc, piece, f, g_a, to);
   }
 }
 
@@ -184,9 +197,9 @@ NVFP4_INLINE void write_pieces(const GemmParams& p, const Tile& t, uint32_t bloc
     uint8_t* buffer = staging + (i & 1) * C::BUFFER;
     uint8_t* to = buffer + first_token * PITCH + C::row() * K::SIZE;
     if (f.scaled || f.biased)
-      stage_piece<C, KEEP, false>(acc, i, f, g_a, to);
+      stage_one_of<C, KEEP, false, 0, C::TOKENS / PIECE>(acc, i, f, g_a, to);
     else
-      stage_piece<C, KEEP, true>(acc, i, f, g_a, to);
+      stage_one_of<C, KEEP, true, 0, C::TOKENS / PIECE>(acc, i, f, g_a, to);
     ptx::meet(barrier, C::THREADS);
     Piece piece;
     piece.staged = buffer;
@@ -216,15 +229,16 @@ NVFP4_INLINE void write_pieces(const GemmParams& p, const Tile& t, uint32_t bloc
 // Called by all threads of a crew; `staging` is its C::BYTES, `barrier` a meeting of its own. `undo` is the power of two
 // that the decoded weights lack.
 template <class C>
-NVFP4_INLINE void write_block(const GemmParams& p, const Tile& t, uint32_t block, const typename C::Sums& acc, float undo, uint8_t* staging,
-                              uint32_t barrier) {
-  const int thread = C::thread();
-  if (thread < C::TOKENS) {
-    const int row = t.row0 + thread;
-    reinterpret_cast<float*>(staging + C::SCALES_AT)[thread] = row < t.rows ? a_decode_scale(p, t, row) : 1.f;
+NVFP4_INLINE void write_block(const GemmParams& p, const Tile& t, uint32_t block, const typename C::Sums& acc, float undo, float g_b,
+                              uint8_t* staging, uint32_t barrier) {
+  if (p.a_decode || p.bias) {
+    for (int token = C::thread(); token < C::TOKENS; token += C::THREADS) {
+      const int row = t.row0 + token;
+      reinterpret_cast<float*>(staging + C::SCALES_AT)[token] = row < t.rows ? a_decode_scale(p, t, row) : 1.f;
+    }
   }
-  const RowFactors f = row_factors(p, t, block * UNIT_ROWS + C::row(), undo);
-  ptx::meet(barrier, C::THREADS);
+  const RowFactors f = row_factors(p, t, block * UNIT_ROWS + C::row(), undo, g_b);
+  ptx::meet(barrier, C::THREADS);  // the scales are there, and the buffers' last readers done
   if (p.activation == ACTIVATION_NONE && (p.out_dtype == DTYPE_F32 || p.accumulate)) {
     write_pieces<C, Keep::F32>(p, t, block, acc, f, staging, barrier);
   } else if (p.out_dtype == DTYPE_F16) {

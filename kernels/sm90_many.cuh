@@ -218,6 +218,7 @@ NVFP4_INLINE void consume(const Sm90ManyParams& params, const typename F::Stages
   if (F::CREWS == 2 && warpgroup == 1) ptx::meet(LATE_START, 128 * F::CONSUMERS);
   for (; ptx::warp_max(jobs.more()); jobs.done()) {
     const Job& job = *jobs;
+    const float g_b = reinterpret_cast<const float*>(p.weights)[job.tile.group];  // long before it is needed
     uint32_t left = ptx::warp_max(job.end - job.begin), run_left = params.run_steps, add = 0, runs = 0;
     consumer.load();
     while (true) {
@@ -249,7 +250,7 @@ NVFP4_INLINE void consume(const Sm90ManyParams& params, const typename F::Stages
     const Tile t = job.tile;
     const uint32_t crew = F::CREWS == 2 ? warpgroup : 0, block = t.features * F::UNITS + crew;
     if (block < blocks_of(p.weight_rows, UNIT_ROWS))
-      write_block<typename F::Writers>(p, t, block, acc, DECODE_UNDO<F::F16>, staging + crew * F::Writers::BYTES, 1 + crew);
+      write_block<typename F::Writers>(p, t, block, acc, DECODE_UNDO<F::F16>, g_b, staging + crew * F::Writers::BYTES, 1 + crew);
   }
   if (early) ptx::pass(LATE_START, 128 * F::CONSUMERS);
 }

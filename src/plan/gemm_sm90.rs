@@ -25,7 +25,7 @@ pub enum Family {
     Many,
 }
 
-/// A form of a kernel: a tile of `tokens` rows × `units` · 128 weight rows by `warps` consumers.
+/// A form of a kernel: a tile of `tokens` rows × `units` · 128 weight rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Form {
     pub family: Family,
@@ -34,25 +34,23 @@ pub struct Form {
     /// Units of 64 k of a stage.
     pub depth: usize,
     pub stages: usize,
-    /// Warps beside the consumers.
+    /// Warps that multiply, and warps beside them.
+    pub warps: usize,
     pub helpers: usize,
 }
 
-pub const FORMS: [Form; 5] = [
-    Form { family: Family::Few, tokens: 8, units: 4, depth: 2, stages: 5, helpers: 3 },
-    Form { family: Family::Few, tokens: 16, units: 4, depth: 2, stages: 5, helpers: 3 },
-    Form { family: Family::Many, tokens: 32, units: 2, depth: 1, stages: 14, helpers: 4 },
-    Form { family: Family::Many, tokens: 64, units: 2, depth: 1, stages: 11, helpers: 4 },
-    Form { family: Family::Many, tokens: 128, units: 2, depth: 1, stages: 7, helpers: 4 },
+pub const FORMS: [Form; 6] = [
+    Form { family: Family::Few, tokens: 8, units: 4, depth: 2, stages: 5, warps: 16, helpers: 3 },
+    Form { family: Family::Few, tokens: 16, units: 4, depth: 2, stages: 5, warps: 16, helpers: 3 },
+    Form { family: Family::Many, tokens: 32, units: 2, depth: 1, stages: 14, warps: 8, helpers: 4 },
+    Form { family: Family::Many, tokens: 64, units: 2, depth: 1, stages: 11, warps: 8, helpers: 4 },
+    Form { family: Family::Many, tokens: 128, units: 2, depth: 1, stages: 7, warps: 8, helpers: 4 },
+    Form { family: Family::Many, tokens: 256, units: 1, depth: 1, stages: 5, warps: 8, helpers: 4 },
 ];
 
 impl Form {
-    pub const fn warps(&self) -> usize {
-        4 * self.units
-    }
-
     pub const fn threads(&self) -> usize {
-        32 * (self.warps() + self.helpers)
+        32 * (self.warps + self.helpers)
     }
 
     /// Weight rows of a tile, and k of a step.
@@ -71,11 +69,11 @@ impl Form {
         match self.family {
             Family::Few => {
                 let stage = weights + self.tokens * (2 * self.step_cols() + 16);
-                self.stages * stage + JOBS * 128 + self.warps() * 640 + barriers
+                self.stages * stage + JOBS * 128 + self.warps * 640 + barriers
             }
             Family::Many => {
-                let stage = weights + self.tokens * 2 * self.step_cols();
-                let staging = self.units * (2 * 32 * 272 + 4 * self.tokens);
+                let stage = (weights + self.tokens * 2 * self.step_cols()).next_multiple_of(1024);
+                let staging = self.units * (2 * (64 / self.units) * 272 + 4 * self.tokens);
                 (self.stages * stage + barriers + JOBS * 128).next_multiple_of(128) + staging + 1024
             }
         }
@@ -108,7 +106,7 @@ pub struct Sm90Plan {
 }
 
 /// The average rows a group up to which each form is taken.
-const AVERAGES: [usize; 4] = [8, 16, 32, 64];
+const AVERAGES: [usize; 5] = [8, 16, 32, 64, 191];
 
 /// k that one run of the tensor cores takes, by what the activations are: sums of one sign over 8192 k of f16 were
 /// outside of the bound on an H200, those of bf16 at half of it.
@@ -158,7 +156,7 @@ pub fn plan(p: &GemmProblem, processors: usize) -> Option<Sm90Plan> {
     let decoded_at = up(gemm_cuda::staged_bytes(p));
     let flags_at = decoded_at + if decoded { up(decoded_rows(p) * shape.cols * 2) } else { 0 };
     let cut = schedule != Schedule::WholeTiles;
-    let sums_at = flags_at + if cut { up(grid * f.warps() * 8) } else { 0 };
+    let sums_at = flags_at + if cut { up(grid * f.warps * 8) } else { 0 };
     let totals_at = sums_at + if cut { grid * f.tile_bytes() } else { 0 };
     let totals = if many && run_steps < steps { grid * f.tile_bytes() } else { 0 };
     Some(Sm90Plan { form, schedule, grid, run_steps, decoded, decoded_at, flags_at, sums_at, totals_at, workspace_bytes: totals_at + totals })

@@ -111,7 +111,7 @@ def aligned(c):
 def check_many(device, report, rng, cases):
     worst, done = 0.0, 0
     while done < cases:
-        c = random_case(rng, True)
+        c = random_case(rng, True, False)
         if rng.random() < 0.3 and c.e < 100 and c.grouping in (NONE, ENDS):
             c.t = int(rng.integers(100, 600))
             if c.grouping == ENDS:

@@ -7,6 +7,7 @@
 pub mod context;
 pub mod driver;
 pub mod gemm;
+pub mod gemm_sm90;
 pub mod graph;
 pub mod group_ends;
 pub mod launch;
@@ -27,7 +28,7 @@ use launch::{Kernel, Queue};
 
 /// The kernels of every operation.
 pub static KERNELS: &[&[Kernel]] =
-    &[group_ends::KERNELS, rows::KERNELS, layouts::KERNELS, gemm::KERNELS, weights::KERNELS];
+    &[group_ends::KERNELS, rows::KERNELS, layouts::KERNELS, gemm::KERNELS, gemm_sm90::KERNELS, weights::KERNELS];
 
 impl Device {
     /// Gives a job to a stream; the context is current.
