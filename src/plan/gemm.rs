@@ -45,21 +45,12 @@ pub struct GemmProblem {
     pub out: GemmOut,
     /// A row's bits must not depend on other rows, their number or their split into groups.
     pub batch_invariant: bool,
+    /// The launch may start before the work in front of it has ended, as the caller has allowed.
+    pub dependent_launch: bool,
     pub workspace: Ptr<u8>,
 }
 
 impl GemmProblem {
-    /// Rows, and the groups that can have some: the host knows no more of the split.
-    pub fn expected_rows(&self) -> (usize, usize) {
-        match self.groups {
-            Groups::None { rows } => (rows, 1),
-            Groups::Ends { rows, count, .. } => (rows, count.min(rows)),
-            Groups::Masked { count, max_rows: rows, .. } | Groups::Strided { count, rows } => {
-                (rows * count, count)
-            }
-        }
-    }
-
     /// Output columns: N, or N / 2 behind a gate.
     pub fn out_cols(&self) -> usize {
         match self.activation {

@@ -9,6 +9,7 @@ pub mod groups;
 pub mod layouts;
 pub mod memory;
 pub mod quantize;
+pub mod tuning;
 pub mod weights;
 
 use memory::Ptr;

@@ -361,7 +361,7 @@ impl Driver {
     }
 
     fn initialise(&self) -> Result<()> {
-        let (created, now) = (INITIALISED_IN.load(Ordering::Relaxed), std::process::id());
+        let (created, now) = (INITIALISED_IN.load(Ordering::Relaxed), crate::process::id());
         if created != 0 && created != now {
             return Err(Error::ForkedDriver { created, now });
         }

@@ -1,8 +1,8 @@
 //! The grouped product on a device: a plan of `plan::gemm_cuda` → one launch of kernels/gemm.cu, with a memset of the
-//! counters before it where blocks share a tile's k, or a launch of gemm_sm90.rs; and a quantizing pass behind it for
+//! counters before it where blocks share a tile's k, or a plan of `plan::gemm_sm90`; and a quantizing pass behind it for
 //! requantized outputs whose scales are dynamic or searched for. Twin: backend/cpu/gemm.
 
-use super::context::DeviceFacts;
+use super::context::{Device, DeviceFacts};
 use super::launch::{Kernel, Queue};
 use super::params::{address, dtype, layout, scope};
 use super::{gemm_sm90, rows, weights};
@@ -10,7 +10,8 @@ use crate::error::{Error, Result};
 use crate::format::BLOCK;
 use crate::format::dtype::Dtype;
 use crate::plan::gemm::{Activation, Activations, GemmOut, GemmProblem};
-use crate::plan::gemm_cuda::{self, Machine, TILES};
+use crate::plan::gemm_cuda::{self, GemmPlan, Machine, TILES};
+use crate::plan::gemm_sm90::{Plan, plan_any};
 use crate::plan::groups::Groups;
 use crate::plan::memory::Matrix;
 use crate::plan::quantize::{DecodeScales, Producer, QuantizeProblem};
@@ -89,21 +90,20 @@ const _: () = assert!(size_of::<GemmParams>() == 240);
 /// `DTYPE_CODES` of kernels/params_gemm.cuh.
 const DTYPE_CODES: u32 = 3;
 
-pub fn workspace_size(p: &GemmProblem, facts: &DeviceFacts) -> usize {
-    if p.groups.total_rows() == 0 {
-        return 0;
-    }
-    match gemm_sm90::plan(p, facts) {
-        Some(plan) => plan.workspace_bytes,
-        None => gemm_cuda::plan(p, &machine(facts)).workspace_bytes,
-    }
+pub fn workspace_size(p: &GemmProblem, device: &Device) -> usize {
+    plan(p, device).workspace_bytes()
 }
 
-fn machine(facts: &DeviceFacts) -> Machine {
+pub(super) fn machine(facts: &DeviceFacts) -> Machine {
     Machine {
         processors: facts.sm_count as usize,
         shared_per_block: facts.shared_per_block_optin as usize,
+        hopper: facts.compute_capability == (9, 0),
     }
+}
+
+fn plan(p: &GemmProblem, device: &Device) -> Plan {
+    plan_any(p, &machine(&device.facts), device.tuning.get().as_deref())
 }
 
 /// Multiplies the rows of each group with its weights.
@@ -111,6 +111,15 @@ fn machine(facts: &DeviceFacts) -> Machine {
 /// # Safety
 /// Every address of the problem is valid on the device; the workspace has [`workspace_size`] bytes.
 pub unsafe fn gemm(queue: &Queue, p: &GemmProblem) -> Result<()> {
+    // SAFETY: the caller's promise.
+    unsafe { gemm_as(queue, p, &plan(p, queue.device)) }
+}
+
+/// As [`gemm`], as a given plan says.
+///
+/// # Safety
+/// As [`gemm`]; the workspace has the plan's bytes.
+pub(super) unsafe fn gemm_as(queue: &Queue, p: &GemmProblem, plan: &Plan) -> Result<()> {
     let has_index = matches!(p.groups, Groups::Ends { .. } | Groups::Masked { .. });
     if p.groups.count() == 0 || p.groups.total_rows() == 0 && !has_index {
         return Ok(());
@@ -121,9 +130,9 @@ pub unsafe fn gemm(queue: &Queue, p: &GemmProblem) -> Result<()> {
     let params = params(p, queue.facts);
     // SAFETY: the caller's promise, here and below; the struct is the kernel's.
     unsafe {
-        match gemm_sm90::plan(p, queue.facts) {
-            Some(plan) => gemm_sm90::multiply(queue, p, &plan, params)?,
-            None => multiply(queue, p, params)?,
+        match plan {
+            Plan::Portable(plan) => multiply(queue, p, plan, params)?,
+            Plan::Hopper(plan) => gemm_sm90::multiply(queue, p, plan, params)?,
         }
         match (p.out, gemm_cuda::has_second_pass(p) && p.groups.total_rows() > 0) {
             (GemmOut::Codes(out), true) => rows::quantize(
@@ -143,8 +152,10 @@ pub unsafe fn gemm(queue: &Queue, p: &GemmProblem) -> Result<()> {
 }
 
 /// The portable kernel.
-unsafe fn multiply(queue: &Queue, p: &GemmProblem, mut params: GemmParams) -> Result<()> {
-    let plan = gemm_cuda::plan(p, &machine(queue.facts));
+///
+/// # Safety
+/// As [`gemm_as`].
+unsafe fn multiply(queue: &Queue, p: &GemmProblem, plan: &GemmPlan, mut params: GemmParams) -> Result<()> {
     let tile = &TILES[plan.tile];
     let blocks = plan.tiles.checked_mul(plan.splits).filter(|&blocks| blocks <= i32::MAX as usize);
     let Some(blocks) = blocks else {
@@ -165,7 +176,12 @@ unsafe fn multiply(queue: &Queue, p: &GemmProblem, mut params: GemmParams) -> Re
             queue.memset32(params.counters, 0, plan.tiles)?;
         }
         let shared = plan.shared_bytes as u32;
-        queue.launch(kernel, (blocks as u32, 1, 1), tile.threads() as u32, shared, &params)
+        let (grid, threads) = ((blocks as u32, 1, 1), tile.threads() as u32);
+        // Behind the memset of the counters there is no kernel to overlap with.
+        match p.dependent_launch && plan.splits == 1 {
+            true => queue.launch_dependent(kernel, grid, threads, shared, &params),
+            false => queue.launch(kernel, grid, threads, shared, &params),
+        }
     }
 }
 

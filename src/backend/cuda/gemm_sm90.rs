@@ -3,7 +3,6 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::context::DeviceFacts;
 use super::driver::*;
 use super::gemm::GemmParams;
 use super::launch::{Kernel, Queue};
@@ -13,7 +12,7 @@ use crate::error::Result;
 use crate::format::dtype::Dtype;
 use crate::plan::dequantize::{DequantizeProblem, QuantIn};
 use crate::plan::gemm::{Activations, GemmProblem};
-use crate::plan::gemm_sm90::{self, FORMS, Family, Sm90Plan};
+use crate::plan::gemm_sm90::{FORMS, Family, Sm90Plan};
 use crate::plan::groups::Groups;
 use crate::plan::memory::{Matrix, Ptr};
 
@@ -66,14 +65,6 @@ struct Sm90ManyParams {
 }
 const _: () = assert!(size_of::<Sm90ManyParams>() == 448);
 
-/// None: not this device, or not this problem.
-pub fn plan(p: &GemmProblem, facts: &DeviceFacts) -> Option<Sm90Plan> {
-    if facts.compute_capability != (9, 0) {
-        return None;
-    }
-    gemm_sm90::plan(p, facts.sm_count as usize)
-}
-
 /// A number that no other launch of the process has and that is not 0: the finalizer of splitmix64 is a bijection.
 fn token() -> u64 {
     static LAUNCHES: AtomicU64 = AtomicU64::new(1);
@@ -85,7 +76,12 @@ fn token() -> u64 {
 
 /// # Safety
 /// Every address of the problem is valid on the device; the workspace is as the plan says.
-pub unsafe fn multiply(queue: &Queue, p: &GemmProblem, plan: &Sm90Plan, mut gemm: GemmParams) -> Result<()> {
+pub(super) unsafe fn multiply(
+    queue: &Queue,
+    p: &GemmProblem,
+    plan: &Sm90Plan,
+    mut gemm: GemmParams,
+) -> Result<()> {
     let form = &FORMS[plan.form];
     let workspace = address(p.workspace);
     gemm.counters = workspace + plan.flags_at as u64;
@@ -97,11 +93,14 @@ pub unsafe fn multiply(queue: &Queue, p: &GemmProblem, plan: &Sm90Plan, mut gemm
     };
     let grid = (plan.grid as u32, 1, 1);
     let (threads, shared) = (form.threads() as u32, form.shared_bytes() as u32);
-    let mut common = Sm90Params { gemm, token: token(), schedule: plan.schedule as u32, dependent: 0 };
+    // Weights and index may be read before the launch in front is over: that is what the caller promised.
+    let dependent = p.dependent_launch && !plan.decoded;
+    let mut common =
+        Sm90Params { gemm, token: token(), schedule: plan.schedule as u32, dependent: dependent as u32 };
     if form.family == Family::Few {
         let kernel = &KERNELS[operand * FEW_FORMS + plan.form];
         // SAFETY: the caller's promise; the struct is the kernel's.
-        return unsafe { queue.launch(kernel, grid, threads, shared, &common) };
+        return unsafe { launch(queue, dependent, kernel, grid, threads, shared, &common) };
     }
     let a = match p.a {
         Activations::Values { a, .. } => a,
@@ -126,7 +125,7 @@ pub unsafe fn multiply(queue: &Queue, p: &GemmProblem, plan: &Sm90Plan, mut gemm
     let forms = FORMS.len() - FEW_FORMS;
     let kernel = &KERNELS[3 * FEW_FORMS + operand % 2 * forms + plan.form - FEW_FORMS];
     // SAFETY: the caller's promise; the struct is the kernel's.
-    unsafe { queue.launch(kernel, grid, threads, shared, &params) }
+    unsafe { launch(queue, dependent, kernel, grid, threads, shared, &params) }
 }
 
 /// The activations as bfloat16 rows in the workspace: e2m1 · e4m3, exact.
@@ -169,6 +168,8 @@ fn tensor_map(queue: &Queue, p: &GemmProblem, a: &Matrix, tokens: usize) -> Resu
     let strides = [2 * a.row_stride as u64, 2 * group_stride as u64];
     let boxes = [64, tokens as u32, 1];
     let dtype = if a.dtype == Dtype::F16 { TENSOR_MAP_FLOAT16 } else { TENSOR_MAP_BFLOAT16 };
+    // Without rows nothing is read, but the driver wants an address.
+    let base = if p.groups.total_rows() == 0 { p.weights.storage } else { a.base };
     let mut map = CUtensorMap([0; 16]);
     // SAFETY: valid pointers to as many elements as the rank asks for; the address is only encoded.
     unsafe {
@@ -176,7 +177,7 @@ fn tensor_map(queue: &Queue, p: &GemmProblem, a: &Matrix, tokens: usize) -> Resu
             &mut map,
             dtype,
             3,
-            a.base.get_mut().cast(),
+            base.get_mut().cast(),
             dims.as_ptr(),
             strides.as_ptr(),
             boxes.as_ptr(),
@@ -188,4 +189,57 @@ fn tensor_map(queue: &Queue, p: &GemmProblem, a: &Matrix, tokens: usize) -> Resu
         )?;
     }
     Ok(map)
+}
+
+/// # Safety
+/// As [`multiply`]; `P` is the kernel's struct.
+unsafe fn launch<P: Copy>(
+    queue: &Queue,
+    dependent: bool,
+    kernel: &'static Kernel,
+    grid: (u32, u32, u32),
+    threads: u32,
+    shared: u32,
+    params: &P,
+) -> Result<()> {
+    // SAFETY: the caller's promise; the kernel waits for its predecessor before it touches what that may write.
+    unsafe {
+        match dependent {
+            true => queue.launch_dependent(kernel, grid, threads, shared, params),
+            false => queue.launch(kernel, grid, threads, shared, params),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_has_a_kernel_for_every_form() {
+        let names: Vec<&str> = KERNELS.iter().map(|kernel| kernel.name).collect();
+        let mut expected = Vec::new();
+        for (family, title, operands) in
+            [(Family::Few, "few", &["bf16", "f16", "codes"][..]), (Family::Many, "many", &["bf16", "f16"])]
+        {
+            for operand in operands {
+                for form in FORMS.iter().filter(|form| form.family == family) {
+                    let name = format!("nvfp4_gemm_{title}_{operand}_{}", form.tokens);
+                    let kernel = KERNELS.iter().find(|kernel| kernel.name == name).expect("a kernel a form");
+                    assert_eq!(kernel.threads as usize, form.threads());
+                    expected.push(name);
+                }
+            }
+        }
+        assert_eq!(names, expected);
+    }
+
+    #[test]
+    fn tokens_do_not_come_twice() {
+        let mut tokens: Vec<u64> = (0..1000).map(|_| token()).collect();
+        tokens.sort_unstable();
+        tokens.dedup();
+        assert_eq!(tokens.len(), 1000);
+        assert!(!tokens.contains(&0));
+    }
 }
