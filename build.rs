@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::{env, fs};
 
 /// Where the header's declarations come from, in the order in which a reader meets them.
-const SOURCES: [&str; 30] = [
+const SOURCES: [&str; 33] = [
     "error.rs",
     "api/handles.rs",
     "api/types.rs",
@@ -22,6 +22,8 @@ const SOURCES: [&str; 30] = [
     "api/layouts.rs",
     "api/weights.rs",
     "api/gemm.rs",
+    "api/operation.rs",
+    "api/tuning.rs",
     "ffi/version.rs",
     "ffi/table.rs",
     "ffi/context.rs",
@@ -37,6 +39,7 @@ const SOURCES: [&str; 30] = [
     "ffi/layouts.rs",
     "ffi/weights.rs",
     "ffi/gemm.rs",
+    "ffi/tuning.rs",
     "ffi/api_table.txt",
     "../cbindgen.toml",
 ];

@@ -233,12 +233,57 @@ typedef uint32_t nvfp4_feature;
 /** Block-scaled FP4 tensor cores used by the products. */
 #define NVFP4_FEATURE_NATIVE_FP4 4
 
+/** An operation of the library. */
+typedef uint32_t nvfp4_operation;
+/** Every operation. */
+#define NVFP4_OPERATION_ALL 0
+/** nvfp4_quantize, with nvfp4_quantize_args. */
+#define NVFP4_OPERATION_QUANTIZE 1
+/** nvfp4_amax_scale, with nvfp4_amax_scale_args. */
+#define NVFP4_OPERATION_AMAX_SCALE 2
+/** nvfp4_dequantize, with nvfp4_dequantize_args. */
+#define NVFP4_OPERATION_DEQUANTIZE 3
+/** nvfp4_rmsnorm_quantize, with nvfp4_rmsnorm_quantize_args. */
+#define NVFP4_OPERATION_RMSNORM_QUANTIZE 4
+/** nvfp4_hc_rmsnorm_quantize, with nvfp4_hc_rmsnorm_quantize_args. */
+#define NVFP4_OPERATION_HC_RMSNORM_QUANTIZE 5
+/** nvfp4_swiglu_quantize, with nvfp4_swiglu_quantize_args. */
+#define NVFP4_OPERATION_SWIGLU_QUANTIZE 6
+/** nvfp4_stage_moe_inputs, with nvfp4_stage_moe_inputs_args. */
+#define NVFP4_OPERATION_STAGE_MOE_INPUTS 7
+/** nvfp4_tile_scales, with nvfp4_tile_scales_args. */
+#define NVFP4_OPERATION_TILE_SCALES 8
+/** nvfp4_untile_scales, with nvfp4_tile_scales_args. */
+#define NVFP4_OPERATION_UNTILE_SCALES 9
+/** nvfp4_interleave_gate_up, with nvfp4_interleave_gate_up_args. */
+#define NVFP4_OPERATION_INTERLEAVE_GATE_UP 10
+/** nvfp4_deinterleave_gate_up, with nvfp4_interleave_gate_up_args. */
+#define NVFP4_OPERATION_DEINTERLEAVE_GATE_UP 11
+/** nvfp4_group_ends, with nvfp4_group_ends_args. */
+#define NVFP4_OPERATION_GROUP_ENDS 12
+/** nvfp4_weights_prepare, with nvfp4_weights_prepare_args. */
+#define NVFP4_OPERATION_WEIGHTS_PREPARE 13
+/** nvfp4_weights_export, with nvfp4_weights_export_args. */
+#define NVFP4_OPERATION_WEIGHTS_EXPORT 14
+/** nvfp4_grouped_gemm and nvfp4_gemm, with nvfp4_grouped_gemm_args. */
+#define NVFP4_OPERATION_GROUPED_GEMM 15
+
 /** Arguments of nvfp4_prepare. */
 typedef struct nvfp4_prepare_args {
   /** sizeof(nvfp4_prepare_args). */
   size_t struct_size;
-  /** Must be 0: everything is prepared. */
+  /** Must be 0. */
   uint64_t reserved;
+  /** What is prepared: NVFP4_OPERATION_ALL, or the operation of one call. */
+  nvfp4_operation operation;
+  /** Must be 0. */
+  uint32_t reserved_operation;
+  /**
+   * The call's arguments, as its operation says; NULL for NVFP4_OPERATION_ALL. Their memory is not touched, and
+   * pointers in them may be NULL, except where NULL itself says something: of static_decode_scales and decode_scales
+   * exactly one is set, and an optional array is there or not. What is set must be as aligned as in the call.
+   */
+  const void *args;
 } nvfp4_prepare_args;
 
 /** What may disturb a capture, as in cudaStreamBeginCapture. The CPU backend treats all three alike. */
@@ -798,6 +843,15 @@ typedef uint32_t nvfp4_gemm_flags;
 #define NVFP4_GEMM_ACCUMULATE 1
 /** A row's bits depend on its own values and its group's weights alone. */
 #define NVFP4_GEMM_BATCH_INVARIANT 2
+/**
+ * GPU, compute capability 9.0 and up (NVFP4_FEATURE_DEPENDENT_LAUNCH): the product may start before the call in front
+ * of it in the stream has ended (programmatic dependent launch), which hides the start of few-token products. By setting
+ * it the caller promises that the call directly in front of this one, if it is a kernel, has written neither the weights
+ * nor groups.ends or groups.counts: they were ready at least one call earlier. Activations, decode scales, bias and what
+ * `out` held may come from that call. No bits change. Ignored where the device or the kernel that is taken has no such
+ * launch, and inside of a call that needs a second launch in front of the product.
+ */
+#define NVFP4_GEMM_DEPENDENT_LAUNCH 4
 
 /**
  * Arguments of nvfp4_grouped_gemm and nvfp4_gemm: out = epilogue((a * weights^T) * decode scales + bias).
@@ -865,6 +919,34 @@ typedef struct nvfp4_grouped_gemm_args {
 
 /** Arguments of nvfp4_gemm: those of the grouped product with groups all zero and weights of one group. */
 typedef struct nvfp4_grouped_gemm_args nvfp4_gemm_args;
+
+/** Arguments of nvfp4_tune. */
+typedef struct nvfp4_tune_args {
+  /** sizeof(nvfp4_tune_args). */
+  size_t struct_size;
+  /** NVFP4_OPERATION_GROUPED_GEMM. */
+  nvfp4_operation operation;
+  /** Timed runs of each candidate, up to 10000; 0: 20. */
+  uint32_t repeats;
+  /** The call's arguments as it will be made, memory and all. `workspace` is not used: the library takes its own. */
+  const void *args;
+} nvfp4_tune_args;
+
+/** What nvfp4_tune found. */
+typedef struct nvfp4_tune_result {
+  /** sizeof(nvfp4_tune_result), set by the caller. */
+  size_t struct_size;
+  /** Candidates that were timed; 0: there was nothing to choose. */
+  uint32_t candidates;
+  /** Parts into which the choice cuts the sum over K. */
+  uint32_t splits;
+  /** Microseconds of the kernel that is taken without tuning, median, with a cold cache. */
+  float default_us;
+  /** Microseconds of the choice. */
+  float best_us;
+  /** Zero-terminated name of the choice's kernel. */
+  char kernel[64];
+} nvfp4_tune_result;
 
 #ifdef __cplusplus
 extern "C" {
@@ -956,8 +1038,11 @@ nvfp4_status nvfp4_feature_supported(struct nvfp4_context *context,
                                      int32_t *supported);
 
 /**
- * Loads everything that run calls need, so that they allocate, load and synchronise nothing. `args` NULL: everything.
- * On the CPU there is nothing to load. On a GPU call it once before the first capture.
+ * Loads what run calls need, so that they allocate, load and synchronise nothing. `args` NULL: everything, for every
+ * call. With an operation and its arguments only what that call takes: a host that knows its calls starts sooner.
+ * Other sizes may take other kernels; outside of a capture a call loads what is missing, inside it is NOT_PREPARED.
+ * On the CPU there is nothing to load. May be called from several threads, and while streams capture. What is loaded is
+ * told to the log (level information) and, in numbers, by nvfp4_context_info.
  */
 nvfp4_status nvfp4_prepare(struct nvfp4_context *context,
                            const struct nvfp4_prepare_args *args);
@@ -1101,7 +1186,10 @@ nvfp4_status nvfp4_quantize(struct nvfp4_context *context,
                             const struct nvfp4_quantize_args *args,
                             struct nvfp4_stream *stream);
 
-/** Bytes of workspace that nvfp4_quantize needs with these arguments; 0 means none. Reads no device memory. */
+/**
+ * Bytes of workspace that nvfp4_quantize needs with these arguments; 0 means none. Reads no device memory and needs
+ * none yet: pointers may be NULL as for nvfp4_prepare.
+ */
 nvfp4_status nvfp4_quantize_workspace_size(struct nvfp4_context *context,
                                            const struct nvfp4_quantize_args *args,
                                            size_t *bytes);
@@ -1114,7 +1202,10 @@ nvfp4_status nvfp4_amax_scale(struct nvfp4_context *context,
                               const struct nvfp4_amax_scale_args *args,
                               struct nvfp4_stream *stream);
 
-/** Bytes of workspace that nvfp4_amax_scale needs with these arguments; 0 means none. Reads no device memory. */
+/**
+ * Bytes of workspace that nvfp4_amax_scale needs with these arguments; 0 means none. Reads no device memory and needs
+ * none yet: pointers may be NULL as for nvfp4_prepare.
+ */
 nvfp4_status nvfp4_amax_scale_workspace_size(struct nvfp4_context *context,
                                              const struct nvfp4_amax_scale_args *args,
                                              size_t *bytes);
@@ -1135,7 +1226,10 @@ nvfp4_status nvfp4_rmsnorm_quantize(struct nvfp4_context *context,
                                     const struct nvfp4_rmsnorm_quantize_args *args,
                                     struct nvfp4_stream *stream);
 
-/** Bytes of workspace that nvfp4_rmsnorm_quantize needs with these arguments; 0 means none. Reads no device memory. */
+/**
+ * Bytes of workspace that nvfp4_rmsnorm_quantize needs with these arguments; 0 means none. Reads no device memory and needs
+ * none yet: pointers may be NULL as for nvfp4_prepare.
+ */
 nvfp4_status nvfp4_rmsnorm_quantize_workspace_size(struct nvfp4_context *context,
                                                    const struct nvfp4_rmsnorm_quantize_args *args,
                                                    size_t *bytes);
@@ -1148,7 +1242,10 @@ nvfp4_status nvfp4_hc_rmsnorm_quantize(struct nvfp4_context *context,
                                        const struct nvfp4_hc_rmsnorm_quantize_args *args,
                                        struct nvfp4_stream *stream);
 
-/** Bytes of workspace that nvfp4_hc_rmsnorm_quantize needs with these arguments; 0 means none. Reads no device memory. */
+/**
+ * Bytes of workspace that nvfp4_hc_rmsnorm_quantize needs with these arguments; 0 means none. Reads no device memory and needs
+ * none yet: pointers may be NULL as for nvfp4_prepare.
+ */
 nvfp4_status nvfp4_hc_rmsnorm_quantize_workspace_size(struct nvfp4_context *context,
                                                       const struct nvfp4_hc_rmsnorm_quantize_args *args,
                                                       size_t *bytes);
@@ -1161,7 +1258,10 @@ nvfp4_status nvfp4_swiglu_quantize(struct nvfp4_context *context,
                                    const struct nvfp4_swiglu_quantize_args *args,
                                    struct nvfp4_stream *stream);
 
-/** Bytes of workspace that nvfp4_swiglu_quantize needs with these arguments; 0 means none. Reads no device memory. */
+/**
+ * Bytes of workspace that nvfp4_swiglu_quantize needs with these arguments; 0 means none. Reads no device memory and needs
+ * none yet: pointers may be NULL as for nvfp4_prepare.
+ */
 nvfp4_status nvfp4_swiglu_quantize_workspace_size(struct nvfp4_context *context,
                                                   const struct nvfp4_swiglu_quantize_args *args,
                                                   size_t *bytes);
@@ -1226,7 +1326,7 @@ nvfp4_status nvfp4_weights_export(struct nvfp4_context *context,
                                   const struct nvfp4_weights_export_args *args,
                                   struct nvfp4_stream *stream);
 
-/** Tells the shape of prepared weights. */
+/** Tells the shape of prepared weights. Refused after a fork, and after the destruction of their context. */
 nvfp4_status nvfp4_weights_info(const struct nvfp4_weights *weights, struct nvfp4_weights_shape *shape);
 
 /** Destroys the handle of prepared weights; the storage stays the caller's. Graphs that use them keep working. */
@@ -1243,7 +1343,7 @@ nvfp4_status nvfp4_grouped_gemm(struct nvfp4_context *context,
 
 /**
  * Bytes of workspace that nvfp4_grouped_gemm needs with these arguments, for any split of the rows into the groups.
- * Reads no device memory.
+ * Reads no device memory and needs none yet: pointers may be NULL as for nvfp4_prepare.
  */
 nvfp4_status nvfp4_grouped_gemm_workspace_size(struct nvfp4_context *context,
                                                const struct nvfp4_grouped_gemm_args *args,
@@ -1256,11 +1356,43 @@ nvfp4_status nvfp4_gemm(struct nvfp4_context *context,
 
 /**
  * Bytes of workspace that nvfp4_gemm needs with these arguments, for any split of the rows into the groups.
- * Reads no device memory.
+ * Reads no device memory and needs none yet: pointers may be NULL as for nvfp4_prepare.
  */
 nvfp4_status nvfp4_gemm_workspace_size(struct nvfp4_context *context,
                                        const nvfp4_gemm_args *args,
                                        size_t *bytes);
+
+/**
+ * Times every kernel that can carry out a product, on this device and with these arguments, and uses the fastest from
+ * now on for products of the same operand type, groups, N, K and epilogue with about as many rows a group (to the next
+ * power of two). Not a run call: it allocates, launches and waits, and is refused while the stream captures. The output
+ * is written many times; with NVFP4_GEMM_ACCUMULATE it is useless afterwards. A choice can change a product's bits within
+ * its bound and its workspace size, so tune before workspaces are asked for and graphs are captured; the same choices
+ * give the same bits. Products with NVFP4_GEMM_BATCH_INVARIANT take no choices. On the CPU there is nothing to choose.
+ */
+nvfp4_status nvfp4_tune(struct nvfp4_context *context,
+                        const struct nvfp4_tune_args *args,
+                        struct nvfp4_stream *stream,
+                        struct nvfp4_tune_result *result);
+
+/**
+ * Takes the choices of a file that nvfp4_tuning_save wrote, in place of those in use; `path` NULL forgets all. Sets
+ * `choices` to their number. A file that is missing, damaged, or of another library version, device or driver is ignored
+ * as a whole: `choices` is 0 then, no choice is in use, and the reason goes to the log (level warning). A choice that is
+ * not legal for a problem is passed over. Choices can change a product's bits and workspace size (see nvfp4_tune), so
+ * load before workspaces are asked for and graphs are captured; graphs keep what they captured. On the CPU it does
+ * nothing and `choices` is 0.
+ */
+nvfp4_status nvfp4_tuning_load(struct nvfp4_context *context,
+                               const char *path,
+                               size_t *choices);
+
+/**
+ * Writes the choices in use to a file, in one step: whoever reads `path` meanwhile gets the old file or the new one.
+ * UNSUPPORTED on the CPU, which has no choices.
+ */
+nvfp4_status nvfp4_tuning_save(struct nvfp4_context *context,
+                               const char *path);
 
 /** Every function of this header but nvfp4_api, in an order that only ever grows. */
 struct nvfp4_api_table {
@@ -1336,6 +1468,9 @@ struct nvfp4_api_table {
   nvfp4_status (*grouped_gemm_workspace_size)(struct nvfp4_context *context, const struct nvfp4_grouped_gemm_args *args, size_t *bytes);
   nvfp4_status (*gemm)(struct nvfp4_context *context, const nvfp4_gemm_args *args, struct nvfp4_stream *stream);
   nvfp4_status (*gemm_workspace_size)(struct nvfp4_context *context, const nvfp4_gemm_args *args, size_t *bytes);
+  nvfp4_status (*tune)(struct nvfp4_context *context, const struct nvfp4_tune_args *args, struct nvfp4_stream *stream, struct nvfp4_tune_result *result);
+  nvfp4_status (*tuning_load)(struct nvfp4_context *context, const char *path, size_t *choices);
+  nvfp4_status (*tuning_save)(struct nvfp4_context *context, const char *path);
 };
 
 #ifdef __cplusplus

@@ -335,6 +335,7 @@ template <class S> NVFP4_INLINE void run_gemm(const GemmParams& p, uint8_t* dyna
   static_assert(Staging<S::TOKENS, S::UNITS>::BYTES <= S::STAGES * S::STAGE_BYTES, "the epilogue reuses the pipeline");
   __shared__ TileSearch<S::THREADS> search;
   __shared__ uint32_t ticket;
+  ptx::wait_for_predecessor();
   if (!find_tile<S::THREADS>(p, S::TOKENS, S::ROWS, search)) return;
   const Tile& t = search.tile;
   Accumulators<S> acc;

@@ -11,6 +11,16 @@
 
 namespace nvfp4::ptx {
 
+// Where the launch let this grid start early (programmatic dependent launch): waits until the grid before it is done and
+// its writes are seen, then lets the one behind it start its own prologue. In that order, so that whoever starts behind
+// this grid knows everything before it to be done. Does nothing otherwise, and is nothing before sm_90.
+NVFP4_INLINE void wait_for_predecessor() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+
 NVFP4_INLINE uint32_t shared_address(const void* p) { return static_cast<uint32_t>(__cvta_generic_to_shared(p)); }
 
 // 16 bytes from global to shared memory without a register; `bytes` 0 writes zeros and reads nothing.

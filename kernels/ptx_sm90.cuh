@@ -89,10 +89,18 @@ NVFP4_INLINE void store_matrices_transposed(uint32_t at, uint32_t a, uint32_t b,
   asm volatile("stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [%0], {%1,%2,%3,%4};" ::"r"(at), "r"(a), "r"(b), "r"(c), "r"(d) : "memory");
 }
 
+NVFP4_INLINE uint2 load_shared64(uint32_t at) {
+  uint2 r;
+  asm volatile("ld.shared.v2.u32 {%0,%1}, [%2];" : "=r"(r.x), "=r"(r.y) : "r"(at));
+  return r;
+}
+
 // ---- threads
 
 // A part of the block (whole warps) meets; ids 1 … 15, 0 is __syncthreads().
 NVFP4_INLINE void meet(uint32_t id, uint32_t threads) { asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory"); }
+// Counts towards such a meeting without waiting for it.
+NVFP4_INLINE void pass(uint32_t id, uint32_t threads) { asm volatile("bar.arrive %0, %1;" ::"r"(id), "r"(threads) : "memory"); }
 
 // A warpgroup takes or gives registers; over a block they add up to those of the launch.
 template <int N> NVFP4_INLINE void raise_registers() { asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(N)); }
@@ -104,6 +112,19 @@ template <int N> NVFP4_INLINE void lower_registers() { asm volatile("setmaxnreg.
 NVFP4_INLINE void allow_dependents() { asm volatile("griddepcontrol.launch_dependents;" ::: "memory"); }
 // All launches before this one are over and their writes visible.
 NVFP4_INLINE void wait_for_launches() { asm volatile("griddepcontrol.wait;" ::: "memory"); }
+
+// The compiler moves no memory access over this: it would collect loads until registers run out.
+NVFP4_INLINE void keep_order() { asm volatile("" ::: "memory"); }
+
+// `seen` stays 0 until a pair of 16-bit values holds a NaN (or an infinity: 0 times it is one).
+template <bool F16> NVFP4_INLINE uint32_t see_nan(uint32_t seen, uint32_t pair) {
+  uint32_t r;
+  if constexpr (F16)
+    asm("fma.rn.f16x2 %0, %1, %2, %3;" : "=r"(r) : "r"(pair), "r"(0u), "r"(seen));
+  else
+    asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(r) : "r"(pair), "r"(0u), "r"(seen));
+  return r;
+}
 
 // ---- memory order between blocks
 

@@ -310,23 +310,29 @@ template <int WARPS, int FOURS> class Partials {
 
   // Adds the sums of blocks first … this one - 1 in their order, waiting for them, and clears their flags.
   NVFP4_INLINE void collect(uint32_t first, float (&acc)[FOURS][4]) {
-    constexpr int TOGETHER = FOURS >= 8 ? 1 : 8 / FOURS;  // blocks whose sums are on their way at once
+    // Sums on their way at once: of several blocks, or of a part of one.
+    constexpr int PART = FOURS < 8 ? FOURS : 8, TOGETHER = 8 / PART;
     wait(first);
 #pragma unroll 1
     for (uint32_t block = first; block < blockIdx.x; block += TOGETHER) {
-      float4 v[TOGETHER][FOURS];
 #pragma unroll
-      for (int b = 0; b < TOGETHER; b++)
+      for (int part = 0; part < FOURS; part += PART) {
+        float4 v[TOGETHER][PART];
 #pragma unroll
-        for (int i = 0; i < FOURS; i++)
-          v[b][i] = block + b < blockIdx.x ? __ldcg(at(block + b) + i * 32) : make_float4(0.f, 0.f, 0.f, 0.f);
+        for (int b = 0; b < TOGETHER; b++)
 #pragma unroll
-      for (int b = 0; b < TOGETHER; b++)
+          for (int i = 0; i < PART; i++)
+            v[b][i] = block + b < blockIdx.x ? __ldcg(at(block + b) + (part + i) * 32) : make_float4(0.f, 0.f, 0.f, 0.f);
 #pragma unroll
-        for (int i = 0; i < FOURS; i++) {
-          acc[i][0] = __fadd_rn(acc[i][0], v[b][i].x), acc[i][1] = __fadd_rn(acc[i][1], v[b][i].y);
-          acc[i][2] = __fadd_rn(acc[i][2], v[b][i].z), acc[i][3] = __fadd_rn(acc[i][3], v[b][i].w);
-        }
+        for (int b = 0; b < TOGETHER; b++)
+#pragma unroll
+          for (int i = 0; i < PART; i++) {
+            float* to = acc[part + i];
+            to[0] = __fadd_rn(to[0], v[b][i].x), to[1] = __fadd_rn(to[1], v[b][i].y);
+            to[2] = __fadd_rn(to[2], v[b][i].z), to[3] = __fadd_rn(to[3], v[b][i].w);
+          }
+        ptx::keep_order();
+      }
     }
   }
 

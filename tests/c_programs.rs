@@ -50,6 +50,7 @@ programs!(
     test_api_table,
     test_basics,
     test_buffers,
+    test_choices,
     test_faults,
     test_fused,
     test_gemm,

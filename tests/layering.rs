@@ -3,8 +3,8 @@
 
 mod native;
 
-const RANKS: [(&str, u32); 6] =
-    [("error", 0), ("format", 1), ("plan", 2), ("backend", 3), ("api", 4), ("ffi", 5)];
+const RANKS: [(&str, u32); 7] =
+    [("error", 0), ("process", 0), ("format", 1), ("plan", 2), ("backend", 3), ("api", 4), ("ffi", 5)];
 
 fn rank(room: &str) -> Option<u32> {
     RANKS.iter().find(|(name, _)| *name == room).map(|(_, rank)| *rank)

@@ -10,6 +10,7 @@ mod quantize;
 mod report;
 mod select;
 mod source;
+mod tune;
 
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
@@ -30,12 +31,15 @@ enum Command {
     Quantize(quantize::Args),
     /// Show the tensors of a checkpoint and what they cost
     Inspect(inspect::Args),
+    /// Measure which kernels are best for products of given shapes on this GPU, and keep the choices in a file
+    Tune(tune::Args),
 }
 
 fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Quantize(args) => quantize::run(&args),
         Command::Inspect(args) => inspect::run(&args),
+        Command::Tune(args) => tune::run(&args),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -21,8 +21,10 @@ pub const MAX_GROUPS: u32 = 65535;
 /// The memory a call touches: checked one by one for NULL and alignment, all together for overlap.
 #[derive(Default)]
 pub struct Regions {
-    list: [Region; 24],
+    list: [Region; 16],
     count: usize,
+    /// The question is what a call of these shapes needs: a pointer that is not known yet is NULL.
+    shapes_only: bool,
 }
 
 #[derive(Clone, Copy, Default)]
@@ -34,6 +36,16 @@ struct Region {
 }
 
 impl Regions {
+    /// For a question about a call that is not made yet: NULL stands for memory that will be there. What is given must
+    /// be aligned as the call wants it.
+    pub fn of_shapes() -> Regions {
+        Regions { shapes_only: true, ..Regions::default() }
+    }
+
+    pub fn is_of_shapes(&self) -> bool {
+        self.shapes_only
+    }
+
     /// Memory that is read. Without bytes any pointer goes, NULL too.
     pub fn read<T>(
         &mut self,
@@ -81,7 +93,7 @@ impl Regions {
             return Ok(());
         }
         if start == 0 {
-            return Err(Error::Null { argument });
+            return if self.shapes_only { Ok(()) } else { Err(Error::Null { argument }) };
         }
         if !start.is_multiple_of(align) {
             return Err(Error::Misaligned { argument, address: start, alignment: align });

@@ -4,6 +4,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use super::info::{cpu_info, cuda_info};
+use super::operation::Call;
 use super::types::zeroed_default;
 use crate::backend::cpu::Cpu;
 use crate::backend::cpu::kernels::Isa;
@@ -136,8 +138,16 @@ pub struct nvfp4_pool_stats {
 pub struct nvfp4_prepare_args {
     /// sizeof(nvfp4_prepare_args).
     pub struct_size: usize,
-    /// Must be 0: everything is prepared.
+    /// Must be 0.
     pub reserved: u64,
+    /// What is prepared: NVFP4_OPERATION_ALL, or the operation of one call.
+    pub operation: super::operation::nvfp4_operation,
+    /// Must be 0.
+    pub reserved_operation: u32,
+    /// The call's arguments, as its operation says; NULL for NVFP4_OPERATION_ALL. Their memory is not touched, and
+    /// pointers in them may be NULL, except where NULL itself says something: of static_decode_scales and decode_scales
+    /// exactly one is set, and an optional array is there or not. What is set must be as aligned as in the call.
+    pub args: *const core::ffi::c_void,
 }
 
 zeroed_default!(
@@ -161,7 +171,7 @@ struct Inner {
 }
 
 const MAX_THREADS: u32 = 1024;
-const BACKENDS: &str = "NVFP4_BACKEND_CPU (0), NVFP4_BACKEND_CUDA (1)";
+pub(super) const BACKENDS: &str = "NVFP4_BACKEND_CPU (0), NVFP4_BACKEND_CUDA (1)";
 
 impl Context {
     pub fn create(options: &nvfp4_context_options) -> Result<Context> {
@@ -222,7 +232,7 @@ impl Context {
     }
 
     fn new(backend: Backend) -> Context {
-        Context(Arc::new(Inner { backend, process: std::process::id(), closed: AtomicBool::new(false) }))
+        Context(Arc::new(Inner { backend, process: crate::process::id(), closed: AtomicBool::new(false) }))
     }
 
     pub(super) fn backend(&self) -> &Backend {
@@ -236,7 +246,7 @@ impl Context {
 
     /// Refuses to go on in another process than the one that made the context, or after its destruction.
     pub fn check_process(&self) -> Result<()> {
-        let now = std::process::id();
+        let now = crate::process::id();
         if now != self.0.process {
             return Err(Error::Forked { created: self.0.process, now });
         }
@@ -325,13 +335,21 @@ impl Context {
     }
 
     /// Loads what run calls need. The CPU needs nothing: its kernels are code.
-    pub fn prepare(&self, args: &nvfp4_prepare_args) -> Result<()> {
+    /// `call` none: for every call there is.
+    pub fn prepare(&self, args: &nvfp4_prepare_args, call: Option<&Call>) -> Result<()> {
         if args.reserved != 0 {
             return Err(Error::Reserved { argument: "args.reserved", value: args.reserved });
         }
-        match self.backend() {
-            Backend::Cpu(_) => Ok(()),
-            Backend::Cuda(device) => device.prepare(),
+        if args.reserved_operation != 0 {
+            let value = args.reserved_operation as u64;
+            return Err(Error::Reserved { argument: "args.reserved_operation", value });
+        }
+        // Wrong arguments are refused on every backend.
+        let work = call.map(|call| call.work(self)).transpose()?;
+        match (self.backend(), work) {
+            (Backend::Cpu(_), _) => Ok(()),
+            (Backend::Cuda(device), None) => device.prepare(),
+            (Backend::Cuda(device), Some(work)) => device.prepare_for(&work),
         }
     }
 
@@ -341,58 +359,5 @@ impl Context {
             Backend::Cpu(_) => None,
             Backend::Cuda(device) => Some(device.loaded_report()),
         }
-    }
-}
-
-/// What is known of a backend's device without creating a context.
-pub fn backend_info(backend: nvfp4_backend, device: u32) -> Result<nvfp4_backend_info> {
-    match backend {
-        NVFP4_BACKEND_CPU if device == 0 => {
-            Ok(cpu_info(Isa::detect(), std::thread::available_parallelism().map_or(1, |n| n.get())))
-        }
-        NVFP4_BACKEND_CPU => Err(Error::OutOfRange {
-            argument: "device",
-            value: device.to_string(),
-            range: "0 for the CPU".into(),
-        }),
-        NVFP4_BACKEND_CUDA => Ok(match cuda::context::describe(device) {
-            Ok(found) => {
-                let (major, minor) = found.compute_capability;
-                cuda_info(1, found.count, &format!("{}, compute {major}.{minor}", found.name))
-            }
-            Err(error) => cuda_info(0, 0, cuda::context::why_missing(&error)),
-        }),
-        value => Err(Error::UnknownValue { argument: "backend", value, known: BACKENDS }),
-    }
-}
-
-fn cuda_info(available: u32, device_count: u32, name: &str) -> nvfp4_backend_info {
-    let mut info =
-        nvfp4_backend_info { backend: NVFP4_BACKEND_CUDA, available, device_count, ..Default::default() };
-    set_name(&mut info, name);
-    info
-}
-
-fn cpu_info(isa: Isa, threads: usize) -> nvfp4_backend_info {
-    let mut info = nvfp4_backend_info {
-        backend: NVFP4_BACKEND_CPU,
-        available: 1,
-        device_count: 1,
-        threads: threads as u32,
-        isa: match isa {
-            Isa::Portable => NVFP4_ISA_PORTABLE,
-            Isa::Avx2 => NVFP4_ISA_AVX2,
-            Isa::Avx512 => NVFP4_ISA_AVX512,
-        },
-        ..Default::default()
-    };
-    set_name(&mut info, &format!("CPU, {}, {threads} threads", isa.name()));
-    info
-}
-
-fn set_name(info: &mut nvfp4_backend_info, name: &str) {
-    let last = info.name.len() - 1;
-    for (to, &from) in info.name[..last].iter_mut().zip(name.as_bytes()) {
-        *to = from as core::ffi::c_char;
     }
 }

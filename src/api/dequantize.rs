@@ -45,13 +45,12 @@ zeroed_default!(nvfp4_dequantize_args);
 /// The pointers of `args` are valid for what their documentation says.
 pub unsafe fn dequantize(context: &Context, args: &nvfp4_dequantize_args, stream: &Stream) -> Result<()> {
     stream.check(context)?;
-    let problem = plan(args)?;
+    let problem = plan(args, Regions::default())?;
     // SAFETY: the caller's promise.
     unsafe { stream.submit(Job::Dequantize(problem), None, None) }
 }
 
-fn plan(args: &nvfp4_dequantize_args) -> Result<DequantizeProblem> {
-    let mut regions = Regions::default();
+pub(super) fn plan(args: &nvfp4_dequantize_args, mut regions: Regions) -> Result<DequantizeProblem> {
     check::reserved("reserved", args.reserved)?;
     let dtype = check::float_dtype("dst_dtype", args.dst_dtype)?;
     let cols = check::cols("cols", args.cols)?;

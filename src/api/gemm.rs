@@ -23,6 +23,14 @@ pub const NVFP4_GEMM_ACCUMULATE: nvfp4_gemm_flags = 1;
 /// A row's bits depend on its own values and its group's weights alone.
 pub const NVFP4_GEMM_BATCH_INVARIANT: nvfp4_gemm_flags = 2;
 
+/// GPU, compute capability 9.0 and up (NVFP4_FEATURE_DEPENDENT_LAUNCH): the product may start before the call in front
+/// of it in the stream has ended (programmatic dependent launch), which hides the start of few-token products. By setting
+/// it the caller promises that the call directly in front of this one, if it is a kernel, has written neither the weights
+/// nor groups.ends or groups.counts: they were ready at least one call earlier. Activations, decode scales, bias and what
+/// `out` held may come from that call. No bits change. Ignored where the device or the kernel that is taken has no such
+/// launch, and inside of a call that needs a second launch in front of the product.
+pub const NVFP4_GEMM_DEPENDENT_LAUNCH: nvfp4_gemm_flags = 4;
+
 /// Arguments of nvfp4_grouped_gemm and nvfp4_gemm: out = epilogue((a * weights^T) * decode scales + bias).
 ///
 /// FP32 accumulation of exact products; the bound is in docs/numerics.md. Deterministic. On the CPU every product is
@@ -90,7 +98,8 @@ pub type nvfp4_gemm_args = nvfp4_grouped_gemm_args;
 
 zeroed_default!(nvfp4_grouped_gemm_args);
 
-const ALL_FLAGS: nvfp4_gemm_flags = NVFP4_GEMM_ACCUMULATE | NVFP4_GEMM_BATCH_INVARIANT;
+const ALL_FLAGS: nvfp4_gemm_flags =
+    NVFP4_GEMM_ACCUMULATE | NVFP4_GEMM_BATCH_INVARIANT | NVFP4_GEMM_DEPENDENT_LAUNCH;
 
 /// Multiplies the rows of each group with its weights.
 ///
@@ -104,7 +113,7 @@ pub unsafe fn grouped_gemm(
 ) -> Result<()> {
     stream.check(context)?;
     weights.check(context, "weights")?;
-    let (mut problem, mut regions) = plan(args, weights)?;
+    let (mut problem, mut regions) = plan(args, weights, Regions::default())?;
     let needed = workspace_size(context, &problem)?;
     problem.workspace = check::workspace(&mut regions, args.workspace, args.workspace_size, needed)?;
     regions.check_overlap()?;
@@ -120,7 +129,7 @@ pub fn grouped_gemm_workspace_size(
 ) -> Result<usize> {
     context.check_process()?;
     weights.check(context, "weights")?;
-    let (problem, _) = plan(args, weights)?;
+    let (problem, _) = plan(args, weights, Regions::of_shapes())?;
     workspace_size(context, &problem)
 }
 
@@ -147,12 +156,15 @@ pub fn check_single(args: &nvfp4_gemm_args, weights: &Weights) -> Result<()> {
 }
 
 /// Everything but the workspace and the final overlap check.
-fn plan(args: &nvfp4_grouped_gemm_args, weights: &Weights) -> Result<(GemmProblem, Regions)> {
-    let mut regions = Regions::default();
+pub(super) fn plan(
+    args: &nvfp4_grouped_gemm_args,
+    weights: &Weights,
+    mut regions: Regions,
+) -> Result<(GemmProblem, Regions)> {
     let shape = weights.plan().shape;
     check::reserved("reserved", args.reserved)?;
     if args.flags & !ALL_FLAGS != 0 {
-        let known = "NVFP4_GEMM_ACCUMULATE (1), NVFP4_GEMM_BATCH_INVARIANT (2), or'ed";
+        let known = "NVFP4_GEMM_ACCUMULATE (1), _BATCH_INVARIANT (2), _DEPENDENT_LAUNCH (4), or'ed";
         return Err(Error::UnknownValue { argument: "flags", value: args.flags, known });
     }
     let groups = check::groups(&args.groups, args.rows, true, &mut regions)?;
@@ -177,9 +189,17 @@ fn plan(args: &nvfp4_grouped_gemm_args, weights: &Weights) -> Result<(GemmProble
     let cols = if matches!(activation, Activation::SwiGlu(_)) { shape.rows / 2 } else { shape.rows };
     let out = output(args, &groups, cols, activation, &mut regions)?;
     let batch_invariant = args.flags & NVFP4_GEMM_BATCH_INVARIANT != 0;
-    let workspace = Ptr::NULL;
-    let weights = weights.plan();
-    let problem = GemmProblem { groups, a, weights, bias, activation, out, batch_invariant, workspace };
+    let problem = GemmProblem {
+        groups,
+        a,
+        weights: weights.plan(),
+        bias,
+        activation,
+        out,
+        batch_invariant,
+        dependent_launch: args.flags & NVFP4_GEMM_DEPENDENT_LAUNCH != 0,
+        workspace: Ptr::NULL,
+    };
     Ok((problem, regions))
 }
 

@@ -127,7 +127,7 @@ pub fn scales_size(args: &nvfp4_scales_size_args) -> Result<usize> {
 /// The pointers of `args` are valid for what their documentation says.
 pub unsafe fn tile_scales(context: &Context, args: &nvfp4_tile_scales_args, stream: &Stream) -> Result<()> {
     stream.check(context)?;
-    let problem = plan_tiles(args, true)?;
+    let problem = plan_tiles(args, true, Regions::default())?;
     // SAFETY: the caller's promise.
     unsafe { stream.submit(Job::MoveScales(problem), None, None) }
 }
@@ -138,13 +138,16 @@ pub unsafe fn tile_scales(context: &Context, args: &nvfp4_tile_scales_args, stre
 /// As [`tile_scales`].
 pub unsafe fn untile_scales(context: &Context, args: &nvfp4_tile_scales_args, stream: &Stream) -> Result<()> {
     stream.check(context)?;
-    let problem = plan_tiles(args, false)?;
+    let problem = plan_tiles(args, false, Regions::default())?;
     // SAFETY: the caller's promise.
     unsafe { stream.submit(Job::MoveScales(problem), None, None) }
 }
 
-fn plan_tiles(args: &nvfp4_tile_scales_args, forward: bool) -> Result<ScaleLayoutProblem> {
-    let mut regions = Regions::default();
+pub(super) fn plan_tiles(
+    args: &nvfp4_tile_scales_args,
+    forward: bool,
+    mut regions: Regions,
+) -> Result<ScaleLayoutProblem> {
     check::reserved("reserved", args.reserved)?;
     let layout = check::tiled_layout("scale_layout", args.scale_layout)?;
     let blocks = check::count("blocks", args.blocks, 1, i64::MAX / 16)?;
@@ -181,7 +184,16 @@ pub unsafe fn interleave_gate_up(
     forward: bool,
 ) -> Result<()> {
     stream.check(context)?;
-    let mut regions = Regions::default();
+    let problem = plan_interleave(args, forward, Regions::default())?;
+    // SAFETY: the caller's promise.
+    unsafe { stream.submit(Job::Interleave(problem), None, None) }
+}
+
+pub(super) fn plan_interleave(
+    args: &nvfp4_interleave_gate_up_args,
+    forward: bool,
+    mut regions: Regions,
+) -> Result<InterleaveProblem> {
     let granularity = if args.granularity == 0 { DEFAULT_GRANULARITY } else { args.granularity };
     let granularity = check::count("granularity", granularity, 1, i64::MAX)?;
     let half = check::multiple("half_rows", args.half_rows, granularity as i64)?;
@@ -193,9 +205,7 @@ pub unsafe fn interleave_gate_up(
     let src = regions.read("src", args.src.cast::<u8>(), bytes, MATRIX)?;
     let dst = regions.write("dst", args.dst.cast::<u8>(), bytes, MATRIX)?;
     regions.check_overlap()?;
-    let problem = InterleaveProblem { src, dst, count, half, row_bytes, granularity, forward };
-    // SAFETY: the caller's promise.
-    unsafe { stream.submit(Job::Interleave(problem), None, None) }
+    Ok(InterleaveProblem { src, dst, count, half, row_bytes, granularity, forward })
 }
 
 /// counts → inclusive cumulative ends.
@@ -204,14 +214,18 @@ pub unsafe fn interleave_gate_up(
 /// As [`tile_scales`].
 pub unsafe fn group_ends(context: &Context, args: &nvfp4_group_ends_args, stream: &Stream) -> Result<()> {
     stream.check(context)?;
-    let mut regions = Regions::default();
+    let problem = plan_ends(args, [Regions::default(), Regions::default()])?;
+    // SAFETY: the caller's promise.
+    unsafe { stream.submit(Job::GroupEnds(problem), None, None) }
+}
+
+pub(super) fn plan_ends(args: &nvfp4_group_ends_args, regions: [Regions; 2]) -> Result<GroupEndsProblem> {
+    let [mut regions, mut own] = regions;
     let count = check::count("count", args.count, 0, check::MAX_GROUPS as i64)?;
     let ends = regions.write_array("ends", args.ends, count)?;
     let in_place = args.counts == args.ends.cast_const();
     // One array for both is allowed: every entry is read before it is written.
-    let mut own = Regions::default();
     let counts = if in_place { &mut own } else { &mut regions }.read_array("counts", args.counts, count)?;
     regions.check_overlap()?;
-    // SAFETY: the caller's promise.
-    unsafe { stream.submit(Job::GroupEnds(GroupEndsProblem { counts, ends, count }), None, None) }
+    Ok(GroupEndsProblem { counts, ends, count })
 }

@@ -2,17 +2,23 @@
 //! What passes becomes a problem of `plan`, which a stream carries out or records.
 
 pub mod buffer;
+mod capture;
 mod check;
 pub mod context;
 pub mod dequantize;
+pub mod event;
 pub mod gemm;
+pub mod graph;
 pub mod handles;
+pub mod info;
 pub mod layouts;
 pub mod norm;
 mod operand;
+pub mod operation;
 pub mod quantize;
 pub mod stage;
 pub mod stream;
 pub mod swiglu;
+pub mod tuning;
 pub mod types;
 pub mod weights;

@@ -109,6 +109,23 @@ pub struct nvfp4_hc_rmsnorm_quantize_args {
 
 zeroed_default!(nvfp4_rmsnorm_quantize_args, nvfp4_hc_rmsnorm_quantize_args);
 
+/// Two structs, and the same fields at the end of both.
+macro_rules! tail {
+    ($args:ident) => {
+        Tail {
+            weight: $args.weight,
+            weight_dtype: $args.weight_dtype,
+            weight_offset: $args.weight_offset,
+            eps: $args.eps,
+            normed: $args.normed,
+            normed_row_stride: $args.normed_row_stride,
+            inv_rms: $args.inv_rms,
+            out: &$args.out,
+            workspace: ($args.workspace, $args.workspace_size),
+        }
+    };
+}
+
 /// Streams a hyper-connection may mix.
 const MAX_STREAMS: i64 = 4;
 
@@ -122,7 +139,7 @@ pub unsafe fn rmsnorm_quantize(
     stream: &Stream,
 ) -> Result<()> {
     stream.check(context)?;
-    let problem = plan(args)?;
+    let problem = plan(args, Regions::default())?;
     // SAFETY: the caller's promise.
     unsafe { stream.submit(Job::Quantize(problem), None, None) }
 }
@@ -133,7 +150,7 @@ pub fn rmsnorm_quantize_workspace_size(
     args: &nvfp4_rmsnorm_quantize_args,
 ) -> Result<usize> {
     context.check_process()?;
-    plan(args).map(|_| 0)
+    plan(args, Regions::of_shapes()).map(|_| 0)
 }
 
 /// Mixes streams, normalises and quantizes.
@@ -146,7 +163,7 @@ pub unsafe fn hc_rmsnorm_quantize(
     stream: &Stream,
 ) -> Result<()> {
     stream.check(context)?;
-    let problem = plan_hc(args)?;
+    let problem = plan_hc(args, Regions::default())?;
     // SAFETY: the caller's promise.
     unsafe { stream.submit(Job::Quantize(problem), None, None) }
 }
@@ -157,11 +174,10 @@ pub fn hc_rmsnorm_quantize_workspace_size(
     args: &nvfp4_hc_rmsnorm_quantize_args,
 ) -> Result<usize> {
     context.check_process()?;
-    plan_hc(args).map(|_| 0)
+    plan_hc(args, Regions::of_shapes()).map(|_| 0)
 }
 
-fn plan(args: &nvfp4_rmsnorm_quantize_args) -> Result<QuantizeProblem> {
-    let mut regions = Regions::default();
+pub(super) fn plan(args: &nvfp4_rmsnorm_quantize_args, mut regions: Regions) -> Result<QuantizeProblem> {
     let dtype = check::float_dtype("src_dtype", args.src_dtype)?;
     let cols = check::cols("cols", args.cols)?;
     let rows = check::count("rows", args.rows, 0, i64::MAX)?;
@@ -176,22 +192,13 @@ fn plan(args: &nvfp4_rmsnorm_quantize_args) -> Result<QuantizeProblem> {
         cols,
         &mut regions,
     )?;
-    let tail = Tail {
-        weight: args.weight,
-        weight_dtype: args.weight_dtype,
-        weight_offset: args.weight_offset,
-        eps: args.eps,
-        normed: args.normed,
-        normed_row_stride: args.normed_row_stride,
-        inv_rms: args.inv_rms,
-        out: &args.out,
-        workspace: (args.workspace, args.workspace_size),
-    };
-    finish(NormInput::Rows { src, residual }, &tail, dtype, rows, cols, regions)
+    finish(NormInput::Rows { src, residual }, &tail!(args), dtype, rows, cols, regions)
 }
 
-fn plan_hc(args: &nvfp4_hc_rmsnorm_quantize_args) -> Result<QuantizeProblem> {
-    let mut regions = Regions::default();
+pub(super) fn plan_hc(
+    args: &nvfp4_hc_rmsnorm_quantize_args,
+    mut regions: Regions,
+) -> Result<QuantizeProblem> {
     check::reserved("reserved", args.reserved)?;
     let dtype = check::float_dtype("src_dtype", args.src_dtype)?;
     let cols = check::cols("cols", args.cols)?;
@@ -215,20 +222,9 @@ fn plan_hc(args: &nvfp4_hc_rmsnorm_quantize_args) -> Result<QuantizeProblem> {
         &mut regions,
     )?;
     let streams = Matrix { base, dtype, row_stride, group_stride: 0 };
-    let tail = Tail {
-        weight: args.weight,
-        weight_dtype: args.weight_dtype,
-        weight_offset: args.weight_offset,
-        eps: args.eps,
-        normed: args.normed,
-        normed_row_stride: args.normed_row_stride,
-        inv_rms: args.inv_rms,
-        out: &args.out,
-        workspace: (args.workspace, args.workspace_size),
-    };
     let input =
         NormInput::Hyper(HyperConnection { streams, stream_stride, count, mix, mix_row_stride, mixed });
-    finish(input, &tail, dtype, rows, cols, regions)
+    finish(input, &tail!(args), dtype, rows, cols, regions)
 }
 
 /// The arguments that both norms share.

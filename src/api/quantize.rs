@@ -81,7 +81,7 @@ zeroed_default!(nvfp4_quantize_args, nvfp4_amax_scale_args);
 /// The pointers of `args` are valid for what their documentation says.
 pub unsafe fn quantize(context: &Context, args: &nvfp4_quantize_args, stream: &Stream) -> Result<()> {
     stream.check(context)?;
-    let problem = plan(args)?;
+    let problem = plan(args, Regions::default())?;
     // SAFETY: the caller's promise.
     unsafe { stream.submit(Job::Quantize(problem), None, None) }
 }
@@ -89,7 +89,7 @@ pub unsafe fn quantize(context: &Context, args: &nvfp4_quantize_args, stream: &S
 /// Bytes of workspace that [`quantize`] needs: none on the CPU.
 pub fn quantize_workspace_size(context: &Context, args: &nvfp4_quantize_args) -> Result<usize> {
     context.check_process()?;
-    plan(args).map(|_| 0)
+    plan(args, Regions::of_shapes()).map(|_| 0)
 }
 
 /// Finds decode scales without quantizing.
@@ -98,7 +98,7 @@ pub fn quantize_workspace_size(context: &Context, args: &nvfp4_quantize_args) ->
 /// As [`quantize`].
 pub unsafe fn amax_scale(context: &Context, args: &nvfp4_amax_scale_args, stream: &Stream) -> Result<()> {
     stream.check(context)?;
-    let problem = plan_amax(args)?;
+    let problem = plan_amax(args, Regions::default())?;
     // SAFETY: the caller's promise.
     unsafe { stream.submit(Job::Quantize(problem), None, None) }
 }
@@ -106,11 +106,10 @@ pub unsafe fn amax_scale(context: &Context, args: &nvfp4_amax_scale_args, stream
 /// Bytes of workspace that [`amax_scale`] needs: none on the CPU.
 pub fn amax_scale_workspace_size(context: &Context, args: &nvfp4_amax_scale_args) -> Result<usize> {
     context.check_process()?;
-    plan_amax(args).map(|_| 0)
+    plan_amax(args, Regions::of_shapes()).map(|_| 0)
 }
 
-fn plan(args: &nvfp4_quantize_args) -> Result<QuantizeProblem> {
-    let mut regions = Regions::default();
+pub(super) fn plan(args: &nvfp4_quantize_args, mut regions: Regions) -> Result<QuantizeProblem> {
     let dtype = check::float_dtype("src_dtype", args.src_dtype)?;
     let cols = check::cols("cols", args.cols)?;
     let groups = check::groups(&args.groups, args.rows, true, &mut regions)?;
@@ -135,8 +134,7 @@ fn plan(args: &nvfp4_quantize_args) -> Result<QuantizeProblem> {
     Ok(QuantizeProblem { groups, cols, producer, activated: None, out: Some(out), amax: None })
 }
 
-fn plan_amax(args: &nvfp4_amax_scale_args) -> Result<QuantizeProblem> {
-    let mut regions = Regions::default();
+pub(super) fn plan_amax(args: &nvfp4_amax_scale_args, mut regions: Regions) -> Result<QuantizeProblem> {
     let dtype = check::float_dtype("src_dtype", args.src_dtype)?;
     let cols = check::cols("cols", args.cols)?;
     let groups = check::groups(&args.groups, args.rows, true, &mut regions)?;

@@ -67,13 +67,12 @@ pub unsafe fn stage_moe_inputs(
     stream: &Stream,
 ) -> Result<()> {
     stream.check(context)?;
-    let problem = plan(args)?;
+    let problem = plan(args, Regions::default())?;
     // SAFETY: the caller's promise.
     unsafe { stream.submit(Job::Stage(problem), None, None) }
 }
 
-fn plan(args: &nvfp4_stage_moe_inputs_args) -> Result<StageProblem> {
-    let mut regions = Regions::default();
+pub(super) fn plan(args: &nvfp4_stage_moe_inputs_args, mut regions: Regions) -> Result<StageProblem> {
     check::reserved("reserved", args.reserved)?;
     let dtype = check::float_dtype("src_dtype", args.src_dtype)?;
     let rule = check::scale_rule("scale_rule", args.scale_rule)?;

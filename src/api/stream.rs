@@ -1,16 +1,15 @@
-//! Streams, events and graphs: the order of work, and recorded sequences of it.
+//! Streams: the order of work.
 //!
 //! On the CPU work is carried out by the calling thread as it is submitted, so a stream's order is that of the calls.
-//! While a stream captures, work is recorded instead, as on a GPU; other streams join a capture by waiting for an event
-//! that was recorded inside it, and must be joined back before the capture ends.
+//! While a stream captures, work is recorded instead, as on a GPU (`capture.rs`).
 #![allow(non_camel_case_types)]
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::sync::{Arc, Mutex};
 
+use super::capture::{Capture, CaptureState, Member, Node, Seen, lock};
 use super::context::Context;
+use super::graph::Graph;
 pub use crate::backend::Keep;
-use crate::backend::cpu::Cpu;
 use crate::backend::{Backend, cuda};
 use crate::error::{Error, Result};
 use crate::plan::Job;
@@ -25,133 +24,14 @@ pub const NVFP4_CAPTURE_MODE_THREAD_LOCAL: nvfp4_capture_mode = 1;
 /// No calls are errors for the capture's sake.
 pub const NVFP4_CAPTURE_MODE_RELAXED: nvfp4_capture_mode = 2;
 
-fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// One recorded piece of work.
-enum Node {
-    Job { job: Box<Job>, _keep: Keep, _second: Keep },
-    Graph(Arc<Recorded>),
-}
-
-/// The nodes of a graph.
-struct Recorded {
-    nodes: Vec<Node>,
-    /// Graphs inside one another, this one counted.
-    depth: usize,
-}
-
-/// Graphs that may stand inside one another: each takes a part of the stack when it is launched or dropped.
-const MAX_DEPTH: usize = 64;
-
-impl Node {
-    /// Whether a graph update may put `other` in this node's place.
-    fn same_kind(&self, other: &Node) -> bool {
-        match (self, other) {
-            (Node::Job { job: a, .. }, Node::Job { job: b, .. }) => {
-                std::mem::discriminant(&**a) == std::mem::discriminant(&**b)
-            }
-            (Node::Graph(a), Node::Graph(b)) => Arc::ptr_eq(a, b) || same_topology(&a.nodes, &b.nodes),
-            _ => false,
-        }
-    }
-
-    fn depth(&self) -> usize {
-        match self {
-            Node::Job { .. } => 0,
-            Node::Graph(graph) => graph.depth,
-        }
-    }
-
-    fn execute(&self, cpu: &Cpu) {
-        match self {
-            // SAFETY: whoever captured the call vouched for its addresses until the graph is destroyed.
-            Node::Job { job, .. } => unsafe { cpu.execute(job) },
-            Node::Graph(graph) => graph.nodes.iter().for_each(|node| node.execute(cpu)),
-        }
-    }
-}
-
-impl Recorded {
-    fn new(nodes: Vec<Node>) -> Recorded {
-        let depth = 1 + nodes.iter().map(Node::depth).max().unwrap_or(0);
-        Recorded { nodes, depth }
-    }
-}
-
-fn same_topology(a: &[Node], b: &[Node]) -> bool {
-    a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a.same_kind(b))
-}
-
-/// A capture in progress, shared by the streams in it.
-struct Capture {
-    state: Mutex<CaptureState>,
-}
-
-struct CaptureState {
-    nodes: Vec<Node>,
-    /// Streams in the capture, the origin first.
-    members: Vec<Member>,
-}
-
-/// How much of each member's work a point in a capture comes after, by the member's index; what is missing is 0.
-type Seen = Vec<usize>;
-
-struct Member {
-    stream: Stream,
-    /// Nodes that were recorded on the stream.
-    work: usize,
-    /// What its next node comes after, its own work aside.
-    seen: Seen,
-}
-
-impl CaptureState {
-    /// Lets the streams out of the capture and hands out what they recorded.
-    fn end(mut state: MutexGuard<CaptureState>) -> Vec<Node> {
-        let (nodes, members) = (std::mem::take(&mut state.nodes), std::mem::take(&mut state.members));
-        drop(state);
-        for member in &members {
-            *lock(&member.stream.0.capture) = None;
-        }
-        nodes
-    }
-
-    fn index_of(&self, stream: &Stream) -> Option<usize> {
-        self.members.iter().position(|member| member.stream.same(stream))
-    }
-
-    /// The point that a stream of the capture has reached.
-    fn point(&self, stream: &Stream) -> Seen {
-        let Some(index) = self.index_of(stream) else { return Seen::new() };
-        let mut seen = self.members[index].seen.clone();
-        seen.resize(seen.len().max(index + 1), 0);
-        seen[index] = self.members[index].work;
-        seen
-    }
-
-    /// The origin comes after all work of all streams.
-    fn is_joined(&self) -> bool {
-        let seen = &self.members[0].seen;
-        self.members.iter().enumerate().skip(1).all(|(i, m)| seen.get(i).copied().unwrap_or(0) >= m.work)
-    }
-}
-
-impl Member {
-    fn wait_for(&mut self, point: &Seen) {
-        self.seen.resize(self.seen.len().max(point.len()), 0);
-        self.seen.iter_mut().zip(point).for_each(|(own, &other)| *own = (*own).max(other));
-    }
-}
-
 /// A queue of work. Clones are the same stream.
 #[derive(Clone)]
-pub struct Stream(Arc<StreamInner>);
+pub struct Stream(pub(super) Arc<StreamInner>);
 
-struct StreamInner {
+pub(super) struct StreamInner {
     context: Context,
     /// On the CPU: the capture that the stream is in. A GPU's driver knows that itself.
-    capture: Mutex<Option<Arc<Capture>>>,
+    pub(super) capture: Mutex<Option<Arc<Capture>>>,
     native: Option<Arc<cuda::stream::Stream>>,
 }
 
@@ -204,11 +84,11 @@ impl Stream {
         &self.0.context
     }
 
-    fn same(&self, other: &Stream) -> bool {
+    pub(super) fn same(&self, other: &Stream) -> bool {
         Arc::ptr_eq(&self.0, &other.0)
     }
 
-    fn capture(&self) -> Option<Arc<Capture>> {
+    pub(super) fn capture(&self) -> Option<Arc<Capture>> {
         lock(&self.0.capture).clone()
     }
 
@@ -308,7 +188,7 @@ impl Stream {
         }
     }
 
-    fn record(&self, capture: &Capture, node: Node) {
+    pub(super) fn record(&self, capture: &Capture, node: Node) {
         let mut state = lock(&capture.state);
         state.nodes.push(node);
         if let Some(index) = state.index_of(self) {
@@ -337,7 +217,7 @@ impl Stream {
     /// Ends the capture for all its streams, also where it fails.
     pub fn end_capture(&self) -> Result<Graph> {
         if let Some(native) = self.native() {
-            return Ok(Graph::new(self.context(), Kind::Native(native.end_capture()?)));
+            return Ok(Graph::native(self.context(), native.end_capture()?));
         }
         let capture = self.capture().ok_or(Error::CAPTURES_NOT)?;
         let state = lock(&capture.state);
@@ -352,248 +232,10 @@ impl Stream {
                 next: "record an event on it and wait for that on the first stream before the end",
             });
         }
-        let state = Mutex::new(GraphState { recorded: Arc::new(Recorded::new(nodes)), instantiated: false });
-        Ok(Graph::new(self.context(), Kind::Recorded { state, running: Mutex::new(()) }))
+        Ok(Graph::recorded(self.context(), nodes))
     }
 }
 
 pub(super) fn no_native() -> Error {
     Error::Internal { message: "a stream of a GPU without a native one".into() }
-}
-
-/// A point in a stream. Clones are the same event.
-#[derive(Clone)]
-pub struct Event(Arc<EventInner>);
-
-struct EventInner {
-    context: Context,
-    /// On the CPU.
-    state: Mutex<EventState>,
-    native: Option<cuda::stream::Event>,
-}
-
-enum EventState {
-    Never,
-    At(Instant),
-    /// Recorded inside a capture, at this point.
-    Captured(Arc<Capture>, Seen),
-}
-
-impl Event {
-    pub fn create(context: &Context) -> Result<Event> {
-        let native = match context.backend() {
-            Backend::Cpu(_) => None,
-            Backend::Cuda(device) => Some(cuda::stream::Event::create(device)?),
-        };
-        let state = Mutex::new(EventState::Never);
-        Ok(Event(Arc::new(EventInner { context: context.clone(), state, native })))
-    }
-
-    pub fn context(&self) -> &Context {
-        &self.0.context
-    }
-
-    pub fn record(&self, stream: &Stream) -> Result<()> {
-        stream.check(&self.0.context)?;
-        if let (Some(event), Some(stream)) = (&self.0.native, stream.native()) {
-            return event.record(stream);
-        }
-        *lock(&self.0.state) = match stream.capture() {
-            Some(capture) => {
-                let point = lock(&capture.state).point(stream);
-                EventState::Captured(capture, point)
-            }
-            None => EventState::At(Instant::now()),
-        };
-        Ok(())
-    }
-
-    /// Makes `stream` wait for the event; inside a capture, lets it join or joins the event's stream back.
-    pub fn wait(&self, stream: &Stream) -> Result<()> {
-        stream.check(&self.0.context)?;
-        if let (Some(event), Some(stream)) = (&self.0.native, stream.native()) {
-            return event.wait(stream);
-        }
-        let state = lock(&self.0.state);
-        let own = stream.capture();
-        match (&*state, own) {
-            (EventState::Captured(capture, point), own) => {
-                let mut inside = lock(&capture.state);
-                if inside.members.is_empty() {
-                    return Err(Error::Capture {
-                        what: "the event was recorded inside a capture that has ended",
-                        next: "record it again",
-                    });
-                }
-                match own {
-                    Some(own) if Arc::ptr_eq(&own, capture) => {
-                        if let Some(index) = inside.index_of(stream) {
-                            inside.members[index].wait_for(point);
-                        }
-                    }
-                    Some(_) => {
-                        return Err(Error::EVENT_OF_ANOTHER_CAPTURE);
-                    }
-                    None => {
-                        inside.members.push(Member { stream: stream.clone(), work: 0, seen: point.clone() });
-                        *lock(&stream.0.capture) = Some(Arc::clone(capture));
-                    }
-                }
-                Ok(())
-            }
-            (_, Some(_)) => Err(Error::EVENT_FROM_OUTSIDE),
-            (_, None) => Ok(()),
-        }
-    }
-
-    /// Whether the work before the event is done; an event that was never recorded is.
-    pub fn query(&self) -> Result<bool> {
-        if let Some(event) = &self.0.native {
-            return event.query();
-        }
-        match *lock(&self.0.state) {
-            EventState::Captured(..) => Err(Error::EVENT_CAPTURED),
-            EventState::Never | EventState::At(_) => Ok(true),
-        }
-    }
-
-    /// Waits on the host until the event has been reached.
-    pub fn synchronize(&self) -> Result<()> {
-        match &self.0.native {
-            Some(event) => event.synchronize(),
-            None => self.query().map(|_| ()),
-        }
-    }
-
-    pub fn elapsed_ms(&self, end: &Event) -> Result<f32> {
-        if !self.0.context.same(&end.0.context) {
-            return Err(Error::Handle {
-                argument: "end",
-                kind: "event of the same context",
-                problem: "it belongs to another context",
-            });
-        }
-        if let (Some(start), Some(end)) = (&self.0.native, &end.0.native) {
-            start.check_recorded("start")?;
-            end.check_recorded("end")?;
-            return start.elapsed_ms(end);
-        }
-        let (from, to) = (self.instant("start")?, end.instant("end")?);
-        let ms = |later: Instant, earlier: Instant| (later - earlier).as_secs_f64() * 1e3;
-        Ok(if to >= from { ms(to, from) as f32 } else { -(ms(from, to) as f32) })
-    }
-
-    fn instant(&self, argument: &'static str) -> Result<Instant> {
-        match *lock(&self.0.state) {
-            EventState::At(instant) => Ok(instant),
-            EventState::Captured(..) => Err(Error::EVENT_CAPTURED),
-            EventState::Never => Err(Error::event_never_recorded(argument)),
-        }
-    }
-}
-
-/// A recorded sequence of calls. Clones are the same graph.
-#[derive(Clone)]
-pub struct Graph(Arc<GraphInner>);
-
-struct GraphInner {
-    context: Context,
-    kind: Kind,
-}
-
-enum Kind {
-    /// Calls, carried out by the CPU.
-    Recorded {
-        state: Mutex<GraphState>,
-        /// Held while a launch runs: launches of one graph never overlap.
-        running: Mutex<()>,
-    },
-    /// A graph of the driver's.
-    Native(cuda::graph::Graph),
-}
-
-struct GraphState {
-    recorded: Arc<Recorded>,
-    instantiated: bool,
-}
-
-impl Graph {
-    fn new(context: &Context, kind: Kind) -> Graph {
-        Graph(Arc::new(GraphInner { context: context.clone(), kind }))
-    }
-
-    pub fn context(&self) -> &Context {
-        &self.0.context
-    }
-
-    pub fn instantiate(&self) -> Result<()> {
-        match &self.0.kind {
-            Kind::Recorded { state, .. } => {
-                lock(state).instantiated = true;
-                Ok(())
-            }
-            Kind::Native(graph) => graph.instantiate(),
-        }
-    }
-
-    pub fn node_count(&self) -> Result<usize> {
-        match &self.0.kind {
-            Kind::Recorded { state, .. } => Ok(lock(state).recorded.nodes.len()),
-            Kind::Native(graph) => graph.node_count(),
-        }
-    }
-
-    /// Takes over the arguments of another graph of the same calls.
-    pub fn update(&self, from: &Graph) -> Result<()> {
-        if !self.context().same(from.context()) {
-            return Err(Error::Handle {
-                argument: "from",
-                kind: "graph of the same context",
-                problem: "it belongs to another context",
-            });
-        }
-        match (&self.0.kind, &from.0.kind) {
-            (Kind::Recorded { state, .. }, Kind::Recorded { state: other, .. }) => {
-                let recorded = Arc::clone(&lock(other).recorded);
-                let mut state = lock(state);
-                if !same_topology(&state.recorded.nodes, &recorded.nodes) {
-                    return Err(Error::graphs_differ());
-                }
-                state.recorded = recorded;
-                Ok(())
-            }
-            (Kind::Native(graph), Kind::Native(from)) => graph.update(from),
-            _ => Err(Error::graphs_differ()),
-        }
-    }
-
-    pub fn launch(&self, stream: &Stream) -> Result<()> {
-        stream.check(&self.0.context)?;
-        let (state, running, cpu) = match (&self.0.kind, stream.native(), self.context().backend()) {
-            (Kind::Native(graph), Some(stream), _) => return graph.launch(stream),
-            (Kind::Recorded { state, running }, None, Backend::Cpu(cpu)) => (state, running, cpu),
-            _ => return Err(no_native()),
-        };
-        let recorded = {
-            let state = lock(state);
-            if !state.instantiated {
-                return Err(Error::GRAPH_NOT_INSTANTIATED);
-            }
-            Arc::clone(&state.recorded)
-        };
-        match stream.capture() {
-            Some(_) if recorded.depth >= MAX_DEPTH => {
-                return Err(Error::Unsupported {
-                    what: format!("a graph inside more than {} others", MAX_DEPTH - 1),
-                    next: "capture the calls themselves",
-                });
-            }
-            Some(capture) => stream.record(&capture, Node::Graph(recorded)),
-            None => {
-                let _turn = lock(running);
-                recorded.nodes.iter().for_each(|node| node.execute(cpu));
-            }
-        }
-        Ok(())
-    }
 }

@@ -68,7 +68,7 @@ pub unsafe fn swiglu_quantize(
     stream: &Stream,
 ) -> Result<()> {
     stream.check(context)?;
-    let problem = plan(args)?;
+    let problem = plan(args, Regions::default())?;
     // SAFETY: the caller's promise.
     unsafe { stream.submit(Job::Quantize(problem), None, None) }
 }
@@ -76,11 +76,10 @@ pub unsafe fn swiglu_quantize(
 /// Bytes of workspace that [`swiglu_quantize`] needs: none on the CPU.
 pub fn swiglu_quantize_workspace_size(context: &Context, args: &nvfp4_swiglu_quantize_args) -> Result<usize> {
     context.check_process()?;
-    plan(args).map(|_| 0)
+    plan(args, Regions::of_shapes()).map(|_| 0)
 }
 
-fn plan(args: &nvfp4_swiglu_quantize_args) -> Result<QuantizeProblem> {
-    let mut regions = Regions::default();
+pub(super) fn plan(args: &nvfp4_swiglu_quantize_args, mut regions: Regions) -> Result<QuantizeProblem> {
     let dtype = check::float_dtype("src_dtype", args.src_dtype)?;
     let width = check::count("width", args.width, 1, i64::MAX / 4)?;
     let interleaved = match args.interleave {

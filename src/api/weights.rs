@@ -132,11 +132,22 @@ impl Weights {
     ) -> Result<Weights> {
         stream.check(context)?;
         stream.check_not_capturing("nvfp4_weights_prepare cannot be captured")?;
+        let (problem, storage_size) = Weights::plan_prepare(context, args, Regions::default())?;
+        // SAFETY: the caller's promise.
+        unsafe { stream.prepare_weights(&problem)? };
+        let weights = problem.weights;
+        Ok(Weights(Arc::new(Inner { context: context.clone(), weights, storage_size })))
+    }
+
+    pub(super) fn plan_prepare(
+        context: &Context,
+        args: &nvfp4_weights_prepare_args,
+        mut regions: Regions,
+    ) -> Result<(PrepareProblem, usize)> {
         let shape = shape(args)?;
         let storage_size = storage_size(context, &shape)?;
-        let mut regions = Regions::default();
         let source = source(args, &shape, &mut regions)?;
-        if args.storage_size < storage_size {
+        if args.storage_size < storage_size && !(regions.is_of_shapes() && args.storage.is_null()) {
             return Err(Error::Mismatch {
                 argument: "storage_size",
                 value: args.storage_size.to_string(),
@@ -146,9 +157,7 @@ impl Weights {
         let storage = regions.write("storage", args.storage.cast::<u8>(), storage_size, CACHE_LINE)?;
         regions.check_overlap()?;
         let weights = crate::plan::weights::Weights { shape, storage };
-        // SAFETY: the caller's promise.
-        unsafe { stream.prepare_weights(&PrepareProblem { source, weights })? };
-        Ok(Weights(Arc::new(Inner { context: context.clone(), weights, storage_size })))
+        Ok((PrepareProblem { source, weights }, storage_size))
     }
 
     /// Bytes of storage for weights of this shape.
@@ -169,7 +178,16 @@ impl Weights {
     ) -> Result<()> {
         stream.check(context)?;
         self.check(context, "weights")?;
-        let mut regions = Regions::default();
+        let problem = self.plan_export(args, Regions::default())?;
+        // SAFETY: the caller's promise.
+        unsafe { stream.submit(Job::Export(problem), self.keep(), None) }
+    }
+
+    pub(super) fn plan_export(
+        &self,
+        args: &nvfp4_weights_export_args,
+        mut regions: Regions,
+    ) -> Result<ExportProblem> {
         check::reserved("reserved", args.reserved)?;
         let layout = check::scale_layout("scale_layout", args.scale_layout)?;
         let shape = &self.0.weights.shape;
@@ -180,9 +198,11 @@ impl Weights {
         regions.read("weights", self.0.weights.storage.get(), self.0.storage_size, CACHE_LINE)?;
         regions.check_overlap()?;
         let scales = Scales { base, layout, row_stride: shape.cols / BLOCK };
-        let problem = ExportProblem { weights: self.0.weights, codes, scales, decode };
-        // SAFETY: the caller's promise.
-        unsafe { stream.submit(Job::Export(problem), Some(Arc::clone(&self.0) as _), None) }
+        Ok(ExportProblem { weights: self.0.weights, codes, scales, decode })
+    }
+
+    pub fn context(&self) -> &Context {
+        &self.0.context
     }
 
     pub fn info(&self) -> nvfp4_weights_shape {

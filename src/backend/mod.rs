@@ -5,11 +5,19 @@ pub mod cuda;
 
 use std::sync::Arc;
 
+use crate::plan::Job;
 use crate::plan::gemm::GemmProblem;
-use crate::plan::weights::WeightsShape;
+use crate::plan::weights::{PrepareProblem, WeightsShape};
 
 /// What a recorded job needs to stay alive: weights or buffers.
 pub type Keep = Option<Arc<dyn Send + Sync>>;
+
+/// What a call would do.
+#[allow(clippy::large_enum_variant)]
+pub enum Work {
+    Job(Job),
+    PrepareWeights(PrepareProblem),
+}
 
 /// The processor of a context.
 pub enum Backend {

@@ -2,7 +2,8 @@
 
 use crate::api::buffer::Buffer;
 use crate::api::{
-    context::*, dequantize::*, gemm::*, layouts::*, norm::*, quantize::*, stage::*, swiglu::*, weights::*,
+    context::*, dequantize::*, gemm::*, layouts::*, norm::*, quantize::*, stage::*, swiglu::*, tuning::*,
+    weights::*,
 };
 use crate::error::{Error, Result};
 
@@ -48,6 +49,8 @@ versioned!(
     nvfp4_weights_export_args 48,
     nvfp4_weights_shape 48,
     nvfp4_grouped_gemm_args 288,
+    nvfp4_tune_args 24,
+    nvfp4_tune_result 88,
 );
 
 /// Structs beyond this are nobody's: struct_size was not set.

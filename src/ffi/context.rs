@@ -3,9 +3,11 @@
 use super::args::{self, Out};
 use super::guard::guard;
 use super::handle;
+use super::operation;
 use super::version::{NVFP4_LOG_LEVEL_INFO, log};
 use crate::api::context::*;
 use crate::api::handles::nvfp4_context;
+use crate::api::info::backend_info;
 use crate::error::{Result, nvfp4_status};
 
 /// Tells what is known of device `device` of a backend, without creating a context.
@@ -123,8 +125,11 @@ pub unsafe extern "C" fn nvfp4_feature_supported(
     })
 }
 
-/// Loads everything that run calls need, so that they allocate, load and synchronise nothing. `args` NULL: everything.
-/// On the CPU there is nothing to load. On a GPU call it once before the first capture.
+/// Loads what run calls need, so that they allocate, load and synchronise nothing. `args` NULL: everything, for every
+/// call. With an operation and its arguments only what that call takes: a host that knows its calls starts sooner.
+/// Other sizes may take other kernels; outside of a capture a call loads what is missing, inside it is NOT_PREPARED.
+/// On the CPU there is nothing to load. May be called from several threads, and while streams capture. What is loaded is
+/// told to the log (level information) and, in numbers, by nvfp4_context_info.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn nvfp4_prepare(
     context: *mut nvfp4_context,
@@ -133,7 +138,9 @@ pub unsafe extern "C" fn nvfp4_prepare(
     // SAFETY: the host's promise about `args`.
     guard("nvfp4_prepare", || unsafe {
         let context = get(context)?;
-        context.prepare(&args::read_optional("args", args)?)?;
+        let args = args::read_optional("args", args)?;
+        let call = operation::read_call(args.operation, args.args)?;
+        context.prepare(&args, call.as_ref())?;
         if let Some(report) = context.loaded_report() {
             log(NVFP4_LOG_LEVEL_INFO, format!("{report}\0").as_bytes());
         }

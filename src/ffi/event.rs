@@ -3,8 +3,8 @@
 use super::args::Out;
 use super::guard::guard;
 use super::{context, handle, stream};
+use crate::api::event::Event;
 use crate::api::handles::{nvfp4_context, nvfp4_event, nvfp4_stream};
-use crate::api::stream::Event;
 use crate::error::{Result, nvfp4_status};
 
 /// Creates an event. Destroy it with nvfp4_event_destroy.

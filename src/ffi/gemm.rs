@@ -25,7 +25,7 @@ pub unsafe extern "C" fn nvfp4_grouped_gemm(
 }
 
 /// Bytes of workspace that nvfp4_grouped_gemm needs with these arguments, for any split of the rows into the groups.
-/// Reads no device memory.
+/// Reads no device memory and needs none yet: pointers may be NULL as for nvfp4_prepare.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn nvfp4_grouped_gemm_workspace_size(
     context: *mut nvfp4_context,
@@ -59,7 +59,7 @@ pub unsafe extern "C" fn nvfp4_gemm(
 }
 
 /// Bytes of workspace that nvfp4_gemm needs with these arguments, for any split of the rows into the groups.
-/// Reads no device memory.
+/// Reads no device memory and needs none yet: pointers may be NULL as for nvfp4_prepare.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn nvfp4_gemm_workspace_size(
     context: *mut nvfp4_context,

@@ -3,8 +3,9 @@
 use super::args::Out;
 use super::guard::guard;
 use super::{handle, stream};
+use crate::api::graph::Graph;
 use crate::api::handles::{nvfp4_graph, nvfp4_stream};
-use crate::api::stream::{Graph, nvfp4_capture_mode};
+use crate::api::stream::nvfp4_capture_mode;
 use crate::error::{Result, nvfp4_status};
 
 /// Begins to record the stream's work instead of carrying it out. Calls that are refused at other times are refused

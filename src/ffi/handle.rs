@@ -5,8 +5,10 @@ use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use crate::api::buffer::Buffer;
 use crate::api::context::Context;
+use crate::api::event::Event;
+use crate::api::graph::Graph;
 use crate::api::handles::*;
-use crate::api::stream::{Event, Graph, Stream};
+use crate::api::stream::Stream;
 use crate::api::weights::Weights;
 use crate::error::{Error, Result};
 

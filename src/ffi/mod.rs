@@ -7,6 +7,7 @@
 pub mod args;
 pub mod guard;
 pub mod handle;
+mod operation;
 
 pub mod buffer;
 pub mod context;
@@ -21,6 +22,7 @@ pub mod stage;
 pub mod stream;
 pub mod swiglu;
 pub mod table;
+pub mod tuning;
 pub mod version;
 pub mod weights;
 
@@ -37,5 +39,6 @@ pub use stage::*;
 pub use stream::*;
 pub use swiglu::*;
 pub use table::*;
+pub use tuning::*;
 pub use version::*;
 pub use weights::*;

@@ -21,7 +21,8 @@ pub unsafe extern "C" fn nvfp4_swiglu_quantize(
     })
 }
 
-/// Bytes of workspace that nvfp4_swiglu_quantize needs with these arguments; 0 means none. Reads no device memory.
+/// Bytes of workspace that nvfp4_swiglu_quantize needs with these arguments; 0 means none. Reads no device memory and needs
+/// none yet: pointers may be NULL as for nvfp4_prepare.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn nvfp4_swiglu_quantize_workspace_size(
     context: *mut nvfp4_context,

@@ -57,14 +57,18 @@ pub unsafe extern "C" fn nvfp4_weights_export(
     })
 }
 
-/// Tells the shape of prepared weights.
+/// Tells the shape of prepared weights. Refused after a fork, and after the destruction of their context.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn nvfp4_weights_info(
     weights: *const nvfp4_weights,
     shape: *mut nvfp4_weights_shape,
 ) -> nvfp4_status {
     // SAFETY: the host's promise about `shape`.
-    guard("nvfp4_weights_info", || unsafe { args::write("shape", shape, &get(weights)?.info()) })
+    guard("nvfp4_weights_info", || unsafe {
+        let weights = get(weights)?;
+        weights.context().check_process()?;
+        args::write("shape", shape, &weights.info())
+    })
 }
 
 /// Destroys the handle of prepared weights; the storage stays the caller's. Graphs that use them keep working.

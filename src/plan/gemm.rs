@@ -45,6 +45,8 @@ pub struct GemmProblem {
     pub out: GemmOut,
     /// A row's bits must not depend on other rows, their number or their split into groups.
     pub batch_invariant: bool,
+    /// The launch may start before the work in front of it has ended, as the caller has allowed.
+    pub dependent_launch: bool,
     pub workspace: Ptr<u8>,
 }
 

@@ -8,6 +8,7 @@
 use super::gemm::{Activations, GemmOut, GemmProblem};
 use super::groups::Groups;
 use super::quantize::DecodeScales;
+use super::tuning::{Choice, Operand};
 use crate::format::block::ScaleRule;
 
 /// Weight rows, k and bytes of a unit of prepared weights.
@@ -60,6 +61,8 @@ pub struct Machine {
     pub processors: usize,
     /// Bytes of shared memory that a block may ask for.
     pub shared_per_block: usize,
+    /// Machine code of sm_90a runs here.
+    pub hopper: bool,
 }
 
 /// How a product runs.
@@ -72,9 +75,7 @@ pub struct GemmPlan {
     pub shared_bytes: usize,
     /// Tiles of any split of the rows, at most; 1 where there are no rows but an index array to be checked.
     pub tiles: usize,
-    /// The output is requantized by a second pass over bfloat16 rows in the workspace.
-    pub second_pass: bool,
-    /// Byte offsets in the workspace: those rows come first, then a counter a tile, then the sums of splits.
+    /// Byte offsets in the workspace: rows of a second pass come first, then a counter a tile, then the sums of splits.
     pub counters_at: usize,
     pub partials_at: usize,
     pub workspace_bytes: usize,
@@ -96,37 +97,64 @@ pub fn a_vectors(p: &GemmProblem) -> bool {
     row % 8 == 0 && (!strided || group % 8 == 0)
 }
 
-/// Chooses tile and splits and cuts the workspace.
-pub fn plan(p: &GemmProblem, machine: &Machine) -> GemmPlan {
-    let shape = &p.weights.shape;
-    let (rows, active) = match p.groups {
+/// The output is requantized by a second pass over bfloat16 rows at the workspace's start.
+pub fn has_second_pass(p: &GemmProblem) -> bool {
+    match p.out {
+        GemmOut::Values { .. } => false,
+        GemmOut::Codes(out) => matches!(out.decode, DecodeScales::Dynamic(_)) || out.rule != ScaleRule::Amax,
+    }
+}
+
+/// Bytes of those rows.
+pub fn staged_bytes(p: &GemmProblem) -> usize {
+    if has_second_pass(p) { p.groups.total_rows() * p.out_cols() * 2 } else { 0 }
+}
+
+/// (rows, groups that can have rows).
+pub fn spread(p: &GemmProblem) -> (usize, usize) {
+    match p.groups {
         Groups::None { rows } => (rows, 1),
         Groups::Ends { rows, count, .. } => (rows, count.min(rows)),
         Groups::Masked { count, max_rows: rows, .. } | Groups::Strided { count, rows } => {
             (rows * count, count)
         }
-    };
-    let average = rows.div_ceil(active.max(1));
-    let steps = shape.cols.div_ceil(UNIT_COLS);
+    }
+}
+
+/// Token tiles of any split of the rows over the groups, at most.
+pub fn most_token_tiles(p: &GemmProblem, tokens: usize) -> usize {
+    match p.groups {
+        // A group wastes at most tokens − 1 rows of its last tile.
+        Groups::Ends { rows, .. } => (rows + (tokens - 1) * spread(p).1) / tokens,
+        Groups::None { rows } => rows.div_ceil(tokens),
+        Groups::Masked { count, max_rows: rows, .. } | Groups::Strided { count, rows } => {
+            count * rows.div_ceil(tokens)
+        }
+    }
+}
+
+fn most_tiles(p: &GemmProblem, form: &Tile) -> usize {
+    (most_token_tiles(p, form.tokens) * p.weights.shape.rows.div_ceil(form.units * UNIT_ROWS)).max(1)
+}
+
+/// Whether a form takes a problem whose k it sees in runs of `steps`.
+fn takes(form: &Tile, p: &GemmProblem, steps: usize, machine: &Machine) -> bool {
     // The widest form for codes has no registers left for totals.
     let short_runs = matches!(p.a, Activations::Codes(_)) && steps > RUN_STEPS;
+    form.shared_bytes(steps) <= machine.shared_per_block && (form.tokens <= 64 || !short_runs && a_vectors(p))
+}
+
+/// Chooses tile and splits and cuts the workspace.
+pub fn plan(p: &GemmProblem, machine: &Machine) -> GemmPlan {
+    let (rows, active) = spread(p);
+    let average = rows.div_ceil(active.max(1));
+    let steps = p.weights.shape.cols.div_ceil(UNIT_COLS);
     let mut tile = AVERAGES.iter().take_while(|&&most| average > most).count();
-    while tile > 0
-        && (TILES[tile].shared_bytes(steps) > machine.shared_per_block
-            || TILES[tile].tokens > 64 && (short_runs || !a_vectors(p)))
-    {
+    while tile > 0 && !takes(&TILES[tile], p, steps, machine) {
         tile -= 1;
     }
     let form = &TILES[tile];
-    let token_tiles = match p.groups {
-        // A group wastes at most tokens − 1 rows of its last tile.
-        Groups::Ends { rows, .. } => (rows + (form.tokens - 1) * active) / form.tokens,
-        Groups::None { rows } => rows.div_ceil(form.tokens),
-        Groups::Masked { count, max_rows: rows, .. } | Groups::Strided { count, rows } => {
-            count * rows.div_ceil(form.tokens)
-        }
-    };
-    let tiles = (token_tiles * shape.rows.div_ceil(form.units * UNIT_ROWS)).max(1);
+    let tiles = most_tiles(p, form);
     let mut splits = 1;
     if !p.batch_invariant && form.tokens <= 64 {
         while 2 * splits <= MOST_SPLITS
@@ -136,12 +164,54 @@ pub fn plan(p: &GemmProblem, machine: &Machine) -> GemmPlan {
             splits *= 2;
         }
     }
-    let second_pass = match p.out {
-        GemmOut::Values { .. } => false,
-        GemmOut::Codes(out) => matches!(out.decode, DecodeScales::Dynamic(_)) || out.rule != ScaleRule::Amax,
-    };
+    cut(p, tile, splits)
+}
+
+/// A choice's plan, or none where it is not legal for the problem: another kernel, a form that does not take it, splits
+/// that it does not have.
+pub fn plan_choice(p: &GemmProblem, machine: &Machine, choice: &Choice) -> Option<GemmPlan> {
+    let tokens = choice.kernel.strip_prefix("nvfp4_gemm_")?.strip_prefix(Operand::of(p).name())?;
+    let tokens = tokens.strip_prefix('_')?;
+    let tile = TILES.iter().position(|form| form.tokens.to_string() == tokens)?;
+    let (form, splits) = (&TILES[tile], choice.splits);
+    let steps = p.weights.shape.cols.div_ceil(UNIT_COLS);
+    let cuts = splits == 1
+        || splits.is_power_of_two()
+            && splits <= MOST_SPLITS.min(steps)
+            && form.tokens <= 64
+            && !p.batch_invariant;
+    let legal = cuts && takes(form, p, steps, machine);
+    legal.then(|| cut(p, tile, splits)).filter(|plan| plan.tiles.saturating_mul(splits) <= i32::MAX as usize)
+}
+
+/// The choice that a plan is.
+pub fn choice_of(p: &GemmProblem, plan: &GemmPlan) -> Choice {
+    let kernel = format!("nvfp4_gemm_{}_{}", Operand::of(p).name(), TILES[plan.tile].tokens);
+    Choice { kernel, splits: plan.splits }
+}
+
+/// Every choice that is legal for a problem and worth a measurement; what [`plan`] takes by itself comes first.
+pub fn candidates(p: &GemmProblem, machine: &Machine) -> Vec<Choice> {
+    let mut list = vec![choice_of(p, &plan(p, machine))];
+    for form in &TILES {
+        for splits in [1, 2, 4, 8, MOST_SPLITS] {
+            let kernel = format!("nvfp4_gemm_{}_{}", Operand::of(p).name(), form.tokens);
+            let choice = Choice { kernel, splits };
+            if !list.contains(&choice) && plan_choice(p, machine, &choice).is_some() {
+                list.push(choice);
+            }
+        }
+    }
+    list
+}
+
+/// Cuts the workspace for a form and splits that take the problem.
+fn cut(p: &GemmProblem, tile: usize, splits: usize) -> GemmPlan {
+    let form = &TILES[tile];
+    let tiles = most_tiles(p, form);
+    let steps = p.weights.shape.cols.div_ceil(UNIT_COLS);
     let up = |bytes: usize| bytes.next_multiple_of(128);
-    let counters_at = if second_pass { up(p.groups.total_rows() * p.out_cols() * 2) } else { 0 };
+    let counters_at = up(staged_bytes(p));
     let (counters, partials) = match splits {
         1 => (0, 0),
         _ => (up(4 * tiles), tiles * splits * form.partial_bytes()),
@@ -152,7 +222,6 @@ pub fn plan(p: &GemmProblem, machine: &Machine) -> GemmPlan {
         splits,
         shared_bytes: form.shared_bytes(steps.div_ceil(splits)),
         tiles,
-        second_pass,
         counters_at,
         partials_at,
         workspace_bytes: if p.groups.total_rows() == 0 { 0 } else { partials_at + partials },
@@ -164,12 +233,14 @@ mod tests {
     use super::*;
     use crate::format::dtype::Dtype;
     use crate::plan::gemm::Activation;
+    use crate::plan::gemm_sm90::{Plan, plan_any};
     use crate::plan::memory::{Matrix, Ptr};
     use crate::plan::quantize::Scope;
+    use crate::plan::tuning::{Key, Tuning};
     use crate::plan::weights::{Weights, WeightsShape};
 
-    const H200: Machine = Machine { processors: 132, shared_per_block: 232_448 };
-    const ADA: Machine = Machine { processors: 142, shared_per_block: 101_376 };
+    const H200: Machine = Machine { processors: 132, shared_per_block: 232_448, hopper: false };
+    const ADA: Machine = Machine { processors: 142, shared_per_block: 101_376, hopper: false };
 
     fn problem(groups: Groups, n: usize, k: usize, a_stride: usize) -> GemmProblem {
         let matrix = |row_stride| Matrix { base: Ptr::NULL, dtype: Dtype::Bf16, row_stride, group_stride: 0 };
@@ -182,7 +253,16 @@ mod tests {
             activation: Activation::None,
             out: GemmOut::Values { out: matrix(n), accumulate: false },
             batch_invariant: false,
+            dependent_launch: false,
             workspace: Ptr::NULL,
+        }
+    }
+
+    /// Without Hopper's kernels.
+    fn plan_tuned(p: &GemmProblem, machine: &Machine, tuning: Option<&Tuning>) -> GemmPlan {
+        match plan_any(p, machine, tuning) {
+            Plan::Portable(plan) => plan,
+            Plan::Hopper(plan) => panic!("{plan:?} on another machine"),
         }
     }
 
@@ -257,8 +337,57 @@ mod tests {
         assert_eq!(TILES[plan(&wide, &H200).tile].tokens, 128);
         let odd = problem(Groups::None { rows: 4096 }, 4096, 4096, 4097);
         assert_eq!(TILES[plan(&odd, &H200).tile].tokens, 64);
-        let small = Machine { processors: 20, shared_per_block: 48 << 10 };
+        let small = Machine { processors: 20, shared_per_block: 48 << 10, hopper: false };
         assert!(plan(&wide, &small).shared_bytes <= 48 << 10);
+    }
+
+    #[test]
+    fn a_measured_choice_is_taken_where_it_is_legal() {
+        let p = problem(ends(48, 48), 6144, 7168, 7168);
+        let own = plan(&p, &H200);
+        let set = |kernel: &str, splits| {
+            let mut tuning = Tuning::default();
+            tuning.set(Key::of(&p), Choice { kernel: kernel.into(), splits });
+            tuning
+        };
+        let with = |p: &GemmProblem, kernel: &str, splits| plan_tuned(p, &H200, Some(&set(kernel, splits)));
+        let tuned = with(&p, "nvfp4_gemm_bf16_32", 4);
+        assert_eq!((tuned.tile, tuned.splits), (2, 4));
+        assert!(tuned.workspace_bytes > 0 && tuned.workspace_bytes != own.workspace_bytes);
+        // Neighbours in the same bucket, not those of another.
+        let near = problem(ends(48, 40), 6144, 7168, 7168);
+        assert_eq!(with(&near, "nvfp4_gemm_bf16_32", 4).tile, 2);
+        let far = problem(ends(48, 48 * 8), 6144, 7168, 7168);
+        assert_eq!(with(&far, "nvfp4_gemm_bf16_32", 4), plan(&far, &H200));
+        // Illegal: kernels of another operand or of nobody, splits that are none.
+        let wrong = [
+            ("nvfp4_gemm_f16_32", 1),
+            ("nvfp4_gemm_bf16_33", 1),
+            ("nvfp4_gemm_bf16_", 1),
+            ("nvfp4_quantize", 1),
+            ("nvfp4_gemm_bf16_32", 0),
+            ("nvfp4_gemm_bf16_32", 3),
+            ("nvfp4_gemm_bf16_32", 32),
+            ("nvfp4_gemm_bf16_128", 2),
+        ];
+        for (kernel, splits) in wrong {
+            assert_eq!(with(&p, kernel, splits), own, "{kernel} {splits}");
+        }
+        let invariant = GemmProblem { batch_invariant: true, ..p };
+        assert_eq!(with(&invariant, "nvfp4_gemm_bf16_32", 1), plan(&invariant, &H200));
+        assert_eq!(plan_tuned(&p, &H200, None), own);
+    }
+
+    #[test]
+    fn candidates_are_legal_and_begin_with_the_planners_own() {
+        for (e, k, n) in SHAPES {
+            for tokens in [1, 16, 128, 1024] {
+                let p = problem(ends(e, tokens * e), n, k, k);
+                let list = candidates(&p, &H200);
+                assert_eq!(plan_choice(&p, &H200, &list[0]), Some(plan(&p, &H200)));
+                assert!(list.len() > 5 && list.iter().all(|c| plan_choice(&p, &H200, c).is_some()));
+            }
+        }
     }
 
     #[test]

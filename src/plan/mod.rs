@@ -4,10 +4,12 @@
 pub mod dequantize;
 pub mod gemm;
 pub mod gemm_cuda;
+pub mod gemm_sm90;
 pub mod groups;
 pub mod layouts;
 pub mod memory;
 pub mod quantize;
+pub mod tuning;
 pub mod weights;
 
 use memory::Ptr;

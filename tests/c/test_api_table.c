@@ -38,6 +38,7 @@ int main(void) {
         SAME(deinterleave_gate_up); SAME(group_ends);
         SAME(weights_storage_size); SAME(weights_prepare); SAME(weights_export); SAME(weights_info); SAME(weights_destroy);
         SAME(grouped_gemm); SAME(grouped_gemm_workspace_size); SAME(gemm); SAME(gemm_workspace_size);
+        SAME(tune); SAME(tuning_load); SAME(tuning_save);
     }
     CASE("calls through the table") {
         nvfp4_context *context = NULL;

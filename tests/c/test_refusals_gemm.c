@@ -173,7 +173,7 @@ static void refuse_products(nvfp4_weights *weights, nvfp4_weights *single, nvfp4
         {"activation unknown", {P(activation, 3)}, INVALID, "activation = 3"},
         {"limit negative", {P(weights, gated), P(activation, 1), P(limit, float_bits(-1))}, INVALID, "limit = -1"},
         {"alpha NaN", {P(weights, gated), P(activation, 1), P(alpha, float_bits(NAN))}, INVALID, "alpha = NaN"},
-        {"flags unknown", {P(flags, 4)}, INVALID, "flags = 4"},
+        {"flags unknown", {P(flags, 8)}, INVALID, "flags = 8"},
         {"accumulate behind relu2", {P(flags, NVFP4_GEMM_ACCUMULATE), P(activation, 2)}, INVALID, "flags"},
         {"out NULL", {P(out, 0)}, INVALID, "out is NULL"},
         {"out misaligned", {P(out, out + 8)}, INVALID, "out = 0x"},

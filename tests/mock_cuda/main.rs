@@ -2,6 +2,7 @@
 // Handles are tickets, checked on every use, not addresses.
 #![allow(clippy::not_unsafe_ptr_arg_deref)]
 
+mod choices;
 mod inject;
 mod mock;
 mod paths;

@@ -32,6 +32,7 @@ struct node {
   unsigned char parameters[4096];
   size_t bytes;
   void *dst; const void *src; uint32_t value;
+  int dependent;
   struct graph *child;
 };
 struct graph { struct object o; struct node *nodes; size_t count; };
@@ -52,7 +53,8 @@ static uint64_t next_capture = 1;
 static int initialised, version = 13000, devices = 2, capability_major = 9, capability_minor = 0, no_image;
 static R sticky;
 static size_t sized;
-static long launches;
+static long launches, dependent_launches;
+static char last_kernel[64];
 
 static _Thread_local struct context *stack[16];
 static _Thread_local int depth;
@@ -131,6 +133,8 @@ void mock_set_capability(int major, int minor) { capability_major = major; capab
 void mock_set_no_image(int on) { no_image = on; }
 void mock_break_context(R code) { sticky = code; }
 long mock_launches(void) { return launches; }
+long mock_dependent_launches(void) { return dependent_launches; }
+const char *mock_last_kernel(void) { return last_kernel; }
 void *mock_current(void) { return current(); }
 int mock_depth(void) { return depth; }
 uint32_t mock_thread_mode(void) { return thread_mode; }
@@ -357,6 +361,8 @@ static void carry_out(const struct node *n) {
   switch (n->kind) {
   case KERNEL:
     __atomic_fetch_add(&launches, 1, __ATOMIC_RELAXED);
+    __atomic_fetch_add(&dependent_launches, n->dependent, __ATOMIC_RELAXED);
+    snprintf(last_kernel, sizeof last_kernel, "%s", n->function->name);
     if (!strcmp(n->function->name, "nvfp4_group_ends")) group_ends((const struct group_ends *)n->parameters);
     break;
   case COPY: memmove(n->dst, n->src, n->bytes); break;
@@ -391,16 +397,35 @@ static R submit(struct stream *stream, const struct node *n) {
   return OK;
 }
 
-struct launch { unsigned grid[3], block[3], shared; struct stream *stream; const void *attributes; unsigned count; };
+struct attribute { unsigned id; char pad[4]; int value; char rest[60]; };
+struct launch { unsigned grid[3], block[3], shared; struct stream *stream; const struct attribute *attributes; unsigned count; };
+/* Whether the launch may start early (programmatic stream serialization); -1 for attributes that nobody here knows. */
+static int dependent(const struct launch *c) {
+  if (c->count == 0) return 0;
+  return c->attributes && c->attributes->id == 6 && c->attributes->value == 1 && capability_major >= 9 ? 1 : -1;
+}
 R cuLaunchKernelEx(const struct launch *c, struct function *f, void **parameters, void **extra) {
   CALL("cuLaunchKernelEx");
   if (!is(f, FUNCTION) || extra || !parameters) return INVALID_VALUE;
   for (int i = 0; i < 3; i++) if (!c->grid[i] || !c->block[i]) return INVALID_VALUE;
   if (c->block[0] > 1024 || c->shared > 232448 || c->count > 1) return INVALID_VALUE;
-  struct node n = {.kind = KERNEL, .function = f};
+  struct node n = {.kind = KERNEL, .function = f, .dependent = dependent(c)};
+  if (n.dependent < 0) return INVALID_VALUE;
   memcpy(n.parameters, parameters[0], f->parameter_bytes);
   LOCK;
   UNLOCK(submit(c->stream, &n));
+}
+/* A map is opaque; this one holds what it was made of. */
+R cuTensorMapEncodeTiled(uint64_t *map, int dtype, unsigned rank, void *address, const uint64_t *dims, const uint64_t *strides,
+                         const unsigned *box, const unsigned *steps, int interleave, int swizzle, int promotion, int fill) {
+  CALL("cuTensorMapEncodeTiled");
+  if ((uintptr_t)map % 64 || (uintptr_t)address % 16 || rank < 1 || rank > 5 || interleave || fill) return INVALID_VALUE;
+  for (unsigned i = 0; i < rank; i++) if (!dims[i] || dims[i] >> 32 || !box[i] || box[i] > 256 || steps[i] != 1) return INVALID_VALUE;
+  for (unsigned i = 0; i + 1 < rank; i++) if (strides[i] % 16 || strides[i] >> 40) return INVALID_VALUE;
+  if (swizzle == 3 && box[0] * 2 > 128) return INVALID_VALUE;
+  memset(map, 0, 128);
+  map[0] = (uint64_t)(uintptr_t)address; map[1] = (uint64_t)dtype << 32 | (unsigned)promotion; map[2] = dims[0]; map[3] = box[1];
+  return OK;
 }
 R cuMemcpyAsync(uint64_t dst, uint64_t src, size_t bytes, struct stream *s) {
   CALL("cuMemcpyAsync");

@@ -121,6 +121,16 @@ impl Mock {
     pub fn launches(&self) -> i64 {
         call!(self "mock_launches" () -> c_long,)
     }
+    /// Of these, how many were allowed to start before the launch in front of them had ended.
+    pub fn dependent_launches(&self) -> i64 {
+        call!(self "mock_dependent_launches" () -> c_long,)
+    }
+    /// The kernel that was carried out last.
+    pub fn last_kernel(&self) -> String {
+        let text = call!(self "mock_last_kernel" () -> *const c_char,);
+        // SAFETY: a static, zero-terminated text.
+        unsafe { CStr::from_ptr(text) }.to_string_lossy().into_owned()
+    }
     /// The CUDA context that is current on this thread, and how many are on its stack.
     pub fn current(&self) -> (*mut c_void, i32) {
         (call!(self "mock_current" () -> *mut c_void,), call!(self "mock_depth" () -> c_int,))

@@ -7,12 +7,14 @@
 """
 
 from ._call import Groups, Quantized, scales_size
+from .choices import Tuned, prepare_for, tune
 from .context import (
     BackendInfo, Buffer, Context, Event, Faults, PoolStats, Stream, abi_version, backend_query, last_message, set_log_callback,
     status_name, version, version_string,
 )
 from .enums import (
-    Activation, Backend, CaptureMode, ContextFlags, DType, FaultFlags, Feature, GemmFlags, Grouping, Isa, LogLevel, ScaleLayout, ScaleRule, Scope, Status,
+    Activation, Backend, CaptureMode, ContextFlags, DType, FaultFlags, Feature, GemmFlags, Grouping, Isa, LogLevel, Operation, ScaleLayout, ScaleRule,
+    Scope, Status,
     WeightsSource,
 )
 from .errors import (
@@ -32,11 +34,11 @@ __all__ = [
     "Activation", "ActivationQuantized", "Backend", "BackendInfo", "Buffer", "CaptureError", "CaptureMode", "Context",
     "DType", "DeviceError", "DevicePoisonedError", "Event", "ContextFlags", "FaultFlags", "Faults", "Feature", "ForkedError",
     "GemmFlags", "Graph", "Grouping", "Groups", "InternalError", "InvalidArgumentError", "InvalidHandleError", "Isa",
-    "LibraryError", "LogLevel", "NormQuantized", "NotPreparedError", "NvFp4Error", "OutOfMemoryError", "PoolStats",
-    "Quantized", "Recording", "ScaleLayout", "ScaleRule", "Scope", "StagedInputs", "Status", "Stream",
+    "LibraryError", "LogLevel", "NormQuantized", "NotPreparedError", "NvFp4Error", "Operation", "OutOfMemoryError", "PoolStats",
+    "Quantized", "Recording", "ScaleLayout", "ScaleRule", "Scope", "StagedInputs", "Status", "Stream", "Tuned",
     "UnsupportedDeviceError", "UnsupportedDriverError", "UnsupportedError", "Weights", "WeightsInfo", "WeightsSource",
     "WorkspaceTooSmallError", "abi_version", "amax_scale", "backend_query", "deinterleave_gate_up", "dequantize",
-    "gemm", "group_ends", "grouped_gemm", "hc_rmsnorm_quantize", "interleave_gate_up", "last_message", "quantize",
+    "gemm", "group_ends", "grouped_gemm", "hc_rmsnorm_quantize", "interleave_gate_up", "last_message", "prepare_for", "quantize",
     "rmsnorm_quantize", "scales_size", "set_log_callback", "stage_moe_inputs", "status_name", "swiglu_quantize",
-    "tile_scales", "untile_scales", "version", "version_string",
+    "tile_scales", "tune", "untile_scales", "version", "version_string",
 ]

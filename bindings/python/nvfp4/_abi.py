@@ -137,6 +137,9 @@ class nvfp4_prepare_args(Sized):
     _fields_ = [
         ("struct_size", c_size_t),
         ("reserved", c_uint64),
+        ("operation", c_uint32),
+        ("reserved_operation", c_uint32),
+        ("args", c_void_p),
     ]
 
 
@@ -411,6 +414,27 @@ class nvfp4_grouped_gemm_args(Sized):
 
 nvfp4_gemm_args = nvfp4_grouped_gemm_args
 
+
+class nvfp4_tune_args(Sized):
+    _fields_ = [
+        ("struct_size", c_size_t),
+        ("operation", c_uint32),
+        ("repeats", c_uint32),
+        ("args", c_void_p),
+    ]
+
+
+class nvfp4_tune_result(Sized):
+    _fields_ = [
+        ("struct_size", c_size_t),
+        ("candidates", c_uint32),
+        ("splits", c_uint32),
+        ("default_us", c_float),
+        ("best_us", c_float),
+        ("kernel", c_char * 64),
+    ]
+
+
 _ctx = nvfp4_context
 _status = c_int32
 _size_out = POINTER(c_size_t)
@@ -500,6 +524,9 @@ PROTOTYPES: dict[str, tuple[Any, list[Any]]] = {
     "nvfp4_grouped_gemm_workspace_size": _query(nvfp4_grouped_gemm_args),
     "nvfp4_gemm": _operation(nvfp4_gemm_args),
     "nvfp4_gemm_workspace_size": _query(nvfp4_gemm_args),
+    "nvfp4_tune": (_status, [_ctx, POINTER(nvfp4_tune_args), nvfp4_stream, POINTER(nvfp4_tune_result)]),
+    "nvfp4_tuning_load": (_status, [_ctx, c_char_p, _size_out]),
+    "nvfp4_tuning_save": (_status, [_ctx, c_char_p]),
 }
 
 

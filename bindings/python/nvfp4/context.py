@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import ctypes
+import os
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -206,6 +207,18 @@ class Context(Handle):
     def prepare(self) -> None:
         """Loads all that calls need, so that they may be captured."""
         library().call("nvfp4_prepare", self.handle, None)
+
+    def load_tuning(self, path: str | os.PathLike[str] | None) -> int:
+        """Takes the choices of kernels of a file in place of those in use; None forgets all. Gives their number: 0 where
+        the file is missing, damaged or of another device, driver or library, which the log is told."""
+        choices = ctypes.c_size_t()
+        encoded = None if path is None else os.fsencode(path)
+        library().call("nvfp4_tuning_load", self.handle, encoded, ctypes.byref(choices))
+        return int(choices.value)
+
+    def save_tuning(self, path: str | os.PathLike[str]) -> None:
+        """Writes the choices of kernels in use (nvfp4.tune) to a file, in one step."""
+        library().call("nvfp4_tuning_save", self.handle, os.fsencode(path))
 
 
 class Stream(Handle):

@@ -87,6 +87,28 @@ class GemmFlags(IntFlag):
     NONE = 0
     ACCUMULATE = 1
     BATCH_INVARIANT = 2
+    DEPENDENT_LAUNCH = 4
+
+
+class Operation(IntEnum):
+    """An operation, for calls about calls."""
+
+    ALL = 0
+    QUANTIZE = 1
+    AMAX_SCALE = 2
+    DEQUANTIZE = 3
+    RMSNORM_QUANTIZE = 4
+    HC_RMSNORM_QUANTIZE = 5
+    SWIGLU_QUANTIZE = 6
+    STAGE_MOE_INPUTS = 7
+    TILE_SCALES = 8
+    UNTILE_SCALES = 9
+    INTERLEAVE_GATE_UP = 10
+    DEINTERLEAVE_GATE_UP = 11
+    GROUP_ENDS = 12
+    WEIGHTS_PREPARE = 13
+    WEIGHTS_EXPORT = 14
+    GROUPED_GEMM = 15
 
 
 class Backend(IntEnum):
@@ -158,6 +180,7 @@ PREFIXES: dict[str, type[IntEnum] | type[IntFlag]] = {
     "NVFP4_ACTIVATION_": Activation,
     "NVFP4_WEIGHTS_SOURCE_": WeightsSource,
     "NVFP4_GEMM_": GemmFlags,
+    "NVFP4_OPERATION_": Operation,
     "NVFP4_BACKEND_": Backend,
     "NVFP4_CONTEXT_": ContextFlags,
     "NVFP4_ISA_": Isa,

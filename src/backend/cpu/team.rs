@@ -72,7 +72,7 @@ impl Team {
             next: AtomicUsize::new(0),
         });
         let mut team =
-            Team { shared, turn: Mutex::new(()), workers: Vec::new(), process: std::process::id() };
+            Team { shared, turn: Mutex::new(()), workers: Vec::new(), process: crate::process::id() };
         for i in 1..threads {
             let shared = Arc::clone(&team.shared);
             let worker = std::thread::Builder::new().name(format!("nvfp4-{i}")).spawn(move || work(&shared));
@@ -194,7 +194,7 @@ fn work(shared: &Shared) {
 
 impl Drop for Team {
     fn drop(&mut self) {
-        if self.process != std::process::id() {
+        if self.process != crate::process::id() {
             // There is nobody to join, and a worker may have held the lock when the process forked.
             self.workers.drain(..).for_each(std::mem::forget);
             return;

@@ -13,6 +13,8 @@ use super::launch::Queue;
 use super::module::Modules;
 use super::pool::Pool;
 use super::stream::Captures;
+use super::tune::Tunings;
+use crate::backend::Work;
 use crate::error::{Error, NVFP4_STATUS_CAPTURE, NVFP4_STATUS_DEVICE_POISONED, Result};
 
 /// What planners and kernels need to know of a device.
@@ -46,6 +48,7 @@ pub struct Device {
     pub(super) pool: Pool,
     pub(super) modules: Modules,
     pub(super) captures: Captures,
+    pub(super) tuning: Tunings,
     /// The process that made it: what the driver holds is not the child's of a fork.
     process: u32,
     /// The error that made the context unusable.
@@ -269,7 +272,8 @@ impl Device {
                 pool,
                 modules: Modules::default(),
                 captures: Captures::default(),
-                process: std::process::id(),
+                tuning: Tunings::default(),
+                process: crate::process::id(),
                 poisoned: OnceLock::new(),
             }),
             Err(error) => {
@@ -303,7 +307,7 @@ impl Device {
 
     /// Whether this is the process that made it. In another one the driver must not be called.
     pub fn is_ours(&self) -> bool {
-        std::process::id() == self.process
+        crate::process::id() == self.process
     }
 
     /// Refuses to go on after an error that left the context unusable.
@@ -344,6 +348,10 @@ impl Device {
         format!("{}: {loaded} of {all} kernels loaded: {}", self.description(), self.modules.report())
     }
 
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     /// "NVIDIA H200, compute 9.0".
     pub fn description(&self) -> String {
         let (major, minor) = self.facts.compute_capability;
@@ -379,9 +387,24 @@ impl Device {
         })
     }
 
+    /// Loads the kernels that a piece of work takes.
+    pub fn prepare_for(&self, work: &Work) -> Result<()> {
+        self.with(|driver| {
+            let _mode = Undisturbing::enter(driver)?;
+            let queue = Queue { loads_only: true, ..self.queue(CUstream::NULL) };
+            // SAFETY: a queue that only loads looks at no address.
+            unsafe {
+                match work {
+                    Work::Job(job) => self.execute(&queue, job),
+                    Work::PrepareWeights(problem) => self.prepare_weights(&queue, problem),
+                }
+            }
+        })
+    }
+
     /// A queue of launches on a stream, for the operations of this backend.
     pub(super) fn queue(&self, stream: CUstream) -> Queue<'_> {
-        Queue { facts: &self.facts, device: self, stream }
+        Queue { facts: &self.facts, device: self, stream, loads_only: false }
     }
 }
 

@@ -26,6 +26,8 @@ pub struct Queue<'a> {
     pub facts: &'a DeviceFacts,
     pub(super) device: &'a Device,
     pub(super) stream: CUstream,
+    /// Nothing is put on the stream: kernels are loaded in place of being launched.
+    pub(super) loads_only: bool,
 }
 
 impl Queue<'_> {
@@ -96,9 +98,16 @@ impl Queue<'_> {
         if grid.0 == 0 || grid.1 == 0 || grid.2 == 0 {
             return Ok(());
         }
-        let function = self.device.modules.function(self.device, self.stream, kernel)?;
+        let modules = &self.device.modules;
+        let function = match self.loads_only {
+            false => modules.function(self.device, self.stream, kernel)?,
+            true => modules.load_one(self.device, kernel)?,
+        };
         if size != function.parameter_bytes || block > kernel.threads {
             return Err(mismatch(kernel, size, function.parameter_bytes, block));
+        }
+        if self.loads_only {
+            return Ok(());
         }
         let attribute = CUlaunchAttribute::dependent_launch();
         let config = CUlaunchConfig {
@@ -127,6 +136,7 @@ impl Queue<'_> {
     /// `dst` is writable on the device for `words`.
     pub unsafe fn memset32(&self, dst: u64, value: u32, words: usize) -> Result<()> {
         match words {
+            _ if self.loads_only => Ok(()),
             0 => Ok(()),
             // SAFETY: the caller's promise.
             _ => unsafe { self.device.driver.cuMemsetD32Async(dst, value, words, self.stream) },
@@ -139,6 +149,7 @@ impl Queue<'_> {
     /// Both ranges are valid for `bytes` and do not meet.
     pub unsafe fn copy(&self, dst: u64, src: u64, bytes: usize) -> Result<()> {
         match bytes {
+            _ if self.loads_only => Ok(()),
             0 => Ok(()),
             // SAFETY: the caller's promise.
             _ => unsafe { self.device.driver.cuMemcpyAsync(dst, src, bytes, self.stream) },

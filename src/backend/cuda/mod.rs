@@ -7,6 +7,7 @@
 pub mod context;
 pub mod driver;
 pub mod gemm;
+pub mod gemm_sm90;
 pub mod graph;
 pub mod group_ends;
 pub mod launch;
@@ -16,6 +17,7 @@ pub mod params;
 pub mod pool;
 pub mod rows;
 pub mod stream;
+pub mod tune;
 pub mod weights;
 
 use crate::error::Result;
@@ -26,15 +28,21 @@ pub use context::Device;
 use launch::{Kernel, Queue};
 
 /// The kernels of every operation.
-pub static KERNELS: &[&[Kernel]] =
-    &[group_ends::KERNELS, rows::KERNELS, layouts::KERNELS, gemm::KERNELS, weights::KERNELS];
+pub static KERNELS: &[&[Kernel]] = &[
+    group_ends::KERNELS,
+    rows::KERNELS,
+    layouts::KERNELS,
+    gemm::KERNELS,
+    gemm_sm90::KERNELS,
+    weights::KERNELS,
+];
 
 impl Device {
     /// Gives a job to a stream; the context is current.
     ///
     /// # Safety
     /// Every address of the job is valid on the device for what its documentation says.
-    unsafe fn execute(&self, queue: &Queue, job: &Job) -> Result<()> {
+    pub(super) unsafe fn execute(&self, queue: &Queue, job: &Job) -> Result<()> {
         // SAFETY: the caller's promise.
         unsafe {
             match job {
@@ -57,7 +65,7 @@ impl Device {
     ///
     /// # Safety
     /// Every address of the problem is valid on the device for what its documentation says.
-    unsafe fn prepare_weights(&self, queue: &Queue, problem: &PrepareProblem) -> Result<()> {
+    pub(super) unsafe fn prepare_weights(&self, queue: &Queue, problem: &PrepareProblem) -> Result<()> {
         // SAFETY: the caller's promise.
         unsafe { weights::prepare(queue, problem) }
     }
@@ -69,6 +77,6 @@ impl Device {
 
     /// Bytes of workspace of a product.
     pub fn gemm_workspace_size(&self, problem: &GemmProblem) -> usize {
-        gemm::workspace_size(problem, &self.facts)
+        gemm::workspace_size(problem, self)
     }
 }

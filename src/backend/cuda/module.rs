@@ -1,8 +1,11 @@
 //! The kernel images that the build embedded, and the cache of what a context has loaded of them.
 //!
-//! Everything is loaded by nvfp4_prepare, or a file at a time by the first call that needs one outside of a capture.
+//! nvfp4_prepare loads everything, or what a given call takes; the first call outside of a capture loads what it needs.
+//! A file's image is loaded with the first of its kernels. One lock is held while anything is loaded; what is loaded is
+//! read without.
 
 use std::ffi::CString;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use super::context::{Device, DeviceFacts, Undisturbing};
@@ -33,9 +36,15 @@ struct Slot {
     function: OnceLock<Function>,
 }
 
+/// A power of two above the number of kernels that one model launches.
+const ASKED: usize = 256;
+
 pub struct Modules {
-    /// Every kernel of the backend, in the order of their names. Addresses would not do: a constant table may have copies.
+    /// Every kernel of the backend, in the order of their names.
     slots: Vec<Slot>,
+    /// What launches have asked for: address of the kernel << 16 | slot, at a place that follows from the address. Names
+    /// have the last word, since a constant table may have copies; comparing them at every launch would be dear.
+    asked: [AtomicU64; ASKED],
     loaded: Mutex<Vec<(&'static str, CUmodule)>>,
 }
 
@@ -44,19 +53,31 @@ impl Default for Modules {
         let kernels = super::KERNELS.iter().copied().flatten();
         let mut slots: Vec<Slot> = kernels.map(|kernel| Slot { kernel, function: OnceLock::new() }).collect();
         slots.sort_by_key(|slot| slot.kernel.name);
-        Modules { slots, loaded: Mutex::default() }
+        assert!(slots.len() < 1 << 16);
+        Modules { slots, asked: [const { AtomicU64::new(0) }; ASKED], loaded: Mutex::default() }
     }
 }
 
 impl Modules {
     #[inline]
     fn slot(&self, kernel: &Kernel) -> Result<&Slot> {
-        match self.slots.binary_search_by_key(&kernel.name, |slot| slot.kernel.name) {
-            Ok(at) => Ok(&self.slots[at]),
-            Err(_) => Err(Error::Internal {
-                message: format!("{} is in no table of backend::cuda::KERNELS", kernel.name),
-            }),
+        let address = (&raw const *kernel).addr() as u64;
+        let asked = &self.asked[address as usize / size_of::<Kernel>() % ASKED];
+        let known = asked.load(Ordering::Relaxed);
+        if known >> 16 == address {
+            return Ok(&self.slots[known as usize & 0xFFFF]);
         }
+        let at = self.slot_by_name(kernel)?;
+        // Addresses of more than 48 bits are not kept, and looked up by name.
+        asked.store(address << 16 | at as u64, Ordering::Relaxed);
+        Ok(&self.slots[at])
+    }
+
+    #[cold]
+    fn slot_by_name(&self, kernel: &Kernel) -> Result<usize> {
+        self.slots.binary_search_by_key(&kernel.name, |slot| slot.kernel.name).map_err(|_| Error::Internal {
+            message: format!("{} is in no table of backend::cuda::KERNELS", kernel.name),
+        })
     }
 
     /// The function of a kernel; loads it where that is allowed. The device's context is current.
@@ -79,6 +100,12 @@ impl Modules {
             });
         }
         let _mode = Undisturbing::enter(device.driver)?;
+        self.load(device.driver, &device.facts, slot, &mut self.loaded())
+    }
+
+    /// Loads a kernel. The device's context is current, and captures are not disturbed.
+    pub fn load_one(&self, device: &Device, kernel: &'static Kernel) -> Result<Function> {
+        let slot = self.slot(kernel)?;
         self.load(device.driver, &device.facts, slot, &mut self.loaded())
     }
 

@@ -72,9 +72,11 @@ pub static KERNELS: &[Kernel] = &[
 ];
 
 fn find(parts: [&str; 3]) -> &'static Kernel {
+    // Asked at every launch: names of another length, or with another end, are most of them.
+    let length: usize = parts.iter().map(|p| p.len()).sum();
     let matches = |k: &&Kernel| {
         let mut rest = k.name;
-        parts.iter().all(|p| rest.strip_prefix(p).map(|r| rest = r).is_some()) && rest.is_empty()
+        rest.len() == length && parts.iter().rev().all(|p| rest.strip_suffix(p).map(|r| rest = r).is_some())
     };
     KERNELS.iter().find(matches).expect("the planner names kernels of its table")
 }

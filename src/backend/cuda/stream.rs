@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use super::context::Device;
 use super::driver::*;
 use super::graph::Graph;
+use super::launch::Queue;
 use super::pool::Block;
 use crate::backend::Keep;
 use crate::error::{Error, Result};
@@ -233,6 +234,11 @@ impl Stream {
         })
     }
 
+    /// Runs work on the stream that is no job of the API's.
+    pub(super) fn run<T>(&self, body: impl FnOnce(&'static Driver, &Queue) -> Result<T>) -> Result<T> {
+        self.device.with(|driver| body(driver, &self.device.queue(self.native)))
+    }
+
     /// Gives weights to the stream to be brought into this backend's layout.
     ///
     /// # Safety
@@ -353,6 +359,10 @@ impl Event {
         // SAFETY: a valid pointer.
         device.with(|driver| unsafe { driver.cuEventCreate(&mut native, EVENT_DEFAULT) })?;
         Ok(Event { device: Arc::clone(device), native, recorded: Mutex::new(Recorded::Never) })
+    }
+
+    pub(super) fn native(&self) -> CUevent {
+        self.native
     }
 
     pub fn record(&self, stream: &Stream) -> Result<()> {

@@ -305,6 +305,7 @@ impl Case {
             activation: self.activation,
             out,
             batch_invariant: false,
+            dependent_launch: false,
             workspace: Ptr::NULL,
         };
         let mut workspace = Buffer::new(workspace_size(cpu, &p).unwrap(), poison);
