@@ -41,17 +41,28 @@ pub struct Form {
     /// Warps that multiply, and warps beside them.
     pub warps: usize,
     pub helpers: usize,
+    /// Blocks that a processor holds at once.
+    pub blocks: usize,
 }
 
 /// As kernels/gemm_sm90_few.cu and gemm_sm90_many.cu list them.
-pub const FORMS: [Form; 6] = [
-    Form { family: Family::Few, tokens: 8, units: 4, depth: 2, stages: 5, warps: 16, helpers: 3 },
-    Form { family: Family::Few, tokens: 16, units: 4, depth: 2, stages: 5, warps: 16, helpers: 3 },
-    Form { family: Family::Many, tokens: 32, units: 2, depth: 1, stages: 14, warps: 8, helpers: 4 },
-    Form { family: Family::Many, tokens: 64, units: 2, depth: 1, stages: 11, warps: 8, helpers: 4 },
-    Form { family: Family::Many, tokens: 128, units: 2, depth: 1, stages: 7, warps: 8, helpers: 4 },
-    Form { family: Family::Many, tokens: 256, units: 1, depth: 1, stages: 5, warps: 8, helpers: 4 },
+pub const FORMS: [Form; 7] = [
+    few(8, 2, 2),
+    few(8, 4, 1),
+    few(16, 4, 1),
+    many(32, 2, 14),
+    many(64, 2, 11),
+    many(128, 2, 7),
+    many(256, 1, 5),
 ];
+
+const fn few(tokens: usize, units: usize, blocks: usize) -> Form {
+    Form { family: Family::Few, tokens, units, depth: 2, stages: 5, warps: 4 * units, helpers: 4, blocks }
+}
+
+const fn many(tokens: usize, units: usize, stages: usize) -> Form {
+    Form { family: Family::Many, tokens, units, depth: 1, stages, warps: 8, helpers: 4, blocks: 1 }
+}
 
 impl Form {
     pub const fn threads(&self) -> usize {
@@ -88,6 +99,14 @@ impl Form {
     const fn tile_bytes(&self) -> usize {
         self.tokens * self.rows() * size_of::<f32>()
     }
+
+    /// Bytes of the flags and of the sums that a block may leave behind; those of `few` carry their flags with them.
+    const fn partial_bytes(&self) -> (usize, usize) {
+        match self.family {
+            Family::Few => (0, 2 * self.tile_bytes()),
+            Family::Many => (8 * self.warps, self.tile_bytes()),
+        }
+    }
 }
 
 /// How a product runs.
@@ -110,10 +129,17 @@ pub struct Sm90Plan {
     pub workspace_bytes: usize,
 }
 
-const FEW_FORMS: usize = 2;
+/// How many of [`FORMS`] are of `few`, and where those of the narrowest tile end.
+pub const FEW_FORMS: usize = 3;
+const NARROWEST: usize = 1;
 
-/// The average rows a group up to which each form is taken.
-const AVERAGES: [usize; 5] = [8, 16, 32, 64, 191];
+/// The average rows a group up to which each form from the last of the narrowest tile on is taken. Groups are rarely
+/// even: one row more than a tile of `few` reads the group's weights again.
+const AVERAGES: [usize; 5] = [6, 16, 32, 64, 191];
+
+/// Bytes of weights up to which two narrow blocks a processor stream faster than a wide one: their starts and ends
+/// overlap. On an H200: 8 % at 57 MB, 1 % at 149 MB, -5 % at 1.2 GB.
+const SHORT_STREAM: usize = 200 << 20;
 
 /// Stages of 64 k that one run of the tensor cores takes at most: they cut low bits off, so a long sum of one sign drifts.
 /// Over the bound on an H200, per 8192 k: f16 up to 1.12 to 2.4 by how the magnitudes spread, bf16 up to 0.6 to 1.6.
@@ -124,7 +150,12 @@ const LONGEST_RUN_F16: usize = 32;
 pub fn plan(p: &GemmProblem, machine: &Machine) -> Option<Sm90Plan> {
     let (rows, active) = gemm_cuda::spread(p);
     let average = rows.div_ceil(active.max(1));
-    let mut form = AVERAGES.iter().take_while(|&&most| average > most).count();
+    let mut form = NARROWEST + AVERAGES.iter().take_while(|&&most| average > most).count();
+    let shape = &p.weights.shape;
+    let streamed = active * shape.rows.div_ceil(UNIT_ROWS) * shape.cols.div_ceil(UNIT_COLS) * UNIT_BYTES;
+    if form == NARROWEST && streamed <= SHORT_STREAM {
+        form = 0;
+    }
     if FORMS[form].family == Family::Many && !takes(&FORMS[form], p) {
         // Rows that tensor copies cannot address: a few tiles more of the widest form that needs none.
         form = FEW_FORMS - 1;
@@ -138,7 +169,7 @@ pub fn plan(p: &GemmProblem, machine: &Machine) -> Option<Sm90Plan> {
         Family::Many => {
             let f = &FORMS[form];
             whole_or_cut(
-                active * average.div_ceil(f.tokens) * p.weights.shape.rows.div_ceil(f.rows()),
+                active * average.div_ceil(f.tokens) * shape.rows.div_ceil(f.rows()),
                 machine.processors,
             )
         }
@@ -166,14 +197,15 @@ pub fn plan_form(p: &GemmProblem, machine: &Machine, form: usize, schedule: Sche
     {
         return None;
     }
-    let (grid, many) = (machine.processors, f.family == Family::Many);
+    let (grid, many) = (machine.processors * f.blocks, f.family == Family::Many);
+    let (flags, sums) = f.partial_bytes();
     let run_steps = run_steps(p);
     let up = |bytes: usize| bytes.next_multiple_of(128);
     let decoded = many && matches!(p.a, Activations::Codes(_));
     let decoded_at = up(gemm_cuda::staged_bytes(p));
     let flags_at = decoded_at + if decoded { up(decoded_rows(p) * shape.cols * 2) } else { 0 };
-    let sums_at = flags_at + if cut { up(grid * f.warps * 8) } else { 0 };
-    let totals_at = sums_at + if cut { grid * f.tile_bytes() } else { 0 };
+    let sums_at = flags_at + if cut { up(grid * flags) } else { 0 };
+    let totals_at = sums_at + if cut { grid * sums } else { 0 };
     let totals = if many && run_steps < steps { grid * f.tile_bytes() } else { 0 };
     let workspace_bytes = if p.groups.total_rows() == 0 { 0 } else { totals_at + totals };
     Some(Sm90Plan {
@@ -278,12 +310,11 @@ pub fn candidates(p: &GemmProblem, machine: &Machine) -> Vec<Choice> {
 
 /// The symbol of a form. Codes reach `many` as bfloat16.
 pub fn kernel_name(p: &GemmProblem, form: &Form) -> String {
-    let (family, operand) = match (form.family, Operand::of(p)) {
-        (Family::Few, operand) => ("few", operand),
-        (Family::Many, Operand::Codes) => ("many", Operand::Bf16),
-        (Family::Many, operand) => ("many", operand),
-    };
-    format!("nvfp4_gemm_{family}_{}_{}", operand.name(), form.tokens)
+    match (form.family, Operand::of(p)) {
+        (Family::Few, operand) => format!("nvfp4_gemm_few_{}_{}x{}", operand.name(), form.tokens, form.units),
+        (Family::Many, Operand::Codes) => format!("nvfp4_gemm_many_{}_{}", Operand::Bf16.name(), form.tokens),
+        (Family::Many, operand) => format!("nvfp4_gemm_many_{}_{}", operand.name(), form.tokens),
+    }
 }
 
 #[cfg(test)]
@@ -362,12 +393,14 @@ mod tests {
         let many = include_str!("../../kernels/gemm_sm90_many.cu");
         for form in FORMS {
             assert!(form.shared_bytes() <= H200.shared_per_block, "{form:?}");
+            // A processor has 228 KiB for its blocks, each of which takes one more.
+            assert!(form.blocks * (form.shared_bytes() + 1024) <= 228 << 10, "{form:?}");
             let (text, entry) = match form.family {
                 Family::Few => (
                     few,
                     format!(
-                        "(NAME, OPERAND, {}, {}, {}, {}, 1)",
-                        form.tokens, form.units, form.depth, form.stages
+                        "(NAME, OPERAND, {}, {}, {}, {})",
+                        form.tokens, form.units, form.stages, form.blocks
                     ),
                 ),
                 Family::Many => {
@@ -387,6 +420,18 @@ mod tests {
         // A few tokens of them are no tensor copies' business.
         let few = problem(ends(4, 4 * 40), 4096, 4096, 4097);
         assert_eq!(plan(&few, &H200).map(|plan| FORMS[plan.form].tokens), Some(16));
+    }
+
+    #[test]
+    fn short_streams_take_two_narrow_blocks_a_processor() {
+        let form = |count, rows, n, k| {
+            let plan = plan(&problem(ends(count, rows), n, k, k), &H200).expect("Hopper takes it");
+            (FORMS[plan.form].tokens, FORMS[plan.form].units, plan.grid)
+        };
+        assert_eq!(form(48, 6, 6144, 7168), (8, 2, 264));
+        assert_eq!(form(48, 48, 6144, 7168), (8, 4, 132));
+        assert_eq!(form(48, 16 * 48, 6144, 7168), (16, 4, 132));
+        assert_eq!(form(1, 1, 8192, 8192), (8, 2, 264));
     }
 
     #[test]
