@@ -250,7 +250,7 @@ NVFP4_INLINE void consume(const Sm90ManyParams& params, const typename F::Stages
     const Tile t = job.tile;
     const uint32_t crew = F::CREWS == 2 ? warpgroup : 0, block = t.features * F::UNITS + crew;
     if (block < blocks_of(p.weight_rows, UNIT_ROWS))
-      write_block<typename F::Writers>(p, t, block, acc, DECODE_UNDO<F::F16>, g_b, staging + crew * F::Writers::BYTES, 1 + crew);
+      write_block<typename F::Writers>(p, t, block, acc, DECODE_UNDO, g_b, staging + crew * F::Writers::BYTES, 1 + crew);
   }
   if (early) ptx::pass(LATE_START, 128 * F::CONSUMERS);
 }
