@@ -8,7 +8,7 @@ namespace nvfp4 {
 #define KERNEL(NAME, OPERAND, TOKENS, UNITS, STAGES, BLOCKS)                                          \
   NVFP4_KERNEL(nvfp4_gemm_few_##NAME##_##TOKENS##x##UNITS, Sm90Params, 128 * (UNITS + 1), BLOCKS) {    \
     NVFP4_DYNAMIC_SHARED(dynamic);                                                                    \
-    run_few<FewShape<OPERAND, TOKENS, UNITS, 2, STAGES, 1>>(p, dynamic);                                 \
+    run_few<FewShape<OPERAND, TOKENS, UNITS, 2, STAGES>>(p, dynamic);                                 \
   }
 // Two narrow blocks on a processor overlap their starts and ends, which short streams gain from.
 #define KERNELS(NAME, OPERAND)        \

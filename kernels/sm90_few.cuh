@@ -7,8 +7,8 @@
 //   planner      finds the block's segments and their tiles
 //   weights      copies units; starts before the launch in front is over where the caller promised that it may
 //   activations  one copies rows, or all load, decode and store them: NVFP4 codes, and rows that no bulk copy can address
-//   consumers    a warp owns 32 rows of each of SPAN units × TOKENS: decodes weights in registers, multiplies, joins cut
-//                tiles, writes its outputs straight from registers
+//   consumers    warp w of a unit owns 32 of its rows × TOKENS: decodes weights in registers, multiplies, joins cut tiles,
+//                writes its outputs straight from registers
 // The tensor cores end a run after RUN k and registers hold the totals: docs/numerics.md's bound asks for that.
 // The judge is the portable kernel, gemm.cuh.
 #pragma once
@@ -18,15 +18,15 @@
 
 namespace nvfp4 {
 
-template <Operand OPERAND_, int TOKENS_, int UNITS_, int DEPTH_, int STAGES_, int SPAN_> struct FewShape {
+template <Operand OPERAND_, int TOKENS_, int UNITS_, int DEPTH_, int STAGES_> struct FewShape {
   static constexpr Operand OPERAND = OPERAND_;
   static constexpr bool F16 = OPERAND == Operand::F16;
-  static constexpr int TOKENS = TOKENS_, UNITS = UNITS_, DEPTH = DEPTH_, SPAN = SPAN_;
+  static constexpr int TOKENS = TOKENS_, UNITS = UNITS_, DEPTH = DEPTH_;
   static constexpr int ROWS = UNIT_ROWS * UNITS, STEP_COLS = UNIT_COLS * DEPTH;
-  static constexpr int WARPS = 4 * UNITS / SPAN, PLANNER = WARPS, WEIGHTS = WARPS + 1, ACTIVATIONS = WARPS + 2, CARRIERS = 2;
+  static constexpr int WARPS = 4 * UNITS, PLANNER = WARPS, WEIGHTS = WARPS + 1, ACTIVATIONS = WARPS + 2, CARRIERS = 2;
   static constexpr int THREADS = 32 * (ACTIVATIONS + CARRIERS);
   static constexpr int STRIP_BYTES = DEPTH * UNIT_BYTES, A_PITCH = 2 * STEP_COLS + 16, A_AT = UNITS * STRIP_BYTES;
-  static constexpr int FOURS = SPAN * TOKENS / 4;
+  static constexpr int FOURS = TOKENS / 4;
   using Stages = Ring<STAGES_, A_AT + TOKENS * A_PITCH>;
   using Sums = TaggedPartials<WARPS, FOURS>;
   // A warp's outputs as bfloat16 on their way to codes: 8 tokens × 32 columns.
@@ -212,17 +212,17 @@ template <class S> NVFP4_INLINE void stream_activations(const GemmParams& p, con
 template <class S> struct Operands {
   uint32_t values, scales, a;
   NVFP4_INLINE Operands() {
-    const uint32_t lane = threadIdx.x & 31, warp = (threadIdx.x >> 5) & 3, strip = (threadIdx.x >> 7) * S::SPAN * S::STRIP_BYTES;
+    const uint32_t lane = threadIdx.x & 31, warp = (threadIdx.x >> 5) & 3, strip = (threadIdx.x >> 7) * S::STRIP_BYTES;
     values = strip + (threadIdx.x & 127) * 16;
     scales = strip + UNIT_SCALES + (warp * 8 + (lane >> 2)) * 16;
     a = S::A_AT + (lane & 7) * S::A_PITCH + (lane >> 3) * 16;
   }
 };
 
-// 64 k of the warp's rows; `acc` is [unit of the span][half][8 tokens].
 template <class S>
-NVFP4_INLINE void multiply_units(float (&acc)[S::FOURS][4], uint32_t values, uint32_t scales, uint32_t a, uint32_t exponent) {
+NVFP4_INLINE void multiply_unit(float (&acc)[S::FOURS][4], uint32_t values, uint32_t scales, uint32_t a, uint32_t exponent) {
   constexpr int ACROSS = S::TOKENS / 8;
+  const uint4 v0 = ptx::load_shared128(values), v1 = ptx::load_shared128(values + UNIT_HALF), s = ptx::load_shared128(scales);
   uint32_t b[2][ACROSS][4];
 #pragma unroll
   for (int n = 0; n < ACROSS; n++) {
@@ -230,21 +230,15 @@ NVFP4_INLINE void multiply_units(float (&acc)[S::FOURS][4], uint32_t values, uin
     ptx::load_matrices(b[1][n], a + n * 8 * S::A_PITCH + 64);
   }
 #pragma unroll
-  for (int j = 0; j < S::SPAN; j++) {
-    const uint32_t v = values + j * S::STRIP_BYTES;
-    const uint4 v0 = ptx::load_shared128(v), v1 = ptx::load_shared128(v + UNIT_HALF), s = ptx::load_shared128(scales + j * S::STRIP_BYTES);
-    float (*half0)[4] = acc + j * 2 * ACROSS, (*half1)[4] = half0 + ACROSS;
+  for (int pair = 0; pair < 2; pair++) {
+    const Fragments f0 = decode_words<S::F16>(pair ? v0.z : v0.x, pair ? v0.w : v0.y, pair ? s.y : s.x, exponent);
+    const Fragments f1 = decode_words<S::F16>(pair ? v1.z : v1.x, pair ? v1.w : v1.y, pair ? s.w : s.z, exponent);
 #pragma unroll
-    for (int pair = 0; pair < 2; pair++) {
-      const Fragments f0 = decode_words<S::F16>(pair ? v0.z : v0.x, pair ? v0.w : v0.y, pair ? s.y : s.x, exponent);
-      const Fragments f1 = decode_words<S::F16>(pair ? v1.z : v1.x, pair ? v1.w : v1.y, pair ? s.w : s.z, exponent);
-#pragma unroll
-      for (int n = 0; n < ACROSS; n++) {
-        ptx::mma16816<S::F16>(half0[n], f0.even, b[pair][n][0], b[pair][n][1]);
-        ptx::mma16816<S::F16>(half1[n], f1.even, b[pair][n][0], b[pair][n][1]);
-        ptx::mma16816<S::F16>(half0[n], f0.odd, b[pair][n][2], b[pair][n][3]);
-        ptx::mma16816<S::F16>(half1[n], f1.odd, b[pair][n][2], b[pair][n][3]);
-      }
+    for (int n = 0; n < ACROSS; n++) {
+      ptx::mma16816<S::F16>(acc[n], f0.even, b[pair][n][0], b[pair][n][1]);
+      ptx::mma16816<S::F16>(acc[ACROSS + n], f1.even, b[pair][n][0], b[pair][n][1]);
+      ptx::mma16816<S::F16>(acc[n], f0.odd, b[pair][n][2], b[pair][n][3]);
+      ptx::mma16816<S::F16>(acc[ACROSS + n], f1.odd, b[pair][n][2], b[pair][n][3]);
     }
   }
 }
@@ -257,12 +251,12 @@ NVFP4_INLINE void multiply_stage(float (&acc)[S::FOURS][4], const Operands<S>& a
   const uint32_t stage = ring.stage(c);
 #pragma unroll
   for (int u = 0; u < DEPTH; u++)
-    multiply_units<S>(acc, stage + at.values + u * UNIT_BYTES, stage + at.scales + u * UNIT_BYTES, stage + at.a + u * 2 * UNIT_COLS, exponent);
+    multiply_unit<S>(acc, stage + at.values + u * UNIT_BYTES, stage + at.scales + u * UNIT_BYTES, stage + at.a + u * 2 * UNIT_COLS, exponent);
   ring.release(c);
   c.advance();
 }
 
-// By a warp whose units are not there: the stages of a segment go past.
+// By a warp whose unit is not there: the stages of a segment go past.
 template <class S>
 NVFP4_INLINE void skip_segment(const Job& s, const typename S::Stages& ring, typename S::Stages::Cursor& c) {
 #pragma unroll 1
@@ -310,13 +304,13 @@ NVFP4_INLINE void multiply_segment(float (&total)[S::FOURS][4], const Job& s, ui
   }
 }
 
-// 32 stored rows of a unit × TOKENS: a thread has four neighbouring rows of 2 · (lane % 4) + {0, 1} of every 8 tokens.
+// The warp's 32 stored rows × TOKENS: a thread has four neighbouring rows of 2 · (lane % 4) + {0, 1} of every 8 tokens.
 template <class S>
-NVFP4_INLINE void write_rows(const GemmParams& p, const Tile& t, float (*acc)[4], uint32_t first, float g_b, uint16_t* staged) {
+NVFP4_INLINE void write_warp(const GemmParams& p, const Tile& t, float (&acc)[S::FOURS][4], float g_b, uint16_t* staged) {
   constexpr int ACROSS = S::TOKENS / 8;
   const bool gated = p.activation == ACTIVATION_SWIGLU, codes = p.out_dtype == DTYPE_CODES;
   const int lane = threadIdx.x & 31, width = gated ? 16 : 32;
-  const uint32_t stored = first + 4 * (lane >> 2);
+  const uint32_t first = t.features * S::ROWS + (threadIdx.x >> 5) * 32, stored = first + 4 * (lane >> 2);
   const uint32_t first_column = (gated ? first / 2 : first) / 16;
   const Outputs o = outputs_of(p, stored);
   const int here = min(t.rows - t.row0, S::TOKENS);
@@ -366,7 +360,7 @@ NVFP4_INLINE void consume(const Sm90Params& params, const typename S::Stages& ri
   typename S::Stages::Cursor c;
   for (; jobs.more(); jobs.done()) {
     const Job& s = *jobs;
-    const bool here = static_cast<uint32_t>(warp / 4 * S::SPAN) < strips_of<S>(p, s.tile);
+    const bool here = static_cast<uint32_t>(warp / 4) < strips_of<S>(p, s.tile);
     const float g_b = reinterpret_cast<const float*>(p.weights)[s.tile.group];
     if (!here) {
       skip_segment<S>(s, ring, c);
@@ -378,11 +372,7 @@ NVFP4_INLINE void consume(const Sm90Params& params, const typename S::Stages& ri
       sums.leave(total);
     } else {
       if (!s.whole) sums.collect(s.first_block, total);
-#pragma unroll
-      for (int j = 0; j < S::SPAN; j++) {
-        const uint32_t first = s.tile.features * S::ROWS + (warp / 4 * S::SPAN + j) * UNIT_ROWS + warp % 4 * 32;
-        write_rows<S>(p, s.tile, total + j * S::TOKENS / 4, first, g_b, staged);
-      }
+      write_warp<S>(p, s.tile, total, g_b, staged);
     }
   }
 }
