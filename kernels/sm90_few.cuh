@@ -69,8 +69,6 @@ template <class S> NVFP4_INLINE void stream_weights(const GemmParams& p, const t
 
 // ---- activations
 
-template <class S> NVFP4_INLINE bool copies_rows(const GemmParams& p) { return S::OPERAND != Operand::CODES && p.a_vectors; }
-
 // Rows of aligned values, 16 bytes a copy: for so few bytes a row bulk copies are slower. Values past K are zeros.
 template <class S>
 NVFP4_INLINE void copy_rows(const GemmParams& p, const Job& s, const typename S::Stages& ring, typename S::Stages::Cursor& c) {
@@ -110,8 +108,7 @@ NVFP4_INLINE void carry_rows(Source source, const Job& s, const typename S::Stag
 #pragma unroll
     for (int i = 0; i < EACH; i++)
       if (row + i * DOWN < rows) Source::store(to + i * DOWN * S::A_PITCH, from[i]);
-    __syncwarp();
-    if (lane == 0) ring.arrive(c);
+    ring.arrive(c);
     load(from, step + Source::AHEAD * S::CARRIERS);
   };
   Pieces first, second;
@@ -193,7 +190,7 @@ template <class S> NVFP4_INLINE void stream_activations(const GemmParams& p, con
   ptx::wait_for_launches();
   typename S::Stages::Cursor c;
   uint32_t turn = (threadIdx.x >> 5) - S::ACTIVATIONS;  // stages until this warp's next
-  const bool copies = copies_rows<S>(p);
+  const bool copies = S::OPERAND != Operand::CODES && p.a_vectors;
   for (; jobs.more(); jobs.done()) {
     const Job& s = *jobs;
     if (copies && turn != 0) continue;
@@ -393,7 +390,7 @@ template <class S> NVFP4_INLINE void run_few(const Sm90Params& p, uint8_t* dynam
   const Jobs jobs(shared + S::JOBS_AT, shared + S::BARRIERS_AT + S::Stages::BARRIER_BYTES);
   Job* slots = reinterpret_cast<Job*>(dynamic + S::JOBS_AT);
   if (threadIdx.x == 0) {
-    ring.init(1 + (copies_rows<S>(p.gemm) ? 32 : 1), S::WARPS);
+    ring.init(1 + 32, S::WARPS);  // the weights' expect() and each lane of the warp that brings the activations
     jobs.init(1, S::WARPS + 1 + S::CARRIERS);
   }
   clear_rows<S>(shared);

@@ -43,7 +43,7 @@ template <int STAGES_, int STAGE_BYTES_> class Ring {
 
   NVFP4_INLINE void wait_free(const Cursor& c) const { ptx::barrier_wait(free(c), c.round ^ 1); }
   NVFP4_INLINE void expect(const Cursor& c, uint32_t bytes) const { ptx::barrier_arrive_expect(full(c), bytes); }
-  // An arrival without bytes: of a producer that writes the stage by itself.
+  // An arrival without bytes: of each thread that writes the stage by itself.
   NVFP4_INLINE void arrive(const Cursor& c) const { ptx::barrier_arrive(full(c)); }
   // By every thread of a producer that fills the stage with copy_async16(): an arrival each.
   NVFP4_INLINE void arrive_copies(const Cursor& c) const { ptx::barrier_arrive_copies(full(c)); }

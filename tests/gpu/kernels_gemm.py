@@ -702,7 +702,7 @@ def random_case(rng, big, few):
     steps = cdiv(k, 64)
     splits = 1 if tokens == 128 else int(min(steps, pick(1, 1, 2, 3, 7)))
     few = few and rng.random() < 0.7
-    if few and rng.random() < 0.3:
+    if few and e < 100 and rng.random() < 0.3:
         k = int(pick(2048, 2064, 4096, 7168))
     few = dict(shape=pick(*FEW), schedule=int(rng.integers(4)), grid=int(pick(1, 2, 7, 131, 264))) if few else None
     return Case(
