@@ -41,16 +41,26 @@ pub struct Form {
     /// Warps that multiply, and warps beside them.
     pub warps: usize,
     pub helpers: usize,
+    /// Blocks of a processor.
+    pub resident: usize,
+}
+
+const fn few(tokens: usize, units: usize, resident: usize) -> Form {
+    Form { family: Family::Few, tokens, units, depth: 2, stages: 5, warps: 4 * units, helpers: 4, resident }
+}
+const fn many(tokens: usize, units: usize, stages: usize) -> Form {
+    Form { family: Family::Many, tokens, units, depth: 1, stages, warps: 8, helpers: 4, resident: 1 }
 }
 
 /// As kernels/gemm_sm90_few.cu and gemm_sm90_many.cu list them.
-pub const FORMS: [Form; 6] = [
-    Form { family: Family::Few, tokens: 8, units: 4, depth: 2, stages: 5, warps: 16, helpers: 3 },
-    Form { family: Family::Few, tokens: 16, units: 4, depth: 2, stages: 5, warps: 16, helpers: 3 },
-    Form { family: Family::Many, tokens: 32, units: 2, depth: 1, stages: 14, warps: 8, helpers: 4 },
-    Form { family: Family::Many, tokens: 64, units: 2, depth: 1, stages: 11, warps: 8, helpers: 4 },
-    Form { family: Family::Many, tokens: 128, units: 2, depth: 1, stages: 7, warps: 8, helpers: 4 },
-    Form { family: Family::Many, tokens: 256, units: 1, depth: 1, stages: 5, warps: 8, helpers: 4 },
+pub const FORMS: [Form; 7] = [
+    few(8, 2, 2),
+    few(8, 4, 1),
+    few(16, 4, 1),
+    many(32, 2, 14),
+    many(64, 2, 11),
+    many(128, 2, 7),
+    many(256, 1, 5),
 ];
 
 impl Form {
@@ -78,7 +88,7 @@ impl Form {
             }
             Family::Many => {
                 let stage = (weights + self.tokens * 2 * self.step_cols()).next_multiple_of(1024);
-                let staging = self.units * (2 * (64 / self.units) * 272 + 4 * self.tokens);
+                let staging = self.units * (2 * (64 / self.units) * 272 + 4 * self.tokens + 512);
                 (self.stages * stage + barriers + JOBS * 128).next_multiple_of(128) + staging + 1024
             }
         }
@@ -110,7 +120,7 @@ pub struct Sm90Plan {
     pub workspace_bytes: usize,
 }
 
-const FEW_FORMS: usize = 2;
+const FEW_FORMS: usize = 3;
 
 /// The average rows a group up to which each form is taken.
 const AVERAGES: [usize; 5] = [8, 16, 32, 64, 191];
