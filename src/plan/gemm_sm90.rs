@@ -123,7 +123,9 @@ pub struct Sm90Plan {
 const FEW_FORMS: usize = 3;
 
 /// The average rows a group up to which each form is taken.
-const AVERAGES: [usize; 5] = [8, 16, 32, 64, 191];
+const AVERAGES: [usize; 6] = [0, 8, 16, 32, 64, 191];
+/// Bytes of weights below which blocks of few units stream them, two a processor: starts and ends overlap.
+const SHORT_STREAM: usize = 100 << 20;
 
 /// Stages of 64 k that one run of the tensor cores takes at most: they cut low bits off, so a long sum of one sign drifts.
 /// Over the bound on an H200, per 8192 k: f16 up to 1.12 to 2.4 by how the magnitudes spread, bf16 up to 0.6 to 1.6.
@@ -135,6 +137,11 @@ pub fn plan(p: &GemmProblem, machine: &Machine) -> Option<Sm90Plan> {
     let (rows, active) = gemm_cuda::spread(p);
     let average = rows.div_ceil(active.max(1));
     let mut form = AVERAGES.iter().take_while(|&&most| average > most).count();
+    if form <= 1 {
+        let shape = &p.weights.shape;
+        let bytes = active * shape.rows.div_ceil(UNIT_ROWS) * shape.cols.div_ceil(UNIT_COLS) * UNIT_BYTES;
+        form = (bytes > SHORT_STREAM) as usize;
+    }
     if FORMS[form].family == Family::Many && !takes(&FORMS[form], p) {
         // Rows that tensor copies cannot address: a few tiles more of the widest form that needs none.
         form = FEW_FORMS - 1;
@@ -176,14 +183,20 @@ pub fn plan_form(p: &GemmProblem, machine: &Machine, form: usize, schedule: Sche
     {
         return None;
     }
-    let (grid, many) = (machine.processors, f.family == Family::Many);
+    let (grid, many) = (machine.processors * f.resident, f.family == Family::Many);
     let run_steps = run_steps(p);
     let up = |bytes: usize| bytes.next_multiple_of(128);
     let decoded = many && matches!(p.a, Activations::Codes(_));
     let decoded_at = up(gemm_cuda::staged_bytes(p));
     let flags_at = decoded_at + if decoded { up(decoded_rows(p) * shape.cols * 2) } else { 0 };
-    let sums_at = flags_at + if cut { up(grid * f.warps * 8) } else { 0 };
-    let totals_at = sums_at + if cut { grid * f.tile_bytes() } else { 0 };
+    // Sums of `few` carry the launch's token beside every two floats; those of `many` a flag a warp.
+    let (flags, sums) = match f.family {
+        _ if !cut => (0, 0),
+        Family::Few => (0, grid * 2 * f.tile_bytes()),
+        Family::Many => (up(grid * f.warps * 8), grid * f.tile_bytes()),
+    };
+    let sums_at = flags_at + flags;
+    let totals_at = sums_at + sums;
     let totals = if many && run_steps < steps { grid * f.tile_bytes() } else { 0 };
     let workspace_bytes = if p.groups.total_rows() == 0 { 0 } else { totals_at + totals };
     Some(Sm90Plan {
@@ -288,12 +301,11 @@ pub fn candidates(p: &GemmProblem, machine: &Machine) -> Vec<Choice> {
 
 /// The symbol of a form. Codes reach `many` as bfloat16.
 pub fn kernel_name(p: &GemmProblem, form: &Form) -> String {
-    let (family, operand) = match (form.family, Operand::of(p)) {
-        (Family::Few, operand) => ("few", operand),
-        (Family::Many, Operand::Codes) => ("many", Operand::Bf16),
-        (Family::Many, operand) => ("many", operand),
-    };
-    format!("nvfp4_gemm_{family}_{}_{}", operand.name(), form.tokens)
+    match (form.family, Operand::of(p)) {
+        (Family::Few, operand) => format!("nvfp4_gemm_few_{}_{}x{}", operand.name(), form.tokens, form.units),
+        (Family::Many, Operand::Codes) => format!("nvfp4_gemm_many_bf16_{}", form.tokens),
+        (Family::Many, operand) => format!("nvfp4_gemm_many_{}_{}", operand.name(), form.tokens),
+    }
 }
 
 #[cfg(test)]
@@ -376,8 +388,8 @@ mod tests {
                 Family::Few => (
                     few,
                     format!(
-                        "(NAME, OPERAND, {}, {}, {}, {}, 1)",
-                        form.tokens, form.units, form.depth, form.stages
+                        "(NAME, OPERAND, {}, {}, {}, {})",
+                        form.tokens, form.units, form.stages, form.resident
                     ),
                 ),
                 Family::Many => {
