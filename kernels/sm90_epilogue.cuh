@@ -18,7 +18,8 @@ template <int TOKENS_, int HALVES_> struct Crew {
   static constexpr int HALF_PITCH = 272, FLOAT_PITCH = 528;
   static constexpr int BUFFER = HALF_PIECE * HALF_PITCH;
   static constexpr int SCALES_AT = 2 * BUFFER;  // decode scales of the tile's rows
-  static constexpr int BYTES = SCALES_AT + TOKENS * 4;
+  static constexpr int BIAS_AT = SCALES_AT + TOKENS * 4;
+  static constexpr int BYTES = BIAS_AT + UNIT_ROWS * 4;
   using Sums = float[HALVES][TOKENS / 2];
   static_assert(FLOAT_PIECE * FLOAT_PITCH <= BUFFER && TOKENS % HALF_PIECE == 0);
 
@@ -29,28 +30,17 @@ template <int TOKENS_, int HALVES_> struct Crew {
   }
 };
 
-// What a thread needs of the tile for its rows.
-struct RowFactors {
-  float g_b, undo;
-  bool scaled, biased;  // there are decode scales of rows, a bias
-  float bias[4];
+// What v takes beside the sums. The power of two that decoded weights lack is exact, so without scales of rows it joins
+// g_b; scales and bias lie in shared memory, at the thread's first token and row.
+struct Factors {
+  float g_b;
+  const float *g_a, *bias;
 };
 
-NVFP4_INLINE RowFactors row_factors(const GemmParams& p, const Tile& t, uint32_t stored, float undo, float g_b) {
-  RowFactors f;
-  f.g_b = g_b;
-  f.undo = undo;
-  f.scaled = p.a_decode != nullptr;
-  f.biased = p.bias != nullptr;
-  load_bias(p, t.group, stored, f.bias);
-  return f;
-}
-
-// v of the contract. The power of two is exact, so without scales of rows it joins g_b.
-template <bool PLAIN> NVFP4_INLINE float scaled(float sum, const RowFactors& f, float g_a, int i) {
-  if constexpr (PLAIN) return __fmul_rn(sum, f.undo * f.g_b);
-  const float v = __fmul_rn(__fmul_rn(__fmul_rn(sum, f.undo), g_a), f.g_b);
-  return f.biased ? __fadd_rn(v, f.bias[i]) : v;
+template <bool PLAIN> NVFP4_INLINE float scaled(const GemmParams& p, const Factors& f, float sum, float g_a, int row) {
+  if constexpr (PLAIN) return __fmul_rn(sum, f.g_b * DECODE_UNDO);
+  const float v = __fmul_rn(__fmul_rn(__fmul_rn(sum, DECODE_UNDO), g_a), f.g_b);
+  return p.bias ? __fadd_rn(v, f.bias[row]) : v;
 }
 
 enum class Keep { BF16, F16, F32 };
@@ -65,14 +55,14 @@ template <Keep KEEP> struct Kept {
 
 // The thread's part of a piece → its buffer. `to` and `g_a` are those of the thread's first row and token.
 template <class C, Keep KEEP, bool PLAIN, int PIECE>
-NVFP4_INLINE void stage_piece(const typename C::Sums& acc, const RowFactors& f, const float* g_a, uint8_t* to) {
+NVFP4_INLINE void stage_piece(const GemmParams& p, const typename C::Sums& acc, const Factors& f, uint8_t* to) {
   using K = Kept<KEEP>;
   constexpr int EACH = K::template PIECE<C> / 8, PITCH = K::template PITCH<C>;
   uint32_t seen = 0;
 #pragma unroll
   for (int n = PIECE * EACH; n < (PIECE + 1) * EACH; n++) {
     float2 g = make_float2(1.f, 1.f);
-    if (!PLAIN) g = *reinterpret_cast<const float2*>(g_a + n * 8);
+    if (!PLAIN) g = *reinterpret_cast<const float2*>(f.g_a + n * 8);
 #pragma unroll
     for (int c = 0; c < 2; c++) {
       uint8_t* at = to + (n % EACH * 8 + c) * PITCH;
@@ -80,7 +70,7 @@ NVFP4_INLINE void stage_piece(const typename C::Sums& acc, const RowFactors& f, 
       for (int half = 0; half < C::HALVES; half++) {
         float v[2];
 #pragma unroll
-        for (int h = 0; h < 2; h++) v[h] = scaled<PLAIN>(acc[half][n * 4 + 2 * h + c], f, c ? g.y : g.x, 2 * half + h);
+        for (int h = 0; h < 2; h++) v[h] = scaled<PLAIN>(p, f, acc[half][n * 4 + 2 * h + c], c ? g.y : g.x, 2 * half + h);
         if constexpr (K::HALF) {
           const uint32_t pair = K::pack(v[0], v[1]);
           reinterpret_cast<uint32_t*>(at)[half] = pair;
@@ -104,15 +94,15 @@ NVFP4_INLINE void stage_piece(const typename C::Sums& acc, const RowFactors& f, 
 
 // Accumulators have no index at run time: one branch a piece finds its code.
 template <class C, Keep KEEP, bool PLAIN, int FIRST, int END>
-NVFP4_INLINE void stage_one_of(const typename C::Sums& acc, int piece, const RowFactors& f, const float* g_a, uint8_t* to) {
+NVFP4_INLINE void stage_one_of(const GemmParams& p, const typename C::Sums& acc, int piece, const Factors& f, uint8_t* to) {
   if constexpr (END - FIRST == 1) {
-    stage_piece<C, KEEP, PLAIN, FIRST>(acc, f, g_a, to);
+    stage_piece<C, KEEP, PLAIN, FIRST>(p, acc, f, to);
   } else {
     constexpr int MIDDLE = (FIRST + END) / 2;
     if (piece < MIDDLE)
-      stage_one_of<C, KEEP, PLAIN, FIRST, MIDDLE>(acc, piece, f, g_a, to);
+      stage_one_of<C, KEEP, PLAIN, FIRST, MIDDLE>(p, acc, piece, f, to);
     else
-      stage_one_of<C, KEEP, PLAIN, MIDDLE, END>(acc, piece, f, g_a, to);
+      stage_one_of<C, KEEP, PLAIN, MIDDLE, END>(p, acc, piece, f, to);
   }
 }
 
@@ -173,6 +163,45 @@ template <class C, Keep KEEP> NVFP4_INLINE void write_rows(const GemmParams& p, 
   }
 }
 
+// Gate/up pairs → outputs, where every 8 bytes of them are aligned and whole: a thread takes four pairs at a time. The
+// formula has a short form for gates of usual size (format.cuh), with the same bits.
+template <class C, Keep KEEP> NVFP4_INLINE void gate_rows(const GemmParams& p, const Tile& t, const Piece& piece) {
+  using D = std::conditional_t<KEEP == Keep::F16, F16, Bf16>;
+  const SwiGlu parameters{p.limit, p.alpha, p.beta};
+  const int thread = C::thread(), chunk = thread & 15;
+  const uint32_t column = piece.block * (UNIT_ROWS / 2) + chunk * 4;
+  if (column >= p.weight_rows / 2) return;
+  const uint8_t* from = piece.staged + chunk * 16;
+  uint16_t* to = reinterpret_cast<uint16_t*>(p.out) + piece.base + (t.row0 + piece.first) * p.out_row_stride + column;
+  const float most = __fdiv_rn(80.f, fabsf(p.alpha));
+  const uint32_t dtype = KEEP == Keep::F16 ? DTYPE_F16 : DTYPE_BF16;
+#pragma unroll 1
+  for (int token = thread >> 4; token < piece.count; token += C::THREADS / 16) {
+    const uint8_t* row = from + token * C::HALF_PITCH;
+    uint16_t* out = to + token * p.out_row_stride;
+    const uint4 pairs = *reinterpret_cast<const uint4*>(row);
+    const uint32_t word[4] = {pairs.x, pairs.y, pairs.z, pairs.w};
+    uint32_t h[4];
+    bool tame = true;
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+      const float size = fabsf(D::low(word[i]));
+      tame &= size >= 0x1p-60f && size <= most;
+    }
+    if (tame) {
+#pragma unroll
+      for (int i = 0; i < 4; i++) h[i] = half_bits(dtype, swiglu_tame(D::low(word[i]), D::low(word[i] >> 16), parameters));
+      *reinterpret_cast<uint2*>(out) = make_uint2(h[0] | h[1] << 16, h[2] | h[3] << 16);
+    } else {
+#pragma unroll 1
+      for (int i = 0; i < 4; i++) {
+        const uint32_t pair = reinterpret_cast<const uint32_t*>(row)[i];
+        out[i] = static_cast<uint16_t>(half_bits(dtype, swiglu(D::low(pair), D::low(pair >> 16), parameters)));
+      }
+    }
+  }
+}
+
 // The output's rows take whole 16-byte vectors.
 NVFP4_INLINE bool takes_vectors(const GemmParams& p) {
   const int64_t group = p.grouping == GROUPS_STRIDED ? p.out_group_stride : 0;
@@ -180,15 +209,17 @@ NVFP4_INLINE bool takes_vectors(const GemmParams& p) {
 }
 
 template <class C, Keep KEEP>
-NVFP4_INLINE void write_pieces(const GemmParams& p, const Tile& t, uint32_t block, const typename C::Sums& acc, const RowFactors& f,
+NVFP4_INLINE void write_pieces(const GemmParams& p, const Tile& t, uint32_t block, const typename C::Sums& acc, float g_b,
                                uint8_t* staging, uint32_t barrier) {
   using K = Kept<KEEP>;
   constexpr int PIECE = K::template PIECE<C>, PITCH = K::template PITCH<C>;
   const int first_token = 2 * (threadIdx.x & 3);
-  const float* g_a = reinterpret_cast<const float*>(staging + C::SCALES_AT) + first_token;
+  const Factors f{g_b, reinterpret_cast<const float*>(staging + C::SCALES_AT) + first_token,
+                  reinterpret_cast<const float*>(staging + C::BIAS_AT) + C::row()};
   const int here = min(t.rows - t.row0, C::TOKENS);
   const bool codes = p.out_dtype == DTYPE_CODES, gated = p.activation == ACTIVATION_SWIGLU;
   const bool as_they_are = K::HALF && p.activation == ACTIVATION_NONE && !codes && takes_vectors(p);
+  const bool gates = K::HALF && gated && p.out_dtype != DTYPE_F32 && !codes && !p.accumulate && takes_vectors(p);
   const uint32_t cols = gated ? p.weight_rows / 2 : p.weight_rows;
   const int width = gated ? UNIT_ROWS / 2 : UNIT_ROWS;
   int tokens = 0;
@@ -196,10 +227,10 @@ NVFP4_INLINE void write_pieces(const GemmParams& p, const Tile& t, uint32_t bloc
   for (int i = 0; tokens < here; i++, tokens += PIECE) {
     uint8_t* buffer = staging + (i & 1) * C::BUFFER;
     uint8_t* to = buffer + first_token * PITCH + C::row() * K::SIZE;
-    if (f.scaled || f.biased)
-      stage_one_of<C, KEEP, false, 0, C::TOKENS / PIECE>(acc, i, f, g_a, to);
+    if (p.a_decode || p.bias)
+      stage_one_of<C, KEEP, false, 0, C::TOKENS / PIECE>(p, acc, i, f, to);
     else
-      stage_one_of<C, KEEP, true, 0, C::TOKENS / PIECE>(acc, i, f, g_a, to);
+      stage_one_of<C, KEEP, true, 0, C::TOKENS / PIECE>(p, acc, i, f, to);
     ptx::meet(barrier, C::THREADS);
     Piece piece;
     piece.staged = buffer;
@@ -210,6 +241,8 @@ NVFP4_INLINE void write_pieces(const GemmParams& p, const Tile& t, uint32_t bloc
     piece.base = out_start(p, t);
     if (as_they_are) {
       copy_rows<C>(p, t, piece);
+    } else if (gates) {
+      gate_rows<C, KEEP>(p, t, piece);
     } else {
       write_rows<C, KEEP>(p, t, piece);
       if (KEEP == Keep::BF16 && codes) {
@@ -226,25 +259,25 @@ NVFP4_INLINE void write_pieces(const GemmParams& p, const Tile& t, uint32_t bloc
   }
 }
 
-// Called by all threads of a crew; `staging` is its C::BYTES, `barrier` a meeting of its own. `undo` is the power of two
-// that the decoded weights lack.
+// Called by all threads of a crew; `staging` is its C::BYTES, `barrier` a meeting of its own.
 template <class C>
-NVFP4_INLINE void write_block(const GemmParams& p, const Tile& t, uint32_t block, const typename C::Sums& acc, float undo, float g_b,
-                              uint8_t* staging, uint32_t barrier) {
+NVFP4_INLINE void write_block(const GemmParams& p, const Tile& t, uint32_t block, const typename C::Sums& acc, float g_b, uint8_t* staging,
+                              uint32_t barrier) {
   if (p.a_decode || p.bias) {
     for (int token = C::thread(); token < C::TOKENS; token += C::THREADS) {
       const int row = t.row0 + token;
       reinterpret_cast<float*>(staging + C::SCALES_AT)[token] = row < t.rows ? a_decode_scale(p, t, row) : 1.f;
     }
+    for (int row = 4 * C::thread(); row < UNIT_ROWS; row += 4 * C::THREADS)
+      load_bias(p, t.group, block * UNIT_ROWS + row, *reinterpret_cast<float(*)[4]>(staging + C::BIAS_AT + 4 * row));
   }
-  const RowFactors f = row_factors(p, t, block * UNIT_ROWS + C::row(), undo, g_b);
-  ptx::meet(barrier, C::THREADS);  // the scales are there, and the buffers' last readers done
+  ptx::meet(barrier, C::THREADS);  // scales and bias are there, and the buffers' last readers done
   if (p.activation == ACTIVATION_NONE && (p.out_dtype == DTYPE_F32 || p.accumulate)) {
-    write_pieces<C, Keep::F32>(p, t, block, acc, f, staging, barrier);
+    write_pieces<C, Keep::F32>(p, t, block, acc, g_b, staging, barrier);
   } else if (p.out_dtype == DTYPE_F16) {
-    write_pieces<C, Keep::F16>(p, t, block, acc, f, staging, barrier);
+    write_pieces<C, Keep::F16>(p, t, block, acc, g_b, staging, barrier);
   } else {
-    write_pieces<C, Keep::BF16>(p, t, block, acc, f, staging, barrier);
+    write_pieces<C, Keep::BF16>(p, t, block, acc, g_b, staging, barrier);
   }
 }
 

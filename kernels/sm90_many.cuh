@@ -119,7 +119,7 @@ template <class F> struct Consumer {
     const uint32_t unit = F::A_BYTES + (F::HALVES == 2 ? warpgroup * UNIT_BYTES : 0), half = F::HALVES == 2 ? 0 : warpgroup;
     const uint32_t thread = threadIdx.x & 127;
     values_at = ptx::opaque(unit + half * UNIT_HALF + 16 * thread);
-    scales_at = ptx::opaque(unit + UNIT_SCALES + 16 * (thread >> 2) + 8 * half);
+    scales_at = unit + UNIT_SCALES + 16 * (thread >> 2) + 8 * half;
   }
 
   // Waits for the next stage.
@@ -247,10 +247,10 @@ NVFP4_INLINE void consume(const Sm90ManyParams& params, const typename F::Stages
       }
       shares.collect(job.first_block, fours);
     }
-    const Tile t = job.tile;
+    const Tile& t = job.tile;
     const uint32_t crew = F::CREWS == 2 ? warpgroup : 0, block = t.features * F::UNITS + crew;
     if (block < blocks_of(p.weight_rows, UNIT_ROWS))
-      write_block<typename F::Writers>(p, t, block, acc, DECODE_UNDO, g_b, staging + crew * F::Writers::BYTES, 1 + crew);
+      write_block<typename F::Writers>(p, t, block, acc, g_b, staging + crew * F::Writers::BYTES, 1 + crew);
   }
   if (early) ptx::pass(LATE_START, 128 * F::CONSUMERS);
 }

@@ -41,8 +41,15 @@ pub struct Form {
     /// Warps that multiply, and warps beside them.
     pub warps: usize,
     pub helpers: usize,
-    /// Blocks that a processor holds at once.
-    pub blocks: usize,
+    /// Blocks of a processor.
+    pub resident: usize,
+}
+
+const fn few(tokens: usize, units: usize, resident: usize) -> Form {
+    Form { family: Family::Few, tokens, units, depth: 2, stages: 5, warps: 4 * units, helpers: 4, resident }
+}
+const fn many(tokens: usize, units: usize, stages: usize) -> Form {
+    Form { family: Family::Many, tokens, units, depth: 1, stages, warps: 8, helpers: 4, resident: 1 }
 }
 
 /// As kernels/gemm_sm90_few.cu and gemm_sm90_many.cu list them.
@@ -55,14 +62,6 @@ pub const FORMS: [Form; 7] = [
     many(128, 2, 7),
     many(256, 1, 5),
 ];
-
-const fn few(tokens: usize, units: usize, blocks: usize) -> Form {
-    Form { family: Family::Few, tokens, units, depth: 2, stages: 5, warps: 4 * units, helpers: 4, blocks }
-}
-
-const fn many(tokens: usize, units: usize, stages: usize) -> Form {
-    Form { family: Family::Many, tokens, units, depth: 1, stages, warps: 8, helpers: 4, blocks: 1 }
-}
 
 impl Form {
     pub const fn threads(&self) -> usize {
@@ -89,7 +88,7 @@ impl Form {
             }
             Family::Many => {
                 let stage = (weights + self.tokens * 2 * self.step_cols()).next_multiple_of(1024);
-                let staging = self.units * (2 * (64 / self.units) * 272 + 4 * self.tokens);
+                let staging = self.units * (2 * (64 / self.units) * 272 + 4 * self.tokens + 512);
                 (self.stages * stage + barriers + JOBS * 128).next_multiple_of(128) + staging + 1024
             }
         }
@@ -98,14 +97,6 @@ impl Form {
     /// Bytes of the sums of a tile.
     const fn tile_bytes(&self) -> usize {
         self.tokens * self.rows() * size_of::<f32>()
-    }
-
-    /// Bytes of the flags and of the sums that a block may leave behind; those of `few` carry their flags with them.
-    const fn partial_bytes(&self) -> (usize, usize) {
-        match self.family {
-            Family::Few => (0, 2 * self.tile_bytes()),
-            Family::Many => (8 * self.warps, self.tile_bytes()),
-        }
     }
 }
 
@@ -129,17 +120,15 @@ pub struct Sm90Plan {
     pub workspace_bytes: usize,
 }
 
-/// How many of [`FORMS`] are of `few`, and where those of the narrowest tile end.
-pub const FEW_FORMS: usize = 3;
-const NARROWEST: usize = 1;
+const FEW_FORMS: usize = 3;
 
-/// The average rows a group up to which each form from the last of the narrowest tile on is taken. Groups are rarely
-/// even: one row more than a tile of `few` reads the group's weights again.
-const AVERAGES: [usize; 5] = [6, 16, 32, 64, 191];
-
-/// Bytes of weights up to which two narrow blocks a processor stream faster than a wide one: their starts and ends
-/// overlap. On an H200: 8 % at 57 MB, 1 % at 149 MB, -5 % at 1.2 GB.
-const SHORT_STREAM: usize = 200 << 20;
+/// The average rows a group up to which each form is taken. Groups are rarely even, and one row more than a tile of
+/// `few` reads the group's weights again: hence 6 and not 8.
+const AVERAGES: [usize; 6] = [0, 6, 16, 32, 64, 191];
+/// Bytes of weights below which blocks of few units stream them, two a processor: starts and ends overlap. On an H200
+/// with dependent launches they take 0.91 to 0.99 of the time of wide blocks up to 149 MB, 0.94 at 226 MB, 1.02 and more
+/// from 594 MB on.
+const SHORT_STREAM: usize = 256 << 20;
 
 /// Stages of 64 k that one run of the tensor cores takes at most: they cut low bits off, so a long sum of one sign drifts.
 /// Over the bound on an H200, per 8192 k: f16 up to 1.12 to 2.4 by how the magnitudes spread, bf16 up to 0.6 to 1.6.
@@ -150,11 +139,11 @@ const LONGEST_RUN_F16: usize = 32;
 pub fn plan(p: &GemmProblem, machine: &Machine) -> Option<Sm90Plan> {
     let (rows, active) = gemm_cuda::spread(p);
     let average = rows.div_ceil(active.max(1));
-    let mut form = NARROWEST + AVERAGES.iter().take_while(|&&most| average > most).count();
-    let shape = &p.weights.shape;
-    let streamed = active * shape.rows.div_ceil(UNIT_ROWS) * shape.cols.div_ceil(UNIT_COLS) * UNIT_BYTES;
-    if form == NARROWEST && streamed <= SHORT_STREAM {
-        form = 0;
+    let mut form = AVERAGES.iter().take_while(|&&most| average > most).count();
+    if form <= 1 {
+        let shape = &p.weights.shape;
+        let bytes = active * shape.rows.div_ceil(UNIT_ROWS) * shape.cols.div_ceil(UNIT_COLS) * UNIT_BYTES;
+        form = (bytes > SHORT_STREAM) as usize;
     }
     if FORMS[form].family == Family::Many && !takes(&FORMS[form], p) {
         // Rows that tensor copies cannot address: a few tiles more of the widest form that needs none.
@@ -169,7 +158,7 @@ pub fn plan(p: &GemmProblem, machine: &Machine) -> Option<Sm90Plan> {
         Family::Many => {
             let f = &FORMS[form];
             whole_or_cut(
-                active * average.div_ceil(f.tokens) * shape.rows.div_ceil(f.rows()),
+                active * average.div_ceil(f.tokens) * p.weights.shape.rows.div_ceil(f.rows()),
                 machine.processors,
             )
         }
@@ -197,15 +186,20 @@ pub fn plan_form(p: &GemmProblem, machine: &Machine, form: usize, schedule: Sche
     {
         return None;
     }
-    let (grid, many) = (machine.processors * f.blocks, f.family == Family::Many);
-    let (flags, sums) = f.partial_bytes();
+    let (grid, many) = (machine.processors * f.resident, f.family == Family::Many);
     let run_steps = run_steps(p);
     let up = |bytes: usize| bytes.next_multiple_of(128);
     let decoded = many && matches!(p.a, Activations::Codes(_));
     let decoded_at = up(gemm_cuda::staged_bytes(p));
     let flags_at = decoded_at + if decoded { up(decoded_rows(p) * shape.cols * 2) } else { 0 };
-    let sums_at = flags_at + if cut { up(grid * flags) } else { 0 };
-    let totals_at = sums_at + if cut { grid * sums } else { 0 };
+    // Sums of `few` carry the launch's token beside every two floats; those of `many` a flag a warp.
+    let (flags, sums) = match f.family {
+        _ if !cut => (0, 0),
+        Family::Few => (0, grid * 2 * f.tile_bytes()),
+        Family::Many => (up(grid * f.warps * 8), grid * f.tile_bytes()),
+    };
+    let sums_at = flags_at + flags;
+    let totals_at = sums_at + sums;
     let totals = if many && run_steps < steps { grid * f.tile_bytes() } else { 0 };
     let workspace_bytes = if p.groups.total_rows() == 0 { 0 } else { totals_at + totals };
     Some(Sm90Plan {
@@ -312,7 +306,7 @@ pub fn candidates(p: &GemmProblem, machine: &Machine) -> Vec<Choice> {
 pub fn kernel_name(p: &GemmProblem, form: &Form) -> String {
     match (form.family, Operand::of(p)) {
         (Family::Few, operand) => format!("nvfp4_gemm_few_{}_{}x{}", operand.name(), form.tokens, form.units),
-        (Family::Many, Operand::Codes) => format!("nvfp4_gemm_many_{}_{}", Operand::Bf16.name(), form.tokens),
+        (Family::Many, Operand::Codes) => format!("nvfp4_gemm_many_bf16_{}", form.tokens),
         (Family::Many, operand) => format!("nvfp4_gemm_many_{}_{}", operand.name(), form.tokens),
     }
 }
@@ -394,13 +388,13 @@ mod tests {
         for form in FORMS {
             assert!(form.shared_bytes() <= H200.shared_per_block, "{form:?}");
             // A processor has 228 KiB for its blocks, each of which takes one more.
-            assert!(form.blocks * (form.shared_bytes() + 1024) <= 228 << 10, "{form:?}");
+            assert!(form.resident * (form.shared_bytes() + 1024) <= 228 << 10, "{form:?}");
             let (text, entry) = match form.family {
                 Family::Few => (
                     few,
                     format!(
                         "(NAME, OPERAND, {}, {}, {}, {})",
-                        form.tokens, form.units, form.stages, form.blocks
+                        form.tokens, form.units, form.stages, form.resident
                     ),
                 ),
                 Family::Many => {

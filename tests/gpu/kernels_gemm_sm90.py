@@ -17,7 +17,7 @@ WHOLE = 1 << 30  # run_steps: no run ends early
 def shared_bytes(tokens):
     halves, stages = FORMS[tokens]
     ring = stages * up(tokens * 128 + halves * 4608, 1024) + 16 * (stages + JOBS) + JOBS * 128
-    return up(ring, 128) + halves * (2 * (64 // halves) * 272 + 4 * tokens) + 1024
+    return up(ring, 128) + halves * (2 * (64 // halves) * 272 + 4 * tokens + 512) + 1024
 
 
 def sums_bytes(tokens, grid):
@@ -157,17 +157,16 @@ SHAPES_TIMED = {  # groups, K, N
     "dense": (1, 8192, 8192),
 }
 PLAN = [  # shape, tokens a group, forms [(tokens, schedule[, run_steps])]
-    ("pro-up", 32, [(32, 0), (32, 1), (32, 3)]),
-    ("pro-up", 64, [(64, 0), (64, 1), (64, 3)]),
-    ("pro-up", 128, [(128, 0), (128, 1)]),
-    ("pro-up", 256, [(256, 0), (128, 0)]),
-    ("pro-up", 512, [(256, 0), (256, 1), (128, 0), (256, 0, 56), (256, 0, 38)]),
-    ("pro-up", 1024, [(256, 1)]),
-    ("pro-down", 512, [(256, 0), (256, 1), (128, 0)]),
+    ("pro-up", 32, [(32, 0)]),
+    ("pro-up", 64, [(64, 0)]),
+    ("pro-up", 128, [(128, 0)]),
+    ("pro-up", 512, [(256, 0), (256, 0, 56)]),
+    ("pro-up", 1024, [(256, 0)]),
+    ("pro-down", 512, [(256, 0), (256, 1)]),
     ("thin", 64, [(64, 0), (64, 1)]),
     ("thin", 128, [(128, 0), (128, 1)]),
-    ("thin", 512, [(256, 0), (256, 1), (128, 0)]),
-    ("out", 512, [(256, 0), (256, 1), (128, 1)]),
+    ("thin", 512, [(256, 0)]),
+    ("out", 512, [(256, 1), (128, 1)]),
     ("dense", 4096, [(256, 0), (256, 1)]),
 ]
 
