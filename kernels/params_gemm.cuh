@@ -50,6 +50,25 @@ struct GemmParams {
 };
 static_assert(sizeof(GemmParams) == 240, "src/backend/cuda/gemm.rs mirrors this struct");
 
+// What the kernels of sm_90 take beside: sm90_schedule.cuh.
+struct Sm90Params {
+  GemmParams gemm;             // partials: [block]…; counters: flags, 64-bit; splits: 1
+  uint64_t token;              // of this launch, of no other in the process, not 0
+  uint32_t schedule;
+  uint32_t dependent;          // 1: index and weights were there before the launch in front of this one began
+};
+static_assert(sizeof(Sm90Params) == 256, "src/backend/cuda/gemm.rs mirrors this struct");
+
+// With the tensor map of the activations, [groups][rows][cols] from the right, in boxes of 64 k × the form's tokens.
+struct alignas(64) Sm90ManyParams {
+  uint8_t map[128];
+  Sm90Params common;
+  float* totals;               // of a tile whose k takes more than run_steps: [block][thread's sums]
+  uint32_t run_steps;          // stages of 64 k that the tensor cores add up by themselves, at least 1
+  uint32_t reserved[13];
+};
+static_assert(sizeof(Sm90ManyParams) == 448, "src/backend/cuda/gemm.rs mirrors this struct");
+
 // Canonical weights, or values, to units; and units back to canonical weights.
 struct WeightsParams {
   uint8_t* storage;

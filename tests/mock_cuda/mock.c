@@ -422,6 +422,18 @@ R cuLaunchKernelEx(const struct launch *c, struct function *f, void **parameters
   LOCK;
   UNLOCK(submit(c->stream, &n));
 }
+/* A map is opaque; this one holds what it was made of. */
+R cuTensorMapEncodeTiled(uint64_t *map, int dtype, unsigned rank, void *address, const uint64_t *dims, const uint64_t *strides,
+                         const unsigned *box, const unsigned *steps, int interleave, int swizzle, int promotion, int fill) {
+  CALL("cuTensorMapEncodeTiled");
+  if ((uintptr_t)map % 64 || (uintptr_t)address % 16 || rank < 1 || rank > 5 || interleave || fill) return INVALID_VALUE;
+  for (unsigned i = 0; i < rank; i++) if (!dims[i] || dims[i] >> 32 || !box[i] || box[i] > 256 || steps[i] != 1) return INVALID_VALUE;
+  for (unsigned i = 0; i + 1 < rank; i++) if (strides[i] % 16 || strides[i] >> 40) return INVALID_VALUE;
+  if (swizzle == 3 && box[0] * 2 > 128) return INVALID_VALUE;
+  memset(map, 0, 128);
+  map[0] = (uint64_t)(uintptr_t)address; map[1] = (uint64_t)dtype << 32 | (unsigned)promotion; map[2] = dims[0]; map[3] = box[1];
+  return OK;
+}
 R cuMemcpyAsync(uint64_t dst, uint64_t src, size_t bytes, struct stream *s) {
   CALL("cuMemcpyAsync");
   struct node n = {.kind = COPY, .dst = (void *)dst, .src = (void *)src, .bytes = bytes};

@@ -98,11 +98,7 @@ inline float __fmaf_rn(float a, float b, float c) { return std::fma(a, b, c); }
 inline uint32_t __byte_perm(uint32_t a, uint32_t b, uint32_t s) {
   const uint64_t x = uint64_t(b) << 32 | a;
   uint32_t r = 0;
-  for (int i = 0; i < 4; i++) {
-    uint32_t byte = x >> 8 * (s >> 4 * i & 7) & 0xFF;
-    if (s >> 4 * i & 8) byte = byte & 0x80 ? 0xFF : 0;
-    r |= byte << 8 * i;
-  }
+  for (int i = 0; i < 4; i++) r |= uint32_t(x >> 8 * (s >> 4 * i & 7) & 0xFF) << 8 * i;
   return r;
 }
 
@@ -194,6 +190,12 @@ inline uint32_t and_or(uint32_t x, uint32_t mask, uint32_t y) { return (x & mask
 inline uint32_t bit_select(uint32_t mask, uint32_t a, uint32_t b) { return (a & mask) | (b & ~mask); }
 inline uint32_t opaque(uint32_t x) { return x; }
 inline uint32_t rotate_left(uint32_t x, int n) { return (n & 31) ? x << (n & 31) | x >> (32 - (n & 31)) : x; }
+inline uint32_t permute_bytes(uint32_t a, uint32_t b, uint32_t s) {
+  uint32_t r = __byte_perm(a, b, s);
+  for (int i = 0; i < 4; i++)
+    if (s >> 4 * i & 8) r = (r & ~(0xFFu << 8 * i)) | (r >> 8 * i & 0x80 ? 0xFFu << 8 * i : 0);
+  return r;
+}
 template <bool F16, bool HIGH> uint32_t multiply_pair(uint32_t x, uint32_t s) {
   const uint32_t f = HIGH ? s >> 16 : s & 0xFFFF;
   if (F16) return pack_f16(f16_to_f32(x & 0xFFFF) * f16_to_f32(f), f16_to_f32(x >> 16) * f16_to_f32(f));
