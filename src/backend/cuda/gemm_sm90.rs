@@ -232,9 +232,10 @@ mod tests {
     fn the_table_has_a_kernel_for_every_form() {
         let names: Vec<&str> = KERNELS.iter().map(|kernel| kernel.name).collect();
         let mut expected = Vec::new();
-        for (family, operands) in
-            [(Family::Few, &["bf16", "f16", "codes"][..]), (Family::Many, &["bf16", "f16", "bf16_codes", "f16_codes"])]
-        {
+        for (family, operands) in [
+            (Family::Few, &["bf16", "f16", "codes"][..]),
+            (Family::Many, &["bf16", "f16", "bf16_codes", "f16_codes"]),
+        ] {
             for operand in operands {
                 for form in FORMS.iter().filter(|form| form.family == family) {
                     let name = match family {
