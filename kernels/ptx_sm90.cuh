@@ -99,8 +99,6 @@ NVFP4_INLINE uint2 load_shared64(uint32_t at) {
 
 // A part of the block (whole warps) meets; ids 1 … 15, 0 is __syncthreads().
 NVFP4_INLINE void meet(uint32_t id, uint32_t threads) { asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory"); }
-// Counts towards such a meeting without waiting for it.
-NVFP4_INLINE void pass(uint32_t id, uint32_t threads) { asm volatile("bar.arrive %0, %1;" ::"r"(id), "r"(threads) : "memory"); }
 
 // A warpgroup takes or gives registers; over a block they add up to those of the launch.
 template <int N> NVFP4_INLINE void raise_registers() { asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(N)); }

@@ -140,9 +140,9 @@ template <Keep KEEP> NVFP4_INLINE void load_staged(float (&v)[4], const uint8_t*
 
 // Rows through activation, the old output, or strides that are not whole vectors: a warp a token, four stored rows a lane.
 // Codes leave the activated rows in the spare buffer as bfloat16.
-template <class C, Keep KEEP> NVFP4_INLINE void write_rows(const GemmParams& p, const Tile& t, const Piece& piece) {
+template <class C, Keep KEEP, bool CODES> NVFP4_INLINE void write_rows(const GemmParams& p, const Tile& t, const Piece& piece) {
   constexpr int PITCH = Kept<KEEP>::template PITCH<C>;
-  const bool gated = p.activation == ACTIVATION_SWIGLU, codes = p.out_dtype == DTYPE_CODES;
+  const bool gated = p.activation == ACTIVATION_SWIGLU;
   const int local = 4 * (threadIdx.x & 31);
   const uint32_t stored = piece.block * UNIT_ROWS + local;
   const Outputs o = outputs_of(p, stored);
@@ -152,7 +152,7 @@ template <class C, Keep KEEP> NVFP4_INLINE void write_rows(const GemmParams& p, 
     float v[4];
     load_staged<KEEP>(v, piece.staged + token * PITCH, local);
     activate(p, v);
-    if (codes) {
+    if constexpr (CODES) {
       uint16_t* to = reinterpret_cast<uint16_t*>(piece.spare + token * C::HALF_PITCH) + (gated ? local / 2 : local);
 #pragma unroll
       for (int i = 0; i < 4; i++)
@@ -208,7 +208,7 @@ NVFP4_INLINE bool takes_vectors(const GemmParams& p) {
   return ((p.out_row_stride | group | p.weight_rows) & 7) == 0;
 }
 
-template <class C, Keep KEEP>
+template <class C, Keep KEEP, bool CODES>
 NVFP4_INLINE void write_pieces(const GemmParams& p, const Tile& t, uint32_t block, const typename C::Sums& acc, float g_b,
                                uint8_t* staging, uint32_t barrier) {
   using K = Kept<KEEP>;
@@ -217,9 +217,9 @@ NVFP4_INLINE void write_pieces(const GemmParams& p, const Tile& t, uint32_t bloc
   const Factors f{g_b, reinterpret_cast<const float*>(staging + C::SCALES_AT) + first_token,
                   reinterpret_cast<const float*>(staging + C::BIAS_AT) + C::row()};
   const int here = min(t.rows - t.row0, C::TOKENS);
-  const bool codes = p.out_dtype == DTYPE_CODES, gated = p.activation == ACTIVATION_SWIGLU;
-  const bool as_they_are = K::HALF && p.activation == ACTIVATION_NONE && !codes && takes_vectors(p);
-  const bool gates = K::HALF && gated && p.out_dtype != DTYPE_F32 && !codes && !p.accumulate && takes_vectors(p);
+  const bool gated = p.activation == ACTIVATION_SWIGLU;
+  const bool as_they_are = !CODES && K::HALF && p.activation == ACTIVATION_NONE && takes_vectors(p);
+  const bool gates = !CODES && K::HALF && gated && p.out_dtype != DTYPE_F32 && !p.accumulate && takes_vectors(p);
   const uint32_t cols = gated ? p.weight_rows / 2 : p.weight_rows;
   const int width = gated ? UNIT_ROWS / 2 : UNIT_ROWS;
   int tokens = 0;
@@ -244,8 +244,8 @@ NVFP4_INLINE void write_pieces(const GemmParams& p, const Tile& t, uint32_t bloc
     } else if (gates) {
       gate_rows<C, KEEP>(p, t, piece);
     } else {
-      write_rows<C, KEEP>(p, t, piece);
-      if (KEEP == Keep::BF16 && codes) {
+      write_rows<C, KEEP, CODES>(p, t, piece);
+      if constexpr (CODES) {
         ptx::meet(barrier, C::THREADS);
         quantize_rows<C::THREADS>(p, t, reinterpret_cast<const uint16_t*>(piece.spare), C::HALF_PITCH / 2, tokens, tokens + piece.count, cols,
                                   block * width / 16, width);
@@ -253,14 +253,15 @@ NVFP4_INLINE void write_pieces(const GemmParams& p, const Tile& t, uint32_t bloc
       }
     }
   }
-  if (KEEP == Keep::BF16 && codes && t.row0 + C::TOKENS >= t.rows) {
+  if (CODES && t.row0 + C::TOKENS >= t.rows) {
     const int padded = static_cast<int>(rounded(t.rows, tile_rows(p.out_layout))) - t.row0;
     quantize_rows<C::THREADS>(p, t, nullptr, 0, here, padded, cols, block * width / 16, width);
   }
 }
 
-// Called by all threads of a crew; `staging` is its C::BYTES, `barrier` a meeting of its own.
-template <class C>
+// Called by all threads of a crew; `staging` is its C::BYTES, `barrier` a meeting of its own. CODES: the output is codes,
+// which takes registers that the rest has not.
+template <class C, bool CODES>
 NVFP4_INLINE void write_block(const GemmParams& p, const Tile& t, uint32_t block, const typename C::Sums& acc, float g_b, uint8_t* staging,
                               uint32_t barrier) {
   if (p.a_decode || p.bias) {
@@ -272,12 +273,14 @@ NVFP4_INLINE void write_block(const GemmParams& p, const Tile& t, uint32_t block
       load_bias(p, t.group, block * UNIT_ROWS + row, *reinterpret_cast<float(*)[4]>(staging + C::BIAS_AT + 4 * row));
   }
   ptx::meet(barrier, C::THREADS);  // scales and bias are there, and the buffers' last readers done
-  if (p.activation == ACTIVATION_NONE && (p.out_dtype == DTYPE_F32 || p.accumulate)) {
-    write_pieces<C, Keep::F32>(p, t, block, acc, g_b, staging, barrier);
+  if constexpr (CODES) {
+    write_pieces<C, Keep::BF16, true>(p, t, block, acc, g_b, staging, barrier);
+  } else if (p.activation == ACTIVATION_NONE && (p.out_dtype == DTYPE_F32 || p.accumulate)) {
+    write_pieces<C, Keep::F32, false>(p, t, block, acc, g_b, staging, barrier);
   } else if (p.out_dtype == DTYPE_F16) {
-    write_pieces<C, Keep::F16>(p, t, block, acc, g_b, staging, barrier);
+    write_pieces<C, Keep::F16, false>(p, t, block, acc, g_b, staging, barrier);
   } else {
-    write_pieces<C, Keep::BF16>(p, t, block, acc, g_b, staging, barrier);
+    write_pieces<C, Keep::BF16, false>(p, t, block, acc, g_b, staging, barrier);
   }
 }
 

@@ -7,7 +7,7 @@
 // goes on while the tensor cores work on the half before. Of a third warpgroup one warp plans the block's jobs, and one
 // keeps a ring of stages full: 64 k of the units as they lie in memory, and of the tokens by a tensor copy, which
 // swizzles them as wgmma wants them and writes zeros past K. Tokens past the group's end are multiplied and not written.
-// Of warpgroups with a unit each, one starts a few steps late: then it multiplies while the other one writes its tile.
+// Warpgroups with a unit each write their outputs by themselves: one multiplies while the other one writes.
 // Tensor cores cut the low bits of every sum off: a run of them ends after run_steps stages, and its sums are added to
 // totals in the workspace.
 #pragma once
@@ -19,8 +19,8 @@
 namespace nvfp4 {
 
 // HALVES of a unit that a warpgroup takes: 2, and the warpgroups have a unit each; or 1, and they share one.
-template <bool F16_, int HALVES_, int TOKENS_, int STAGES_> struct ManyForm {
-  static constexpr bool F16 = F16_;
+template <bool F16_, bool CODES_, int HALVES_, int TOKENS_, int STAGES_> struct ManyForm {
+  static constexpr bool F16 = F16_, CODES = CODES_;  // of activations, of outputs
   static constexpr int HALVES = HALVES_, TOKENS = TOKENS_, STAGES = STAGES_, UNITS = HALVES;
   static constexpr int CONSUMERS = 2, WARPS = 4 * CONSUMERS, FEATURES = UNIT_ROWS * UNITS, THREADS = 128 * CONSUMERS + 128;
   static constexpr int A_BYTES = TOKENS * UNIT_COLS * 2, STAGE_BYTES = (A_BYTES + UNITS * UNIT_BYTES + 1023) / 1024 * 1024;
@@ -39,11 +39,6 @@ template <bool F16_, int HALVES_, int TOKENS_, int STAGES_> struct ManyForm {
   static constexpr uint32_t SHARE = TOKENS > 64 ? 64 : 1;
   static_assert(SHARED_BYTES <= 232448 && JOBS_AT % 16 == 0);
 };
-
-// Steps that the second warpgroup starts later.
-constexpr uint32_t LATE_STEPS = 3;
-// Meetings: 1 and 2 are the warpgroups' own.
-constexpr uint32_t LATE_START = 3;
 
 // ---- the producer
 
@@ -103,15 +98,14 @@ template <> struct PackedWords<1> {
   NVFP4_INLINE uint32_t scales_of(int, int pair) const { return pair ? scales.y : scales.x; }
 };
 
-// All that steers the loop over stages is the same in every lane; taken from warp_max the compiler knows it, and keeps
-// stages and descriptors in uniform registers.
+// What steers the loop over stages is the same in every lane. REDUX (warp_max) gives a uniform register, in which the
+// descriptors then stay: without it every product costs two moves and a wait for them.
 template <class F> struct Consumer {
   using Cursor = typename F::Stages::Cursor;
   const typename F::Stages& ring;
   uint32_t values_at, scales_at;  // of the thread's words, from the start of a stage
   uint32_t exponent;              // decode_words' constant
   Cursor cursor;               // of the next stage
-  bool holding = false;        // products may still read the stage before it
   PackedWords<F::HALVES> words;  // of the next stage
 
   NVFP4_INLINE Consumer(const typename F::Stages& ring, int warpgroup)
@@ -128,11 +122,13 @@ template <class F> struct Consumer {
     words.load(ring.stage(cursor) + values_at, ring.stage(cursor) + scales_at);
   }
 
-  // acc += `count` > 0 stages; `add` 0: the first product overwrites. `more`: another call follows for the same tile.
-  NVFP4_INLINE void multiply(typename F::Sums& acc, uint32_t count, uint32_t& add, bool more) {
+  // acc = the products of `count` > 0 stages.
+  NVFP4_INLINE void multiply(typename F::Sums& acc, uint32_t count) {
+    bool add = false;  // the first products overwrite
+    load();
 #pragma unroll 1
     for (; count > 0; count--) {
-      const uint64_t tokens = ptx::wgmma_descriptor(ring.stage(cursor));
+      const uint64_t tokens = ptx::wgmma_descriptor(ptx::warp_max(ring.stage(cursor)));
       Cursor ahead = cursor;
       ahead.advance();
       Fragments fragments[2][F::HALVES];
@@ -145,19 +141,18 @@ template <class F> struct Consumer {
         }
         ptx::wgmma_fence();
 #pragma unroll
-        for (int half = 0; half < F::HALVES; half++) ptx::wgmma<F::F16>(acc[half], fragments[pair][half].even, tokens + 4 * pair, add);
-        add = 1;
+        for (int half = 0; half < F::HALVES; half++) ptx::wgmma<F::F16>(acc[half], fragments[pair][half].even, tokens + 4 * pair, pair == 1 || add);
 #pragma unroll
-        for (int half = 0; half < F::HALVES; half++) ptx::wgmma<F::F16>(acc[half], fragments[pair][half].odd, tokens + 4 * pair + 2, add);
+        for (int half = 0; half < F::HALVES; half++) ptx::wgmma<F::F16>(acc[half], fragments[pair][half].odd, tokens + 4 * pair + 2, 1);
         ptx::wgmma_commit();
-        if (pair == 1 && (count > 1 || more)) {  // the next words while the tensor cores work
+        if (pair == 1 && count > 1) {  // the next words while the tensor cores work
           ring.wait_full(ahead);
           words.load(ring.stage(ahead) + values_at, ring.stage(ahead) + scales_at);
         }
         ptx::wgmma_wait<1>();
-        if (pair == 0 && holding) release();
+        if (pair == 0 && add) release();  // products of the stage before this one are done
       }
-      holding = true;
+      add = true;
       cursor = ahead;
     }
   }
@@ -168,7 +163,6 @@ template <class F> struct Consumer {
 #pragma unroll
     for (int half = 0; half < F::HALVES; half++) ptx::wgmma_pin(acc[half]);
     release();
-    holding = false;
   }
 
   // The stage before the next one goes back to the producer.
@@ -214,30 +208,20 @@ NVFP4_INLINE void consume(const Sm90ManyParams& params, const typename F::Stages
   Consumer<F> consumer(ring, warpgroup);
   typename F::Sums acc;
   float(&fours)[F::FOURS][4] = reinterpret_cast<float(&)[F::FOURS][4]>(acc);
-  bool early = F::CREWS == 2 && warpgroup == 0;
-  if (F::CREWS == 2 && warpgroup == 1) ptx::meet(LATE_START, 128 * F::CONSUMERS);
   for (; ptx::warp_max(jobs.more()); jobs.done()) {
     const Job& job = *jobs;
     const float g_b = reinterpret_cast<const float*>(p.weights)[job.tile.group];  // long before it is needed
-    uint32_t left = ptx::warp_max(job.end - job.begin), run_left = params.run_steps, add = 0, runs = 0;
-    consumer.load();
+    uint32_t left = ptx::warp_max(job.end - job.begin);
     while (true) {
-      const uint32_t count = min(early ? LATE_STEPS : left, min(left, run_left));
+      const uint32_t count = min(left, params.run_steps);
+      consumer.multiply(acc, count);
       left -= count;
-      run_left -= count;
-      consumer.multiply(acc, count, add, left > 0);
-      if (early) ptx::pass(LATE_START, 128 * F::CONSUMERS);
-      early = false;
       if (left == 0) break;
-      if (run_left == 0) {
-        ptx::wgmma_wait<0>();
-        Totals<F>(params.totals).add(fours, runs++ == 0);
-        run_left = params.run_steps;
-        add = 0;
-      }
+      consumer.finish(acc);
+      Totals<F>(params.totals).add(fours, left + count == job.end - job.begin);
     }
     consumer.finish(acc);
-    if (runs > 0) Totals<F>(params.totals).add_to(fours);
+    if (job.end - job.begin > params.run_steps) Totals<F>(params.totals).add_to(fours);
     if (!job.whole) {
       typename F::Shares shares(p.partials, reinterpret_cast<uint64_t*>(p.counters), params.common.token, static_cast<int>(threadIdx.x >> 5));
       if (!job.owns) {
@@ -250,9 +234,8 @@ NVFP4_INLINE void consume(const Sm90ManyParams& params, const typename F::Stages
     const Tile& t = job.tile;
     const uint32_t crew = F::CREWS == 2 ? warpgroup : 0, block = t.features * F::UNITS + crew;
     if (block < blocks_of(p.weight_rows, UNIT_ROWS))
-      write_block<typename F::Writers>(p, t, block, acc, g_b, staging + crew * F::Writers::BYTES, 1 + crew);
+      write_block<typename F::Writers, F::CODES>(p, t, block, acc, g_b, staging + crew * F::Writers::BYTES, 1 + crew);
   }
-  if (early) ptx::pass(LATE_START, 128 * F::CONSUMERS);
 }
 
 // ---- the kernel

@@ -302,7 +302,7 @@ pub fn candidates(p: &GemmProblem, machine: &Machine) -> Vec<Choice> {
     list
 }
 
-/// The symbol of a form. Codes reach `many` as bfloat16.
+/// The name of a form in choices: its symbol, but for `_codes` of outputs. Codes reach `many` as bfloat16.
 pub fn kernel_name(p: &GemmProblem, form: &Form) -> String {
     match (form.family, Operand::of(p)) {
         (Family::Few, operand) => format!("nvfp4_gemm_few_{}_{}x{}", operand.name(), form.tokens, form.units),
@@ -398,7 +398,7 @@ mod tests {
                     ),
                 ),
                 Family::Many => {
-                    (many, format!("(NAME, F16, {}, {}, {})", form.units, form.tokens, form.stages))
+                    (many, format!("(NAME, F16, CODES, {}, {}, {})", form.units, form.tokens, form.stages))
                 }
             };
             assert!(text.contains(&entry), "the kernels list {entry}");

@@ -90,7 +90,7 @@ class ManyRun(Run):
                 strided = c.grouping == STRIDED
                 rows = c.t if strided or c.shared else total_rows(c)
                 q = device.many_params(p, c.a == F16, rows, c.e, outer.tokens, outer.schedule, outer.run_steps, totals.ptr)
-                device.launch(f"nvfp4_gemm_many_{OPERAND[c.a]}_{outer.tokens}", (outer.grid, 1, 1), THREADS, shared_bytes(outer.tokens), q)
+                device.launch(f"nvfp4_gemm_many_{OPERAND[c.a]}{'_codes' if p.out_dtype == CODES else ''}_{outer.tokens}", (outer.grid, 1, 1), THREADS, shared_bytes(outer.tokens), q)
 
         self.device = Redirect()
         try:
@@ -124,6 +124,7 @@ def check_many(device, report, rng, cases):
         done += 1
         run = ManyRun(device, c, rng)
         problem = None
+        print(json.dumps({"number": done, "case": str(c)}), file=sys.stderr, flush=True)
         for tokens in FORMS:
             run.tokens, run.schedule = tokens, int(rng.integers(4))
             run.grid = int(rng.choice([1, 3, 16, device.sms]))

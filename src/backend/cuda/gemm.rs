@@ -88,7 +88,7 @@ pub(super) struct GemmParams {
 const _: () = assert!(size_of::<GemmParams>() == 240);
 
 /// `DTYPE_CODES` of kernels/params_gemm.cuh.
-const DTYPE_CODES: u32 = 3;
+pub(super) const DTYPE_CODES: u32 = 3;
 
 pub fn workspace_size(p: &GemmProblem, device: &Device) -> usize {
     plan(p, device).workspace_bytes()
