@@ -1345,7 +1345,10 @@ nvfp4_status nvfp4_context_info(struct nvfp4_context *context, struct nvfp4_back
 nvfp4_status nvfp4_context_faults(struct nvfp4_context *context,
                                   struct nvfp4_faults *faults);
 
-/** Clears the fault word. */
+/**
+ * Clears the fault word. On a GPU it waits for a write of a few bytes, and for no other work: what kernels that run
+ * meanwhile meet may be reported before or after. Not part of a capture; DEVICE_POISONED on a broken context.
+ */
 nvfp4_status nvfp4_context_clear_faults(struct nvfp4_context *context);
 
 /**

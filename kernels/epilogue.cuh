@@ -24,11 +24,42 @@ struct Outputs {
   int count;             // 4, or 2 behind a gate
 };
 
+// Of four stored rows from `stored` on.
+NVFP4_INLINE Outputs outputs_of(const GemmParams& p, uint32_t stored) {
+  const bool gated = p.activation == ACTIVATION_SWIGLU;
+  return {gated ? p.weight_rows / 2 : p.weight_rows, gated ? stored / 2 : stored, gated ? 2 : 4};
+}
+
+NVFP4_INLINE void load_bias(const GemmParams& p, uint32_t group, uint32_t stored, float (&bias)[4]) {
+#pragma unroll
+  for (int i = 0; i < 4; i++) {
+    bias[i] = 0.f;
+    const uint32_t row = stored + i;
+    const int64_t at =
+        static_cast<int64_t>(group) * p.weight_rows + canonical_row(row, p.weight_rows, p.activation == ACTIVATION_SWIGLU);
+    if (p.bias && row < p.weight_rows) bias[i] = load_element(p.bias_dtype, p.bias, at);
+  }
+}
+
+// Element of the output's first row of the group.
+NVFP4_INLINE int64_t out_start(const GemmParams& p, const Tile& t) {
+  return p.grouping == GROUPS_STRIDED ? t.group * p.out_group_stride : t.first_row * p.out_row_stride;
+}
+
 NVFP4_INLINE float a_decode_scale(const GemmParams& p, const Tile& t, int row) {
   if (!p.a_decode) return 1.f;
   const bool shared_rows = p.grouping == GROUPS_STRIDED && p.a_group_stride == 0;
   if (p.a_scope == SCOPE_TENSOR) return p.a_decode[0];
   return p.a_decode[p.a_scope == SCOPE_GROUP ? t.group : (shared_rows ? 0 : t.first_row) + row];
+}
+
+// Four sums → v of the contract.
+NVFP4_INLINE void scale_sums(const GemmParams& p, float (&v)[4], float undo, float g_a, float g_b, const float (&bias)[4]) {
+#pragma unroll
+  for (int i = 0; i < 4; i++) {
+    v[i] = __fmul_rn(__fmul_rn(__fmul_rn(v[i], undo), g_a), g_b);
+    if (p.bias) v[i] = __fadd_rn(v[i], bias[i]);
+  }
 }
 
 // Four scaled products → what the output holds, before its last rounding.
@@ -84,17 +115,17 @@ NVFP4_INLINE uint8_t* out_scale(const GemmParams& p, const Tile& t, int row, uin
   return p.out_scales + tiled_offset(p.out_layout, t.out_scale_row + row, column, blocks_of(blocks, 4));
 }
 
-// Rows first … end of the tile, as bfloat16 in shared memory [row][pitch] → codes and scales. Rows past those of the group
-// and columns past the last block are the zero padding of tiled scales.
+// Rows first … end of the tile, as bfloat16 in shared memory [row][pitch] → codes and scales, by THREADS threads. `width`
+// columns lie there, from `first_column` · 16 on. Rows past those of the group and columns past the last block are the
+// zero padding of tiled scales.
 template <int THREADS>
 NVFP4_INLINE void quantize_rows(const GemmParams& p, const Tile& t, const uint16_t* staged, int pitch, int first, int end,
-                                uint32_t cols, int width) {
+                                uint32_t cols, uint32_t first_column, int width) {
   const uint32_t blocks = cols / 16, padded = p.out_layout == LINEAR ? blocks : rounded(blocks, 4);
-  const uint32_t first_column = t.features * width / 16;
   const int across = min(static_cast<int>(padded - first_column), width / 16);
   uint32_t flags = 0;
 #pragma unroll 1
-  for (int item = threadIdx.x; item < (end - first) * across; item += THREADS) {
+  for (int item = threadIdx.x % THREADS; item < (end - first) * across; item += THREADS) {
     const int token = item / across, row = t.row0 + first + token;
     const uint32_t column = first_column + item % across;
     uint32_t scale = 0;
@@ -136,27 +167,19 @@ NVFP4_INLINE void write_tile(const GemmParams& p, const Tile& t, float (&acc)[2]
   using Stage = Staging<TOKENS, UNITS>;
   constexpr int WIDTH = Stage::WIDTH, THREADS = 128 * UNITS, PIECE = Stage::PIECE, FOURS = WIDTH / 4;
   const bool gated = p.activation == ACTIVATION_SWIGLU, codes = p.out_dtype == DTYPE_CODES;
+  const int width = gated ? WIDTH / 2 : WIDTH;  // output columns
   float* sums = reinterpret_cast<float*>(dynamic);
   uint16_t* halves = reinterpret_cast<uint16_t*>(sums + PIECE * Stage::PITCH);
 
   // a thread keeps its four stored rows for every token
   const int local = threadIdx.x % FOURS * 4;
   const uint32_t stored = t.features * WIDTH + local;
-  Outputs o;
-  o.cols = gated ? p.weight_rows / 2 : p.weight_rows;
-  o.first = gated ? stored / 2 : stored;
-  o.count = gated ? 2 : 4;
+  const Outputs o = outputs_of(p, stored);
   const bool inside = o.first < o.cols;
   const float g_b = reinterpret_cast<const float*>(p.weights)[t.group];
-  float bias[4] = {0.f, 0.f, 0.f, 0.f};
-  if (p.bias)
-#pragma unroll
-    for (int i = 0; i < 4; i++) {
-      const uint32_t row = stored + i;
-      const int64_t at = static_cast<int64_t>(t.group) * p.weight_rows + canonical_row(row, p.weight_rows, gated);
-      if (row < p.weight_rows) bias[i] = load_element(p.bias_dtype, p.bias, at);
-    }
-  const int64_t base = p.grouping == GROUPS_STRIDED ? t.group * p.out_group_stride : t.first_row * p.out_row_stride;
+  float bias[4];
+  load_bias(p, t.group, stored, bias);
+  const int64_t base = out_start(p, t);
   const int here = min(t.rows - t.row0, TOKENS);
 #pragma unroll 1
   for (int piece = 0; piece * PIECE < here; piece++) {
@@ -176,14 +199,9 @@ NVFP4_INLINE void write_tile(const GemmParams& p, const Tile& t, float (&acc)[2]
 #pragma unroll 1
       for (int token = threadIdx.x / FOURS; token < end - first; token += THREADS / FOURS) {
         const int row = t.row0 + first + token;
-        const float g_a = a_decode_scale(p, t, row);
         const float4 sum = *reinterpret_cast<const float4*>(sums + token * Stage::PITCH + local);
         float v[4] = {sum.x, sum.y, sum.z, sum.w};
-#pragma unroll
-        for (int i = 0; i < 4; i++) {
-          v[i] = __fmul_rn(__fmul_rn(__fmul_rn(v[i], undo), g_a), g_b);
-          if (p.bias) v[i] = __fadd_rn(v[i], bias[i]);
-        }
+        scale_sums(p, v, undo, a_decode_scale(p, t, row), g_b, bias);
         activate(p, v);
         if (codes) {
           uint16_t* to = halves + token * Stage::HALF_PITCH + (gated ? local / 2 : local);
@@ -195,11 +213,11 @@ NVFP4_INLINE void write_tile(const GemmParams& p, const Tile& t, float (&acc)[2]
         }
       }
     __syncthreads();
-    if (codes) quantize_rows<THREADS>(p, t, halves, Stage::HALF_PITCH, first, end, o.cols, gated ? WIDTH / 2 : WIDTH);
+    if (codes) quantize_rows<THREADS>(p, t, halves, Stage::HALF_PITCH, first, end, o.cols, t.features * width / 16, width);
   }
   if (codes && t.row0 + TOKENS >= t.rows) {
     const int padded = static_cast<int>(rounded(t.rows, tile_rows(p.out_layout))) - t.row0;
-    quantize_rows<THREADS>(p, t, halves, Stage::HALF_PITCH, here, padded, o.cols, gated ? WIDTH / 2 : WIDTH);
+    quantize_rows<THREADS>(p, t, halves, Stage::HALF_PITCH, here, padded, o.cols, t.features * width / 16, width);
   }
 }
 

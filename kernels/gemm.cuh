@@ -118,13 +118,25 @@ template <class S> struct Values {
   NVFP4_INLINE void store(uint32_t) {}
 };
 
-// Eight codes → eight bfloat16 e2m1 · e4m3; `scale` is s · 2^112 in both halves.
+// The scale byte of a block of codes as a bfloat16, exact.
+NVFP4_INLINE uint32_t widen_scale(uint32_t byte) {
+  const uint32_t magnitude = byte & 0x7F;
+  const uint32_t wide = (magnitude ? 0x7000 | store_scale(magnitude) << 4 : 0) | (byte & 0x80) << 8;  // s · 2^112
+  return ptx::multiply_pair<false, false>(wide, 0x0780u);
+}
+
+// Eight codes → eight bfloat16 e2m1 · e4m3. The bytes of a bfloat16 e2m1 come from tables that the codes index; a byte
+// permutation with bit 3 set repeats the sign of the table's byte instead.
 NVFP4_INLINE uint4 decode_codes(uint32_t codes, uint32_t scale) {
-  constexpr uint32_t UNDO = 0x4680;  // 2^14
   uint32_t word[4];
 #pragma unroll
-  for (int j = 0; j < 4; j++)
-    word[j] = ptx::multiply_pair<false, false>(ptx::multiply_pair<false, false>(spread_pair(codes >> 8 * j), scale), UNDO);
+  for (int i = 0; i < 2; i++) {
+    const uint32_t four = codes >> 16 * i, magnitude = four & 0x7777u;
+    const uint32_t low = ptx::permute_bytes(0xC0800000u, 0xC0804000u, magnitude), high = ptx::permute_bytes(0x3F3F3F00u, 0x40404040u, magnitude);
+    const uint32_t sign = ptx::permute_bytes(0x80808080u, 0x80808080u, four & 0xFFFFu) << 7 & 0x80808080u;
+    word[2 * i] = ptx::multiply_pair<false, false>(ptx::permute_bytes(low, high | sign, 0x5140), scale);
+    word[2 * i + 1] = ptx::multiply_pair<false, false>(ptx::permute_bytes(low, high | sign, 0x7362), scale);
+  }
   return make_uint4(word[0], word[1], word[2], word[3]);
 }
 
@@ -182,8 +194,7 @@ template <class S> struct Codes {
     if (S::TOKENS < STEP && row >= S::TOKENS) return;
 #pragma unroll
     for (int i = 0; i < EACH; i++) {
-      const uint32_t byte = scale[i], magnitude = byte & 0x7F;
-      const uint32_t wide = (magnitude ? 0x7000 | store_scale(magnitude) << 4 : 0) | (byte & 0x80) << 8;
+      const uint32_t wide = widen_scale(scale[i]);
       ptx::store_shared128(chunk_address(stage, row + i * STEP, chunk), decode_codes(codes[i].x, wide));
       ptx::store_shared128(chunk_address(stage, row + i * STEP, chunk + 1), decode_codes(codes[i].y, wide));
     }
@@ -339,7 +350,7 @@ template <class S> NVFP4_INLINE void run_gemm(const GemmParams& p, uint8_t* dyna
   if constexpr (S::SPLITS) {
     if (p.splits > 1 && !join_splits<S>(p, t, acc, &ticket)) return;
   }
-  write_tile<S::TOKENS, S::UNITS>(p, t, acc, DECODE_UNDO<S::F16>, dynamic);
+  write_tile<S::TOKENS, S::UNITS>(p, t, acc, DECODE_UNDO, dynamic);
 }
 
 }  // namespace nvfp4

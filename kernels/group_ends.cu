@@ -3,12 +3,12 @@
 // Thread t of a tile owns count tile + t. A negative count is taken as 0; a sum past 2^31 - 1 stays there; both report
 // the lowest such group. Sums are 64-bit: 65535 counts below 2^31 fit. counts and ends may be one array: a thread reads
 // its entry before it writes it, and nobody else touches it.
-#include <stdint.h>
+#include "groups.cuh"
 
 struct GroupEndsParams {
   const int32_t *counts;
   int32_t *ends;
-  uint32_t *fault;  // [0] flags, [1] 1 + first bad group; mapped host memory
+  uint64_t *fault;
   uint32_t count;
   uint32_t reserved;
 };
@@ -19,7 +19,6 @@ constexpr unsigned kWarps = kThreads / 32;
 constexpr unsigned kAll = 0xffffffffu;
 constexpr int64_t kMost = INT32_MAX;
 constexpr uint32_t kNone = 0xffffffffu;
-constexpr uint32_t kBadGroup = 1;
 
 __device__ __forceinline__ int64_t warp_scan(int64_t value, unsigned lane) {
   for (unsigned step = 1; step < 32; step *= 2) {
@@ -54,7 +53,6 @@ extern "C" __global__ void __launch_bounds__(kThreads) nvfp4_group_ends(const __
     __syncthreads();
   }
   if (threadIdx.x == 0 && first_bad != kNone) {
-    atomicCAS(&p.fault[1], 0u, first_bad + 1);
-    atomicOr(&p.fault[0], kBadGroup);
+    nvfp4::report_bad_group(p.fault, first_bad);
   }
 }

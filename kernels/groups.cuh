@@ -22,13 +22,21 @@ struct Span {
 NVFP4_INLINE uint64_t round_up(uint64_t x, uint32_t to) { return (x + to - 1) & ~uint64_t(to - 1); }
 NVFP4_INLINE uint32_t tile_rows(uint32_t layout) { return layout == TILED_128X4 ? 128 : layout == TILED_8X4 ? 8 : 1; }
 
+// The fault record (src/backend/cuda/fault.rs): flags and 1 + the first bad group in device memory, then the address of
+// the same pair in the host's memory, or 0. Only what the record does not have yet goes over the bus.
+NVFP4_INLINE uint32_t* host_word(const uint64_t* fault) { return reinterpret_cast<uint32_t*>(fault[1]); }
+
 NVFP4_INLINE void raise_fault(uint64_t* fault, uint32_t flags) {
-  if (flags) ptx::system_or(reinterpret_cast<uint32_t*>(fault), flags);
+  uint32_t* seen = reinterpret_cast<uint32_t*>(fault);
+  if (!(flags & ~*static_cast<volatile uint32_t*>(seen))) return;
+  if (flags & ~ptx::atomic_or(seen, flags))
+    if (uint32_t* word = host_word(fault)) ptx::atomic_or(word, flags);
 }
 
 // Keeps the first report since the last clear.
 NVFP4_INLINE void report_bad_group(uint64_t* fault, uint32_t group) {
-  ptx::system_set_if_zero(reinterpret_cast<uint32_t*>(fault) + 1, group + 1);
+  if (ptx::set_if_zero(reinterpret_cast<uint32_t*>(fault) + 1, group + 1))
+    if (uint32_t* word = host_word(fault)) ptx::set_if_zero(word + 1, group + 1);
   raise_fault(fault, FAULT_BAD_GROUP);
 }
 

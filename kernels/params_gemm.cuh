@@ -21,7 +21,7 @@ struct GemmParams {
   const float* out_decode;     // static decode scales of codes; NULL: 1
   float* partials;             // splits > 1: [tile][split][thread's share]
   uint32_t* counters;          // splits > 1: one a tile, zero before the launch
-  uint64_t* fault;             // the context's fault word, system scope
+  uint64_t* fault;             // the context's fault record
   int64_t a_row_stride;
   int64_t a_group_stride;      // strided groups; 0: all share the same rows
   int64_t a_scales_row_stride; // linear layout
@@ -49,6 +49,25 @@ struct GemmParams {
   uint32_t reserved[2];
 };
 static_assert(sizeof(GemmParams) == 240, "src/backend/cuda/gemm.rs mirrors this struct");
+
+// What the kernels of sm_90 take beside: sm90_schedule.cuh.
+struct Sm90Params {
+  GemmParams gemm;             // partials: [block]…; counters: flags, 64-bit; splits: 1
+  uint64_t token;              // of this launch, of no other in the process, not 0
+  uint32_t schedule;
+  uint32_t dependent;          // 1: index and weights were there before the launch in front of this one began
+};
+static_assert(sizeof(Sm90Params) == 256, "src/backend/cuda/gemm.rs mirrors this struct");
+
+// With the tensor map of the activations, [groups][rows][cols] from the right, in boxes of 64 k × the form's tokens.
+struct alignas(64) Sm90ManyParams {
+  uint8_t map[128];
+  Sm90Params common;
+  float* totals;               // of a tile whose k takes more than run_steps: [block][thread's sums]
+  uint32_t run_steps;          // stages of 64 k that the tensor cores add up by themselves, at least 1
+  uint32_t reserved[13];
+};
+static_assert(sizeof(Sm90ManyParams) == 448, "src/backend/cuda/gemm.rs mirrors this struct");
 
 // Canonical weights, or values, to units; and units back to canonical weights.
 struct WeightsParams {

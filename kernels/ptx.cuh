@@ -161,12 +161,10 @@ NVFP4_INLINE uint32_t e2m1_pair(float low, float high) {
 }
 #endif
 
-// The fault word lies in host memory, where a system-scoped atomic needs a link that has them (over PCIe memcheck calls it
-// an error): device scope, since the host only loads and clears it; and only where the bit is not yet set.
-NVFP4_INLINE void system_or(uint32_t* p, uint32_t bits) {
-  if (bits & ~*reinterpret_cast<volatile uint32_t*>(p)) atomicOr(p, bits);
-}
-NVFP4_INLINE void system_set_if_zero(uint32_t* p, uint32_t value) { atomicCAS(p, 0u, value); }
+// Device scope, also for words in host memory: system scope needs a link that has atomics (over PCIe memcheck calls it an
+// error), and the host only loads and clears such a word.
+NVFP4_INLINE uint32_t atomic_or(uint32_t* p, uint32_t bits) { return atomicOr(p, bits); }
+NVFP4_INLINE bool set_if_zero(uint32_t* p, uint32_t value) { return atomicCAS(p, 0u, value) == 0; }
 
 #endif  // NVFP4_EMULATED
 

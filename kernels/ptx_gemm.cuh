@@ -76,6 +76,14 @@ NVFP4_INLINE uint32_t opaque(uint32_t x) {
 
 NVFP4_INLINE uint32_t rotate_left(uint32_t x, int n) { return __funnelshift_l(x, x, n); }
 
+// Byte i of the result is the byte of b:a that nibble i of s names, or eight times its sign where the nibble has bit 3,
+// which __byte_perm() would ignore.
+NVFP4_INLINE uint32_t permute_bytes(uint32_t a, uint32_t b, uint32_t s) {
+  uint32_t r;
+  asm("prmt.b32 %0, %1, %2, %3;" : "=r"(r) : "r"(a), "r"(b), "r"(s));
+  return r;
+}
+
 // Both halves of x times the low (high) half of s; the selection is free in the instruction.
 template <bool F16, bool HIGH> NVFP4_INLINE uint32_t multiply_pair(uint32_t x, uint32_t s) {
   if constexpr (F16) {

@@ -24,7 +24,7 @@ constexpr uint32_t VALUE_BITS = 0x81C081C0u, Z_MASK = 0xC180C180u;
 constexpr uint32_t STORED_NAN = 0xFF;
 
 // What the accumulator of a product of decoded weights must be multiplied by: exact.
-template <bool F16> constexpr float DECODE_UNDO = F16 ? 1.f : 16384.f;
+constexpr float DECODE_UNDO = 16384.f;
 
 // The row of the caller's matrix that is stored as `row`; rows from N on are padding and stay where they are.
 NVFP4_INLINE uint32_t canonical_row(uint32_t row, uint32_t rows, bool gate_up) {
@@ -37,15 +37,14 @@ struct Fragments {
 
 template <bool F16> NVFP4_INLINE uint32_t decode_register(uint32_t x) {
   if constexpr (F16) {
-    // sign and magnitude to bits 15 and 11:9, which is e2m1 · 2^-14; then to its true exponent
-    const uint32_t bits = (x & 0x80008000u) | ((x << 3) & 0x0E000E00u);
-    return ptx::multiply_pair<true, false>(bits, 0x7400u);
+    return (x & 0x80008000u) | ((x << 3) & 0x0E000E00u);  // e2m1 · 2^-14: sign at bit 15, magnitude at bits 11:9
   } else {
     return x & VALUE_BITS;
   }
 }
 
-// Two words and their scale word → fragments of two k16 steps, e2m1 · e4m3 (f16) or that · 2^-14 (bf16), exact.
+// Two words and their scale word → fragments of two k16 steps, e2m1 · e4m3 · 2^-14. That is exact: products are whole
+// multiples of 2^-10, and 2^-24 is where float16 ends.
 // `exponent` is 0x70007000, which makes a stored scale the bfloat16 s · 2^112.
 template <bool F16> NVFP4_INLINE Fragments decode_words(uint32_t a, uint32_t b, uint32_t scales, uint32_t exponent) {
   uint32_t even, odd;

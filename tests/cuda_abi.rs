@@ -72,6 +72,7 @@ fn program() -> String {
         ("CUlaunchAttribute", "72"),
         ("CUlaunchConfig", "56"),
         ("CUgraphExecUpdateResultInfo", "24"),
+        ("CUtensorMap", "128"),
     ] {
         text.push_str(&format!("SAME(sizeof({rust}), {c});\n"));
     }
@@ -92,6 +93,8 @@ fn program() -> String {
          SAME(CU_STREAM_CAPTURE_MODE_RELAXED, 2); SAME(CU_STREAM_SET_CAPTURE_DEPENDENCIES, 1);\n\
          SAME(CU_MEMHOSTALLOC_PORTABLE, 1); SAME(CU_MEMHOSTALLOC_DEVICEMAP, 2);\n\
          SAME(CU_MEMPOOL_ATTR_RELEASE_THRESHOLD, 4); SAME(CU_MEMPOOL_ATTR_RESERVED_MEM_CURRENT, 5);\n\
+         SAME(CU_TENSOR_MAP_DATA_TYPE_FLOAT16, 6); SAME(CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 9);\n\
+         SAME(CU_TENSOR_MAP_SWIZZLE_128B, 3); SAME(CU_TENSOR_MAP_L2_PROMOTION_L2_256B, 3);\n\
          SAME(CUDA_ERROR_NOT_READY, 600); SAME(CUDA_ERROR_GRAPH_EXEC_UPDATE_FAILURE, 910); SAME(CUDA_ERROR_OUT_OF_MEMORY, 2);\n\
          int main(void) { return 0; }\n",
     );

@@ -356,6 +356,45 @@ inline std::size_t gemm_workspace_size(const Context& context, const nvfp4_gemm_
   check(nvfp4_gemm_workspace_size(context.get(), &args, &bytes));
   return bytes;
 }
+inline void linear(const Context& context, const nvfp4_linear_args& args, const Stream& stream) {
+  check(nvfp4_linear(context.get(), &args, stream.get()));
+}
+inline std::size_t linear_workspace_size(const Context& context, const nvfp4_linear_args& args) {
+  std::size_t bytes = 0;
+  check(nvfp4_linear_workspace_size(context.get(), &args, &bytes));
+  return bytes;
+}
+inline void grouped_linear(const Context& context, const nvfp4_grouped_linear_args& args, const Stream& stream) {
+  check(nvfp4_grouped_linear(context.get(), &args, stream.get()));
+}
+inline std::size_t grouped_linear_workspace_size(const Context& context, const nvfp4_grouped_linear_args& args) {
+  std::size_t bytes = 0;
+  check(nvfp4_grouped_linear_workspace_size(context.get(), &args, &bytes));
+  return bytes;
+}
+inline void moe_route(const Context& context, const nvfp4_moe_route_args& args, const Stream& stream) {
+  check(nvfp4_moe_route(context.get(), &args, stream.get()));
+}
+inline void moe_permute(const Context& context, const nvfp4_moe_permute_args& args, const Stream& stream) {
+  check(nvfp4_moe_permute(context.get(), &args, stream.get()));
+}
+inline std::size_t moe_permute_workspace_size(const Context& context, const nvfp4_moe_permute_args& args) {
+  std::size_t bytes = 0;
+  check(nvfp4_moe_permute_workspace_size(context.get(), &args, &bytes));
+  return bytes;
+}
+inline void moe_combine(const Context& context, const nvfp4_moe_combine_args& args, const Stream& stream) {
+  check(nvfp4_moe_combine(context.get(), &args, stream.get()));
+}
+inline void moe_forward(const Context& context, const nvfp4_moe_forward_args& args, const Stream& stream) {
+  check(nvfp4_moe_forward(context.get(), &args, stream.get()));
+}
+inline std::size_t moe_forward_workspace_size(const Context& context, const nvfp4_moe_forward_args& args) {
+  std::size_t bytes = 0;
+  check(nvfp4_moe_forward_workspace_size(context.get(), &args, &bytes));
+  return bytes;
+}
+
 inline nvfp4_tune_result tune(const Context& context, const nvfp4_tune_args& args, const Stream& stream) {
   auto result = nvfp4::args<nvfp4_tune_result>();
   check(nvfp4_tune(context.get(), &args, stream.get(), &result));

@@ -279,11 +279,12 @@ impl Context {
         nvfp4_faults { flags, bad_group: group.map_or(-1, |g| g as i64), ..Default::default() }
     }
 
-    pub fn clear_faults(&self) {
+    pub fn clear_faults(&self) -> Result<()> {
         match self.backend() {
             Backend::Cpu(cpu) => cpu.faults.clear(),
-            Backend::Cuda(device) => device.clear_faults(),
+            Backend::Cuda(device) => return device.clear_faults(),
         }
+        Ok(())
     }
 
     /// Waits until all work of the context is done. On the CPU it always is.

@@ -75,13 +75,11 @@ pub unsafe extern "C" fn nvfp4_context_faults(
     guard("nvfp4_context_faults", || unsafe { args::write("faults", faults, &get(context)?.faults()) })
 }
 
-/// Clears the fault word.
+/// Clears the fault word. On a GPU it waits for a write of a few bytes, and for no other work: what kernels that run
+/// meanwhile meet may be reported before or after. Not part of a capture; DEVICE_POISONED on a broken context.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn nvfp4_context_clear_faults(context: *mut nvfp4_context) -> nvfp4_status {
-    guard("nvfp4_context_clear_faults", || {
-        get(context)?.clear_faults();
-        Ok(())
-    })
+    guard("nvfp4_context_clear_faults", || get(context)?.clear_faults())
 }
 
 /// Waits until all work of the context is done. On the CPU it always is; on a GPU work of the host's in the same CUDA

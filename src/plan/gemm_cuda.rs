@@ -8,7 +8,7 @@
 use super::gemm::{Activations, GemmOut, GemmProblem};
 use super::groups::Groups;
 use super::quantize::DecodeScales;
-use super::tuning::{Choice, Key, Operand, Tuning};
+use super::tuning::{Choice, Operand};
 use crate::format::block::ScaleRule;
 
 /// Weight rows, k and bytes of a unit of prepared weights.
@@ -61,6 +61,8 @@ pub struct Machine {
     pub processors: usize,
     /// Bytes of shared memory that a block may ask for.
     pub shared_per_block: usize,
+    /// Machine code of sm_90a runs here.
+    pub hopper: bool,
 }
 
 /// How a product runs.
@@ -73,9 +75,7 @@ pub struct GemmPlan {
     pub shared_bytes: usize,
     /// Tiles of any split of the rows, at most; 1 where there are no rows but an index array to be checked.
     pub tiles: usize,
-    /// The output is requantized by a second pass over bfloat16 rows in the workspace.
-    pub second_pass: bool,
-    /// Byte offsets in the workspace: those rows come first, then a counter a tile, then the sums of splits.
+    /// Byte offsets in the workspace: rows of a second pass come first, then a counter a tile, then the sums of splits.
     pub counters_at: usize,
     pub partials_at: usize,
     pub workspace_bytes: usize,
@@ -97,8 +97,21 @@ pub fn a_vectors(p: &GemmProblem) -> bool {
     row % 8 == 0 && (!strided || group % 8 == 0)
 }
 
+/// The output is requantized by a second pass over bfloat16 rows at the workspace's start.
+pub fn has_second_pass(p: &GemmProblem) -> bool {
+    match p.out {
+        GemmOut::Values { .. } => false,
+        GemmOut::Codes(out) => matches!(out.decode, DecodeScales::Dynamic(_)) || out.rule != ScaleRule::Amax,
+    }
+}
+
+/// Bytes of those rows.
+pub fn staged_bytes(p: &GemmProblem) -> usize {
+    if has_second_pass(p) { p.groups.total_rows() * p.out_cols() * 2 } else { 0 }
+}
+
 /// (rows, groups that can have rows).
-fn spread(p: &GemmProblem) -> (usize, usize) {
+pub fn spread(p: &GemmProblem) -> (usize, usize) {
     match p.groups {
         Groups::None { rows } => (rows, 1),
         Groups::Ends { rows, count, .. } => (rows, count.min(rows)),
@@ -108,17 +121,20 @@ fn spread(p: &GemmProblem) -> (usize, usize) {
     }
 }
 
-/// Tiles of any split of the rows over the groups, at most.
-fn most_tiles(p: &GemmProblem, form: &Tile) -> usize {
-    let token_tiles = match p.groups {
+/// Token tiles of any split of the rows over the groups, at most.
+pub fn most_token_tiles(p: &GemmProblem, tokens: usize) -> usize {
+    match p.groups {
         // A group wastes at most tokens − 1 rows of its last tile.
-        Groups::Ends { rows, .. } => (rows + (form.tokens - 1) * spread(p).1) / form.tokens,
-        Groups::None { rows } => rows.div_ceil(form.tokens),
+        Groups::Ends { rows, .. } => (rows + (tokens - 1) * spread(p).1) / tokens,
+        Groups::None { rows } => rows.div_ceil(tokens),
         Groups::Masked { count, max_rows: rows, .. } | Groups::Strided { count, rows } => {
-            count * rows.div_ceil(form.tokens)
+            count * rows.div_ceil(tokens)
         }
-    };
-    (token_tiles * p.weights.shape.rows.div_ceil(form.units * UNIT_ROWS)).max(1)
+    }
+}
+
+fn most_tiles(p: &GemmProblem, form: &Tile) -> usize {
+    (most_token_tiles(p, form.tokens) * p.weights.shape.rows.div_ceil(form.units * UNIT_ROWS)).max(1)
 }
 
 /// Whether a form takes a problem whose k it sees in runs of `steps`.
@@ -149,16 +165,6 @@ pub fn plan(p: &GemmProblem, machine: &Machine) -> GemmPlan {
         }
     }
     cut(p, tile, splits)
-}
-
-/// As [`plan`], unless a choice was measured for such problems and is legal for this one. What must not depend on the
-/// batch does not depend on choices, which are made for batches.
-pub fn plan_tuned(p: &GemmProblem, machine: &Machine, tuning: Option<&Tuning>) -> GemmPlan {
-    tuning
-        .filter(|_| !p.batch_invariant)
-        .and_then(|tuning| tuning.choice(&Key::of(p)))
-        .and_then(|choice| plan_choice(p, machine, choice))
-        .unwrap_or_else(|| plan(p, machine))
 }
 
 /// A choice's plan, or none where it is not legal for the problem: another kernel, a form that does not take it, splits
@@ -204,12 +210,8 @@ fn cut(p: &GemmProblem, tile: usize, splits: usize) -> GemmPlan {
     let form = &TILES[tile];
     let tiles = most_tiles(p, form);
     let steps = p.weights.shape.cols.div_ceil(UNIT_COLS);
-    let second_pass = match p.out {
-        GemmOut::Values { .. } => false,
-        GemmOut::Codes(out) => matches!(out.decode, DecodeScales::Dynamic(_)) || out.rule != ScaleRule::Amax,
-    };
     let up = |bytes: usize| bytes.next_multiple_of(128);
-    let counters_at = if second_pass { up(p.groups.total_rows() * p.out_cols() * 2) } else { 0 };
+    let counters_at = up(staged_bytes(p));
     let (counters, partials) = match splits {
         1 => (0, 0),
         _ => (up(4 * tiles), tiles * splits * form.partial_bytes()),
@@ -220,7 +222,6 @@ fn cut(p: &GemmProblem, tile: usize, splits: usize) -> GemmPlan {
         splits,
         shared_bytes: form.shared_bytes(steps.div_ceil(splits)),
         tiles,
-        second_pass,
         counters_at,
         partials_at,
         workspace_bytes: if p.groups.total_rows() == 0 { 0 } else { partials_at + partials },
@@ -232,12 +233,14 @@ mod tests {
     use super::*;
     use crate::format::dtype::Dtype;
     use crate::plan::gemm::Activation;
+    use crate::plan::gemm_sm90::{Plan, plan_any};
     use crate::plan::memory::{Matrix, Ptr};
     use crate::plan::quantize::Scope;
+    use crate::plan::tuning::{Key, Tuning};
     use crate::plan::weights::{Weights, WeightsShape};
 
-    const H200: Machine = Machine { processors: 132, shared_per_block: 232_448 };
-    const ADA: Machine = Machine { processors: 142, shared_per_block: 101_376 };
+    const H200: Machine = Machine { processors: 132, shared_per_block: 232_448, hopper: false };
+    const ADA: Machine = Machine { processors: 142, shared_per_block: 101_376, hopper: false };
 
     fn problem(groups: Groups, n: usize, k: usize, a_stride: usize) -> GemmProblem {
         let matrix = |row_stride| Matrix { base: Ptr::NULL, dtype: Dtype::Bf16, row_stride, group_stride: 0 };
@@ -252,6 +255,14 @@ mod tests {
             batch_invariant: false,
             dependent_launch: false,
             workspace: Ptr::NULL,
+        }
+    }
+
+    /// Without Hopper's kernels.
+    fn plan_tuned(p: &GemmProblem, machine: &Machine, tuning: Option<&Tuning>) -> GemmPlan {
+        match plan_any(p, machine, tuning) {
+            Plan::Portable(plan) => plan,
+            Plan::Hopper(plan) => panic!("{plan:?} on another machine"),
         }
     }
 
@@ -326,7 +337,7 @@ mod tests {
         assert_eq!(TILES[plan(&wide, &H200).tile].tokens, 128);
         let odd = problem(Groups::None { rows: 4096 }, 4096, 4096, 4097);
         assert_eq!(TILES[plan(&odd, &H200).tile].tokens, 64);
-        let small = Machine { processors: 20, shared_per_block: 48 << 10 };
+        let small = Machine { processors: 20, shared_per_block: 48 << 10, hopper: false };
         assert!(plan(&wide, &small).shared_bytes <= 48 << 10);
     }
 

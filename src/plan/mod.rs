@@ -4,6 +4,7 @@
 pub mod dequantize;
 pub mod gemm;
 pub mod gemm_cuda;
+pub mod gemm_sm90;
 pub mod groups;
 pub mod layouts;
 pub mod memory;

@@ -205,7 +205,8 @@ static void lost_weights(void) {
 }
 
 int main(void) {
-    open_cpu(&context, &stream, 2);
+    program_of_the_cpu("its operands lie in host memory");
+    open_context(&context, &stream, 2);
     quantize.out.static_decode_scales = norm.out.static_decode_scales = hyper.out.static_decode_scales = &one;
     swiglu.out.static_decode_scales = &one;
     product.groups = by_ends;

@@ -169,7 +169,8 @@ static void linear(size_t groups, bool quantize, nvfp4_scope scope, bool is_stat
 }
 
 int main(void) {
-    open_cpu(&context, &stream, 3);
+    program_of_the_cpu("its operands lie in host memory");
+    open_context(&context, &stream, 3);
     for (nvfp4_activation activation = 0; activation < 3; activation++)
         for (int quantize = 0; quantize < 2; quantize++)
             for (int routed = 0; routed < 2; routed++) {
@@ -182,6 +183,6 @@ int main(void) {
             for (int is_static = 0; is_static < 2; is_static++)
                 CASE("grouped_linear that quantizes, %zu groups, scope %u, static %d", groups, scope, is_static) linear(groups, true, scope, is_static);
     }
-    close_cpu(context, stream);
+    close_context(context, stream);
     return finish();
 }

@@ -367,7 +367,8 @@ static void combines(nvfp4_dtype y_dtype, nvfp4_dtype out_dtype, size_t cols, si
 }
 
 int main(void) {
-    open_cpu(&context, &stream, 3);
+    program_of_the_cpu("the CUDA backend has no mixture of experts");
+    open_context(&context, &stream, 3);
     routing();
     mem_free();
     permutation();
@@ -383,6 +384,6 @@ int main(void) {
                 combines(y, out, 1031, 3, true, 0);
                 combines(y, out, 64, 32, true, 2.5f);
             }
-    close_cpu(context, stream);
+    close_context(context, stream);
     return finish();
 }

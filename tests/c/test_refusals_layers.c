@@ -189,10 +189,11 @@ static void refuse_linear(nvfp4_weights *weights, nvfp4_weights *single, nvfp4_w
 }
 
 int main(void) {
+    program_of_the_cpu("its operands lie in host memory");
     nvfp4_context *other;
     nvfp4_stream *other_stream;
-    open_cpu(&context, &stream, 2);
-    open_cpu(&other, &other_stream, 1);
+    open_context(&context, &stream, 2);
+    open_context(&other, &other_stream, 1);
     nvfp4_weights *w1 = make_weights(context, stream, EXPERTS, 2 * I, K, 1), *w2 = make_weights(context, stream, EXPERTS, N, I, 0);
     nvfp4_weights *three = make_weights(context, stream, 3, N, I, 0), *foreign = make_weights(other, other_stream, EXPERTS, 2 * I, K, 1);
     nvfp4_weights *plain = make_weights(context, stream, 2, N, K, 0), *single = make_weights(context, stream, 1, N, K, 0);
@@ -202,6 +203,6 @@ int main(void) {
     for (size_t i = 0; i < COUNT(all); i++) MUST(nvfp4_weights_destroy(all[i]) == NVFP4_STATUS_SUCCESS);
     MUST(nvfp4_stream_destroy(other_stream) == NVFP4_STATUS_SUCCESS);
     MUST(nvfp4_context_destroy(other) == NVFP4_STATUS_SUCCESS);
-    close_cpu(context, stream);
+    close_context(context, stream);
     return finish();
 }

@@ -172,10 +172,11 @@ static void refuse_combine(void) {
 }
 
 int main(void) {
-    open_cpu(&context, &stream, 2);
+    program_of_the_cpu("the CUDA backend has no mixture of experts");
+    open_context(&context, &stream, 2);
     refuse_route();
     refuse_permute();
     refuse_combine();
-    close_cpu(context, stream);
+    close_context(context, stream);
     return finish();
 }

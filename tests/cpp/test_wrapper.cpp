@@ -330,6 +330,106 @@ void products(const nvfp4::Context& context, const nvfp4::Stream& stream, Memory
   expect(std::memcmp(single, grouped.out, ROWS * N * sizeof(float)) == 0 && single[0] != 0, "gemm and grouped_gemm");
 }
 
+template <typename Args>
+void scratch(Memory& memory, Args& args, std::size_t bytes) {
+  args.workspace_size = bytes;
+  args.workspace = bytes > 0 ? memory.make<std::uint8_t>(bytes) : nullptr;
+}
+
+nvfp4::Weights prepared(const nvfp4::Context& context, const nvfp4::Stream& stream, Memory& memory, std::int64_t groups,
+                        std::int64_t rows, std::int64_t cols) {
+  auto args = nvfp4::args<nvfp4_weights_prepare_args>();
+  args.groups = groups;
+  args.rows = rows;
+  args.cols = cols;
+  args.source = NVFP4_WEIGHTS_SOURCE_VALUES;
+  args.src = memory.values(static_cast<std::size_t>(groups * rows * cols));
+  args.src_dtype = NVFP4_DTYPE_F32;
+  args.storage_size = nvfp4::Weights::storage_size(context, args);
+  args.storage = memory.make<std::uint8_t>(args.storage_size);
+  return nvfp4::Weights(context, args, stream);
+}
+
+void layers(const nvfp4::Context& context, const nvfp4::Stream& stream, Memory& memory) {
+  constexpr std::int64_t N = 48, E = 4, TOPK = 2;
+  const auto one = prepared(context, stream, memory, 1, N, K);
+  auto linear = nvfp4::args<nvfp4_linear_args>();
+  linear.weights = one.get();
+  linear.tokens = ROWS;
+  linear.a = memory.make<std::uint16_t>(ROWS * K, 0x3F80);
+  linear.a_dtype = NVFP4_DTYPE_BF16;
+  linear.out = memory.make<float>(ROWS * N);
+  linear.out_dtype = NVFP4_DTYPE_F32;
+  scratch(memory, linear, nvfp4::linear_workspace_size(context, linear));
+  nvfp4::linear(context, linear, stream);
+  nvfp4_grouped_linear_args grouped = linear;
+  grouped.out = memory.make<float>(ROWS * N);
+  scratch(memory, grouped, nvfp4::grouped_linear_workspace_size(context, grouped));
+  nvfp4::grouped_linear(context, grouped, stream);
+  expect(std::memcmp(linear.out, grouped.out, ROWS * N * sizeof(float)) == 0, "linear and grouped_linear");
+
+  // A whole layer has the bits of its last part on the routes of its first.
+  const auto w1 = prepared(context, stream, memory, E, N, K), w2 = prepared(context, stream, memory, E, K, N);
+  auto route = nvfp4::args<nvfp4_moe_route_args>();
+  route.logits = memory.values(ROWS * E);
+  route.logits_dtype = NVFP4_DTYPE_F32;
+  route.topk = TOPK;
+  route.tokens = ROWS;
+  route.experts = E;
+  route.topk_ids = memory.make<std::int32_t>(ROWS * TOPK, -7);
+  route.topk_weights = memory.make<float>(ROWS * TOPK);
+  nvfp4::moe_route(context, route, stream);
+  expect(route.topk_ids[0] >= 0 && route.topk_ids[0] != route.topk_ids[1], "moe_route");
+
+  auto permute = nvfp4::args<nvfp4_moe_permute_args>();
+  permute.tokens = ROWS;
+  permute.experts = E;
+  permute.topk = TOPK;
+  permute.topk_ids = route.topk_ids;
+  permute.ends = memory.make<std::int32_t>(E);
+  permute.source_rows = memory.make<std::int32_t>(ROWS * TOPK);
+  permute.inverse = memory.make<std::int32_t>(ROWS * TOPK);
+  scratch(memory, permute, nvfp4::moe_permute_workspace_size(context, permute));
+  nvfp4::moe_permute(context, permute, stream);
+  expect(permute.ends[E - 1] == ROWS * TOPK && permute.source_rows[permute.inverse[5]] == 2, "moe_permute");
+
+  auto combine = nvfp4::args<nvfp4_moe_combine_args>();
+  combine.tokens = ROWS;
+  combine.cols = K;
+  combine.topk = TOPK;
+  combine.rows = ROWS * TOPK;
+  combine.y = memory.make<float>(ROWS * TOPK * K, 1.0f);
+  combine.y_dtype = combine.out_dtype = NVFP4_DTYPE_F32;
+  combine.inverse = permute.inverse;
+  combine.topk_weights = route.topk_weights;
+  combine.out = memory.make<float>(ROWS * K);
+  nvfp4::moe_combine(context, combine, stream);
+  const float sum = route.topk_weights[0] + route.topk_weights[1];
+  expect(std::fabs(static_cast<float*>(combine.out)[0] - sum) < 1e-5f, "moe_combine");
+
+  auto layer = nvfp4::args<nvfp4_moe_forward_args>();
+  layer.w1 = w1.get();
+  layer.w2 = w2.get();
+  layer.tokens = ROWS;
+  layer.hidden = linear.a;
+  layer.topk = TOPK;
+  layer.logits = route.logits;
+  layer.logits_dtype = NVFP4_DTYPE_F32;
+  layer.activation = NVFP4_ACTIVATION_RELU2;
+  layer.out = memory.make<float>(ROWS * K);
+  layer.out_dtype = NVFP4_DTYPE_F32;
+  scratch(memory, layer, nvfp4::moe_forward_workspace_size(context, layer));
+  nvfp4::moe_forward(context, layer, stream);
+  auto given = layer;
+  given.logits = nullptr;
+  given.logits_dtype = 0;
+  given.topk_ids = route.topk_ids;
+  given.topk_weights = route.topk_weights;
+  given.out = memory.make<float>(ROWS * K);
+  nvfp4::moe_forward(context, given, stream);
+  expect(std::memcmp(layer.out, given.out, ROWS * K * sizeof(float)) == 0, "moe_forward");
+}
+
 }  // namespace
 
 int main() {
@@ -341,6 +441,7 @@ int main() {
   quantizers(context, stream, memory);
   layouts(context, stream, memory);
   products(context, stream, memory);
+  layers(context, stream, memory);
   std::printf("%d passed, %d failed\n", passed, failed);
   return failed == 0 ? 0 : 1;
 }

@@ -172,8 +172,12 @@ inline uint32_t dot4(uint32_t a, uint32_t b, uint32_t c) {
   for (int i = 0; i < 32; i += 8) c += (a >> i & 0xFF) * (b >> i & 0xFF);
   return c;
 }
-inline void system_or(uint32_t* p, uint32_t bits) { *p |= bits; }
-inline void system_set_if_zero(uint32_t* p, uint32_t value) { if (*p == 0) *p = value; }
+inline uint32_t atomic_or(uint32_t* p, uint32_t bits) {
+  const uint32_t old = *p;
+  *p |= bits;
+  return old;
+}
+inline bool set_if_zero(uint32_t* p, uint32_t value) { return *p == 0 && ((*p = value), true); }
 
 }  // namespace nvfp4::ptx
 

@@ -10,7 +10,9 @@ if [ "$arch" = emulate ]; then
   exec g++ -std=c++20 -O2 -ffp-contract=off -w -DNVFP4_EMULATED -Itests/gpu/emulator -Ikernels -shared -fPIC \
     tests/gpu/emulator/emulator.cpp -o "$dir/libemulator.so"
 fi
-for file in gemm weights; do
+files="gemm weights"
+[ "$arch" = sm_90a ] && files="$files gemm_sm90_few gemm_sm90_many"
+for file in $files; do
   "${NVCC:-nvcc}" -cubin -gencode="arch=compute_${arch#sm_},code=$arch" -O3 -std=c++17 -fmad=false \
     -Xptxas -v,-warn-spills "kernels/$file.cu" -o "$dir/$file.cubin" 2>&1 | grep -E 'error|warning|Used' || true
   test -s "$dir/$file.cubin"

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Holds the product and weight kernels to a float64 reference, poisons and guard bytes, and times them beside torch.
 
-On a GPU (needs torch, numpy, the driver): kernels_gemm.py DIR [--cases N] [--seed S] [--no-time]; DIR holds gemm.cubin and weights.cubin.
+On a GPU (needs torch, numpy, the driver): kernels_gemm.py DIR [--cases N] [--seed S] [--no-time]; DIR holds gemm.cubin, weights.cubin and, for sm_90a, gemm_sm90_few.cubin.
 On a CPU: kernels_gemm.py --emulate LIB.so, LIB built from tests/gpu/emulator. Nothing is compiled here.
 Prints JSON lines: a line for each failed check and each timing, and one closing line; exits 1 if anything failed.
 """
@@ -33,7 +33,8 @@ WeightsParams = struct(
     ("units_at", U64),
     ("groups rows cols gate_up scale_layout dtype transposed rule", U32),
 )
-assert ctypes.sizeof(GemmParams) == 240 and ctypes.sizeof(WeightsParams) == 104
+Sm90Params = struct("Sm90Params", ("gemm", GemmParams), ("token", U64), ("schedule dependent", U32))
+assert ctypes.sizeof(GemmParams) == 240 and ctypes.sizeof(WeightsParams) == 104 and ctypes.sizeof(Sm90Params) == 256
 
 BF16, F16, F32D, CODES = 0, 1, 2, 3
 NONE, ENDS, MASKED, STRIDED = 0, 1, 2, 3
@@ -44,6 +45,19 @@ TILE_ROWS = {LINEAR: 1, T128: 128, T8: 8}
 # tokens of a block: (threads, stages, blocks of 128 weight rows), as kernels/gemm.cu
 SHAPES = {8: (128, 6, 1), 16: (128, 6, 1), 32: (128, 5, 1), 64: (128, 4, 1), 128: (256, 3, 2)}
 OPERAND = {BF16: "bf16", F16: "f16", CODES: "codes"}
+# kernels/gemm_sm90_few.cu: (tokens, units of 128 rows) of a tile; 4 warps a unit and 4 beside them, stages of 128 k
+FEW = (8, 2), (8, 4), (16, 4)
+WHOLE_TILES, SPLIT_REMAINDER, SPLIT_TWO_WAVES, SPLIT_ALL = range(4)
+
+
+def few_shared(tokens, units):
+    stages, jobs = 5, 4
+    return stages * (2 * units * 4608 + tokens * 272) + jobs * 128 + 4 * units * 640 + 16 * (stages + jobs)
+
+
+def few_workspace(tokens, units, grid):
+    """bytes of partial sums"""
+    return grid * 4 * units * tokens * 256
 
 
 def cdiv(a, b):
@@ -188,7 +202,7 @@ class Buffer:
 
 
 class Emulated:
-    gpu = False
+    gpu = has_few = False
 
     def __init__(self, path, backwards=False):
         self.lib = ctypes.CDLL(os.path.abspath(path))
@@ -222,11 +236,15 @@ class Cuda:
         torch.zeros(1, device="cuda")
         self.cu = ctypes.CDLL("libcuda.so.1")
         self.functions = {}
-        for file in ("gemm", "weights"):
+        for file in ("gemm", "weights", "gemm_sm90_few"):
             module = ctypes.c_void_p()
-            image = open(os.path.join(folder, file + ".cubin"), "rb").read()
+            path = os.path.join(folder, file + ".cubin")
+            if file.startswith("gemm_") and not os.path.exists(path):
+                continue
+            image = open(path, "rb").read()
             self.check(self.cu.cuModuleLoadData(ctypes.byref(module), image), file)
             self.functions[file] = module
+        self.has_few = "gemm_sm90_few" in self.functions
         self.cache = {}
 
     def check(self, rc, what):
@@ -236,7 +254,8 @@ class Cuda:
     def function(self, name, shared):
         if name not in self.cache:
             f = ctypes.c_void_p()
-            module = self.functions["gemm" if name.startswith("nvfp4_gemm") else "weights"]
+            file = "gemm_sm90_few" if "_few_" in name else "gemm" if name.startswith("nvfp4_gemm") else "weights"
+            module = self.functions[file]
             self.check(self.cu.cuModuleGetFunction(ctypes.byref(f), module, name.encode()), name)
             self.cache[name] = f
         f = self.cache[name]
@@ -292,7 +311,7 @@ class Weights:
         self.k, self.codes, self.scales = 2 * half, codes, scales
         self.header, size = storage_bytes(self.groups, self.n, self.k)
         self.storage = Buffer(device, size, 0xA5)
-        fault = Buffer(device, 8, 0, np.zeros(8, np.uint8))
+        fault = Buffer(device, 16, 0, np.zeros(16, np.uint8))
         inputs = [Buffer(device, a.size * a.itemsize, 0xEE, a) for a in (codes, lay_out(scales, layout, 0xCC), decode)]
         p = self.params(layout, fault)
         p.codes, p.scales, p.decode = [b.ptr for b in inputs]
@@ -309,7 +328,7 @@ class Weights:
         return p
 
     def export(self, layout, poison):
-        fault = Buffer(self.device, 8, 0, np.zeros(8, np.uint8))
+        fault = Buffer(self.device, 16, 0, np.zeros(16, np.uint8))
         outs = [Buffer(self.device, s, poison) for s in (self.codes.size, canonical_scale_bytes(self.groups, self.n, self.k, layout), 4 * self.groups)]
         p = self.params(layout, fault)
         p.codes, p.scales, p.decode = [b.ptr for b in outs]
@@ -389,6 +408,8 @@ def token_tiles(c, tokens):
 class Run:
     """One product on the device, its operands and what it must give."""
 
+    launches = 0
+
     def __init__(self, device, c, rng):
         self.device, self.c = device, c
         codes, scales, decode = random_weights(rng, c.e, c.n, c.k, 0.002 if c.nan else 0)
@@ -426,6 +447,7 @@ class Run:
 
     def launch(self, out_dtype, poison, tokens=None, splits=None):
         c, d = self.c, self.device
+        few = c.few if tokens is None else None
         tokens, splits = tokens or c.tokens, splits or c.splits
         threads, stages, units = SHAPES[tokens]
         p = GemmParams()
@@ -464,7 +486,7 @@ class Run:
             p.out, p.out_row_stride, p.out_group_stride = outs[0].ptr, self.out_stride, self.out_group_stride
             p.out_vectors = int(self.out_stride % 4 == 0 and self.out_group_stride % 4 == 0)
             p.accumulate = int(c.accumulate)
-        fault = Buffer(d, 8, 0, np.zeros(8, np.uint8))
+        fault = Buffer(d, 16, 0, np.zeros(16, np.uint8))
         p.fault = fault.ptr
         p.a_row_stride, p.a_group_stride = self.a_stride, self.a_group_stride
         p.a_layout, p.a_scales_row_stride = c.a_layout, c.k // 16 + c.scale_gap
@@ -473,17 +495,32 @@ class Run:
         assert p.a_vectors or tokens < 128
         p.rows, p.groups, p.grouping, p.weight_rows, p.cols, p.splits = c.t, c.e, c.grouping, c.n, c.k, splits
         p.activation, p.out_dtype, (p.limit, p.alpha, p.beta) = c.activation, out_dtype, c.swiglu
-        tiles = token_tiles(c, tokens) * cdiv(c.n, 128 * units)
-        partials = Buffer(d, tiles * splits * tokens * 128 * 4 if splits > 1 else 0, poison)
-        counters = Buffer(d, 4 * tiles, poison, np.zeros(tiles, np.uint32))
-        p.partials, p.counters = partials.ptr, counters.ptr
-        totals = tokens * units * 512 if cdiv(cdiv(c.k, 64), splits) > 32 else 0
-        shared = stages * (tokens * 128 + units * 4608) + totals
-        d.launch(f"nvfp4_gemm_{OPERAND[c.a]}_{tokens}", (max(tiles, 1) * splits, 1, 1), threads, shared, p)
+        if few:
+            partials, counters = self.launch_few(p, poison, **few)
+        else:
+            tiles = token_tiles(c, tokens) * cdiv(c.n, 128 * units)
+            partials = Buffer(d, tiles * splits * tokens * 128 * 4 if splits > 1 else 0, poison)
+            counters = Buffer(d, 4 * tiles, poison, np.zeros(tiles, np.uint32))
+            p.partials, p.counters = partials.ptr, counters.ptr
+            totals = tokens * units * 512 if cdiv(cdiv(c.k, 64), splits) > 32 else 0
+            shared = stages * (tokens * 128 + units * 4608) + totals
+            d.launch(f"nvfp4_gemm_{OPERAND[c.a]}_{tokens}", (max(tiles, 1) * splits, 1, 1), threads, shared, p)
         got = [o.get() for o in outs]
         partials.get(), counters.get()
         ok = all(b.guarded for b in outs + [partials, counters])
         return got, ok, fault.get().view(np.uint32)
+
+    def launch_few(self, p, poison, shape, schedule, grid):
+        """the form for few tokens; its workspace starts as poison"""
+        sums = Buffer(self.device, few_workspace(*shape, grid), poison)
+        p.partials, p.splits = sums.ptr, 1
+        q = Sm90Params()
+        q.gemm, q.schedule = p, schedule
+        Run.launches += 1
+        q.token = Run.launches * 0x9E3779B97F4A7C15 & (1 << 64) - 1
+        tokens, units = shape
+        self.device.launch(f"nvfp4_gemm_few_{OPERAND[self.c.a]}_{tokens}x{units}", (grid, 1, 1), 128 * (units + 1), few_shared(*shape), q)
+        return sums, sums
 
     # ---- the reference
 
@@ -577,6 +614,8 @@ class Run:
                 good = (err <= tol) | (np.isnan(have) & np.isnan(want))
                 if dtype == F16:
                     good |= (np.abs(want) + tol > 65000) & ~np.isnan(have)
+                    if c.activation == SWIGLU:  # an infinite gate that the limit lets pass
+                        good |= (np.abs(v[:, : self.cols]) + dg > 65000) & ~np.isnan(have)
                 finite = np.isfinite(err) & np.isfinite(bound[:, : self.cols]) & (bound[:, : self.cols] > 0)
                 if c.activation == 0 and dtype == F32D and not c.accumulate and finite.any():
                     self.worst = max(self.worst, float((err / bound[:, : self.cols])[finite].max()))
@@ -622,7 +661,7 @@ class Run:
         return None
 
 
-def random_case(rng, big):
+def random_case(rng, big, few):
     pick = lambda *a: a[rng.integers(len(a))]
     grouping = pick(NONE, ENDS, ENDS, ENDS, MASKED, STRIDED)
     e = 1 if grouping == NONE else int(pick(1, 2, 3, 5, 9))
@@ -662,6 +701,10 @@ def random_case(rng, big):
     tokens = int(pick(8, 16, 32, 64, 128) if aligned else pick(8, 16, 32, 64))
     steps = cdiv(k, 64)
     splits = 1 if tokens == 128 else int(min(steps, pick(1, 1, 2, 3, 7)))
+    few = few and rng.random() < 0.7
+    if few and e < 100 and rng.random() < 0.3:
+        k = int(pick(2048, 2064, 4096, 7168))
+    few = dict(shape=pick(*FEW), schedule=int(rng.integers(4)), grid=int(pick(1, 2, 7, 131, 264))) if few else None
     return Case(
         grouping=grouping, e=e, t=t, n=n, k=k, a=a, index=index, shared=shared, activation=activation, out=out, nan=bool(rng.random() < 0.4),
         a_gap=a_gap, out_gap=gap(), group_gap=group_gap, code_gap=int(pick(0, 0, 8, 1)), scale_gap=int(pick(0, 0, 1, 4)),
@@ -669,7 +712,7 @@ def random_case(rng, big):
         out_layout=int(pick(LINEAR, T128, T8)), a_scope=pick(None, TENSOR, ROW) if grouping == NONE else pick(None, TENSOR, GROUP, ROW),
         out_scope=pick(TENSOR, ROW) if grouping == NONE else pick(TENSOR, GROUP, ROW), bias=pick(None, None, BF16, F16, F32D),
         accumulate=bool(out != CODES and activation == 0 and rng.random() < 0.3), swiglu=pick((0.0, 1.0, 0.0), (7.0, 1.702, 1.0)),
-        tokens=tokens, splits=splits, positive=bool(rng.random() < 0.15),
+        tokens=tokens, splits=splits, few=few, positive=bool(rng.random() < 0.15),
     )
 
 
@@ -731,7 +774,7 @@ def check_weights(device, report, rng):
         w.codes = np.zeros((e, n, k // 2), np.uint8)
         w.header, size = storage_bytes(e, n, k)
         w.storage = Buffer(device, size, 0xA5, np.concatenate([np.zeros(w.header, np.uint8), np.full(size - w.header, 0xA5, np.uint8)]))
-        fault = Buffer(device, 8, 0, np.zeros(8, np.uint8))
+        fault = Buffer(device, 16, 0, np.zeros(16, np.uint8))
         values = Buffer(device, raw.size, 0xEE, raw)
         amax = np.array([np.abs(m[np.isfinite(m)]).max() for m in x], np.float32)
         decode = (amax / np.float32(2688)).astype(np.float32)
@@ -766,11 +809,11 @@ def check_decode(device, report):
     nib = ((np.arange(n)[:, None] * 7 + np.arange(k)[None]) % 16).astype(np.uint8)
     codes = (nib[:, ::2] | nib[:, 1::2] << 4)[None]
     base = dict(grouping=NONE, e=1, t=k, n=n, k=k, index=[], shared=False, activation=0, out=F32D, nan=False, a_gap=0, out_gap=0, group_gap=0, code_gap=0, scale_gap=0,
-                a_layout=LINEAR, w_layout=LINEAR, out_layout=LINEAR, a_scope=None, out_scope=TENSOR, bias=None, accumulate=False, swiglu=(0.0, 1.0, 0.0), splits=1, positive=False)
+                a_layout=LINEAR, w_layout=LINEAR, out_layout=LINEAR, a_scope=None, out_scope=TENSOR, bias=None, accumulate=False, swiglu=(0.0, 1.0, 0.0), splits=1, few=None, positive=False)
     rng = np.random.default_rng(1)
     for a in (BF16, F16, CODES):
-        for tokens in (8, 128):
-            run = Run(device, Case(**base, a=a, tokens=tokens), rng)
+        for tokens, few in [(8, None), (128, None)] + [(8, dict(shape=shape, schedule=SPLIT_ALL, grid=5)) for shape in FEW if device.has_few]:
+            run = Run(device, Case(**{**base, "few": few}, a=a, tokens=tokens), rng)
             run.weights = Weights(device, codes, scales[None], np.ones(1, np.float32), 0)
             if a == CODES:
                 eye = np.eye(k, dtype=np.uint8) * 2
@@ -781,13 +824,13 @@ def check_decode(device, report):
             have, want = from_bytes(got[0], F32D).reshape(k, n), run.weights.values()[0].T.astype(np.float32)
             wrong = np.argwhere(have != want)
             problem = None if len(wrong) == 0 else f"k {wrong[0][0]} row {wrong[0][1]}: {have[tuple(wrong[0])]} instead of {want[tuple(wrong[0])]}; {len(wrong)} wrong"
-            report.result("decode", problem, a=OPERAND[a], tokens=tokens)
+            report.result("decode", problem, a=OPERAND[a], tokens=tokens, few=few)
 
 
 def check_products(device, report, rng, cases, big, backwards_device=None):
     worst = 0.0
     for i in range(cases):
-        c = random_case(rng, big)
+        c = random_case(rng, big, device.has_few)
         run = Run(device, c, rng)
         for poison in (0xA5, 0x5A) if i % 4 == 0 else (0xA5,):
             try:
@@ -806,24 +849,27 @@ def check_products(device, report, rng, cases, big, backwards_device=None):
             run.device = keep
             report.result("determinism", None if (first == again).all() else "other bits", number=i, case=str(c))
             if i % 3 == 0:
-                bits = [run.launch(c.out, 0xA5, tokens, 1)[0][0] for tokens in (8, 64) + ((128,) if (run.a_stride % 8 == 0 and run.a_group_stride % 8 == 0) else ())]
+                bits = [run.launch(c.out, 0xA5, tokens, 1)[0][0] for tokens in (8, 64) + ((128,) if run.a_stride % 8 == 0 and run.a_group_stride % 8 == 0 and (c.a != CODES or c.k <= 2048) else ())]
                 report.result("invariance", None if all((b == bits[0]).all() for b in bits) else "bits differ between tiles", number=i, case=str(c))
     return worst
 
 
 def check_long(device, report, rng):
     """the bound on long sums of one sign: what truncation in the tensor cores would show in"""
-    for k, a, tokens in [(8192, a, t) for a in (BF16, F16, CODES) for t in (8, 16, 32, 64, 128) if (a, t) != (CODES, 128)] + [(32768, F16, 32), (65536, CODES, 32)]:
+    whole = lambda shape: dict(shape=shape, schedule=WHOLE_TILES, grid=132)
+    portable = [(8192, a, t, None) for a in (BF16, F16, CODES) for t in (8, 16, 32, 64, 128) if (a, t) != (CODES, 128)] + [(32768, F16, 32, None), (65536, CODES, 32, None)]
+    few = [(k, a, 8, whole(shape)) for k in (8192, 32768) for a in (BF16, F16, CODES) for shape in FEW] if device.has_few else []
+    for k, a, tokens, few in portable + few:
         base = dict(grouping=NONE, e=1, t=20, n=200, k=k, index=[], shared=False, activation=0, out=F32D, nan=False, a_gap=0, out_gap=0, group_gap=0, code_gap=0, scale_gap=0,
-                    a_layout=LINEAR, w_layout=LINEAR, out_layout=LINEAR, a_scope=None, out_scope=TENSOR, bias=None, accumulate=False, swiglu=(0.0, 1.0, 0.0), splits=1, positive=True)
-        run = Run(device, Case(**base, a=a, tokens=tokens), rng)
+                    a_layout=LINEAR, w_layout=LINEAR, out_layout=LINEAR, a_scope=None, out_scope=TENSOR, bias=None, accumulate=False, swiglu=(0.0, 1.0, 0.0), splits=1, few=None, positive=True)
+        run = Run(device, Case(**{**base, "few": few}, a=a, tokens=tokens), rng)
         codes, scales, decode = random_weights(rng, 1, 200, k)
         run.weights = Weights(device, codes & 0x77, np.maximum(scales, 0x20), decode, 0)
         if a == CODES:
             run.a = run.a & 0x77
         problem = run.check(0xA5)
         report.result("long", problem, k=k)
-        print(json.dumps({"long": k, "a": OPERAND[a], "tile": tokens, "share_of_bound": round(run.worst, 5)}), flush=True)
+        print(json.dumps({"long": k, "a": OPERAND[a], "tile": few["shape"] if few else tokens, "share_of_bound": round(run.worst, 5)}), flush=True)
 
 
 # ---------------------------------------------------------------- the planner, as src/backend/cuda/gemm.rs

@@ -559,9 +559,9 @@ def check(device, lib, case, show):
         for i, name in getattr(case, "expect_words", {}).items():
             words[i] = expected.ctypes.data + next(at for n, at, _, _ in case.buffers if n == name)
         faults = lib.kit_cpu(C.c_uint32(case.op), words, C.c_size_t(len(words)))
-        memory, fault = device.alloc(case.size), device.alloc(8)
+        memory, fault = device.alloc(case.size), device.alloc(16)
         device.upload(memory, case.arena(poison))
-        device.upload(fault, np.zeros(8, np.uint8))
+        device.upload(fault, np.zeros(16, np.uint8))
         steps = plan(lib, case, case.resolve(memory), fault)
         used = [s.name.decode() for s in steps if s.kind]
         device.run(steps)
@@ -647,8 +647,8 @@ def copy_rate(gpu):
 
 def time_case(gpu, lib, case, copies, repeats=7, steps_edit=None):
     """Median microseconds of the case's launches, graph-replayed over `copies` arenas so that L2 holds none of them."""
-    memories, lists, fault = [], [], gpu.alloc(8)
-    gpu.upload(fault, np.zeros(8, np.uint8))
+    memories, lists, fault = [], [], gpu.alloc(16)
+    gpu.upload(fault, np.zeros(16, np.uint8))
     arena = case.arena(0xA5)
     for _ in range(copies):
         m = gpu.alloc(case.size)

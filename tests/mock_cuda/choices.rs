@@ -28,6 +28,8 @@ fn tell_sizes(mock: &Mock) {
         let bytes = match (kernel.file, kernel.name) {
             (_, "nvfp4_finish_scales") => 16,
             ("gemm", _) => 240,
+            ("gemm_sm90_few", _) => 256,
+            ("gemm_sm90_many", _) => 448,
             ("weights", _) => 104,
             ("quantize", name) if name != "nvfp4_stage_routes" => 272,
             _ => continue,

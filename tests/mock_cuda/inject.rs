@@ -27,7 +27,7 @@ const CODES: [(u32, i32, &str); 7] = [
 ];
 
 /// Calls that give something back or put something right again; nobody can act on their failures.
-const UNREPORTED: [&str; 14] = [
+const UNREPORTED: [&str; 15] = [
     "cuCtxGetCurrent",
     "cuCtxPushCurrent",
     "cuCtxPopCurrent",
@@ -36,6 +36,7 @@ const UNREPORTED: [&str; 14] = [
     "cuDevicePrimaryCtxRelease",
     "cuModuleUnload",
     "cuMemFreeHost",
+    "cuMemFree",
     "cuMemPoolDestroy",
     "cuMemFreeAsync",
     "cuStreamDestroy",

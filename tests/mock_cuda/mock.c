@@ -347,13 +347,20 @@ R cuFuncGetParamInfo(struct function *f, size_t index, size_t *offset, size_t *s
 
 /* ---- work ---- */
 
-struct group_ends { const int32_t *counts; int32_t *ends; uint32_t *fault; uint32_t count, reserved; };
+/* The record: flags, group, and the address of the host's word. */
+struct record { uint32_t flags, group, *word; };
+struct group_ends { const int32_t *counts; int32_t *ends; struct record *fault; uint32_t count, reserved; };
 static void group_ends(const struct group_ends *p) {
   int64_t end = 0;
   for (uint32_t i = 0; i < p->count; i++) {
     int64_t raw = p->counts[i], next = end + (raw < 0 ? 0 : raw);
     if (next > INT32_MAX) next = INT32_MAX;
-    if (next != end + raw) { p->fault[0] |= 1; if (!p->fault[1]) p->fault[1] = i + 1; }
+    if (next != end + raw) {
+      struct record *r = p->fault;
+      if (!r->group) r->word[1] = r->group = i + 1;
+      if (!(r->flags & 1)) r->word[0] |= 1;
+      r->flags |= 1;
+    }
     p->ends[i] = (int32_t)(end = next);
   }
 }
@@ -414,6 +421,18 @@ R cuLaunchKernelEx(const struct launch *c, struct function *f, void **parameters
   memcpy(n.parameters, parameters[0], f->parameter_bytes);
   LOCK;
   UNLOCK(submit(c->stream, &n));
+}
+/* A map is opaque; this one holds what it was made of. */
+R cuTensorMapEncodeTiled(uint64_t *map, int dtype, unsigned rank, void *address, const uint64_t *dims, const uint64_t *strides,
+                         const unsigned *box, const unsigned *steps, int interleave, int swizzle, int promotion, int fill) {
+  CALL("cuTensorMapEncodeTiled");
+  if ((uintptr_t)map % 64 || (uintptr_t)address % 16 || rank < 1 || rank > 5 || interleave || fill) return INVALID_VALUE;
+  for (unsigned i = 0; i < rank; i++) if (!dims[i] || dims[i] >> 32 || !box[i] || box[i] > 256 || steps[i] != 1) return INVALID_VALUE;
+  for (unsigned i = 0; i + 1 < rank; i++) if (strides[i] % 16 || strides[i] >> 40) return INVALID_VALUE;
+  if (swizzle == 3 && box[0] * 2 > 128) return INVALID_VALUE;
+  memset(map, 0, 128);
+  map[0] = (uint64_t)(uintptr_t)address; map[1] = (uint64_t)dtype << 32 | (unsigned)promotion; map[2] = dims[0]; map[3] = box[1];
+  return OK;
 }
 R cuMemcpyAsync(uint64_t dst, uint64_t src, size_t bytes, struct stream *s) {
   CALL("cuMemcpyAsync");
@@ -497,11 +516,22 @@ R cuMemAllocFromPoolAsync(uint64_t *address, size_t bytes, struct pool *pool, st
   *address = (uintptr_t)b->memory;
   UNLOCK(OK);
 }
+R cuMemAlloc_v2(uint64_t *address, size_t bytes) {
+  CALL("cuMemAlloc");
+  if (!current()) return INVALID_CONTEXT;
+  LOCK;
+  struct block *b = malloc(sizeof *b);
+  *b = (struct block){aligned_alloc(512, (bytes + 511) / 512 * 512), bytes, NULL, blocks};
+  memset(b->memory, 0xA5, bytes);
+  blocks = b; live_blocks++;
+  *address = (uintptr_t)b->memory;
+  UNLOCK(OK);
+}
 static R release(uint64_t address) {
   for (struct block **p = &blocks; *p; p = &(*p)->next)
     if ((uintptr_t)(*p)->memory == address) {
       struct block *b = *p;
-      if (is(b->pool, POOL)) b->pool->used -= b->bytes;
+      if (b->pool && is(b->pool, POOL)) b->pool->used -= b->bytes;
       *p = b->next;
       free(b->memory); free(b); live_blocks--;
       return OK;

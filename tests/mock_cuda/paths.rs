@@ -116,13 +116,22 @@ fn an_operation_runs_and_faults_are_read_without_a_wait() {
     // SAFETY: valid pointers.
     unsafe { ok(nvfp4_context_faults(gpu.context, &mut faults)) };
     assert_eq!((faults.flags, faults.bad_group), (NVFP4_FAULT_BAD_GROUP, 1));
-    // SAFETY: valid pointers.
-    unsafe {
-        ok(nvfp4_context_clear_faults(gpu.context));
-        ok(nvfp4_context_faults(gpu.context, &mut faults));
-    }
-    assert_eq!((faults.flags, faults.bad_group), (0, -1));
     assert_eq!(mock.calls().len(), before);
+    // Cleared, the device's record with the host's word, a fault is reported again.
+    for _ in 0..2 {
+        // SAFETY: valid pointers.
+        unsafe {
+            ok(nvfp4_context_clear_faults(gpu.context));
+            ok(nvfp4_context_faults(gpu.context, &mut faults));
+        }
+        assert_eq!((faults.flags, faults.bad_group), (0, -1));
+        counts.upload(&[3, 1, -4, 2], gpu.stream);
+        ok(gpu.group_ends(gpu.stream, counts.data, ends.data, 4));
+        assert_eq!(ends.read(4, gpu.stream), [3, 4, 4, 6]);
+        // SAFETY: valid pointers.
+        unsafe { ok(nvfp4_context_faults(gpu.context, &mut faults)) };
+        assert_eq!((faults.flags, faults.bad_group), (NVFP4_FAULT_BAD_GROUP, 2));
+    }
     let launches = mock.launches();
     ok(gpu.group_ends(gpu.stream, null_mut(), null_mut(), 0));
     assert_eq!(mock.launches(), launches, "no groups, no launch");

@@ -11,7 +11,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use nvfp4::api::context::*;
 use nvfp4::api::gemm::*;
 use nvfp4::api::linear::*;
+use nvfp4::api::operation::*;
 use nvfp4::api::quantize::*;
+use nvfp4::api::tuning::*;
 use nvfp4::api::types::*;
 use nvfp4::api::weights::*;
 use nvfp4::ffi::*;
@@ -123,7 +125,12 @@ impl Bench {
         // The products of one set of weights.
         let weights = regular::weights(which - LAYER_CALLS, &self.libraries, &mut self.storage);
         let canonical = self.canonical(&weights);
-        // Every kernel is in the products of short rows; the long ones look at longer sums.
+        if which == LAYER_CALLS
+            && let Err(problem) = self.every_form(&weights)
+        {
+            problems.push(format!("nvfp4_tune: {problem}"));
+        }
+        // The long rows look at longer sums.
         let fewer = if self.short { number("NVFP4_TEST_PRODUCT_STEP", 5) as usize } else { 1 };
         let step = if canonical.cols > 256 { fewer } else { 1 };
         for i in (0..regular::PRODUCT_CALLS).step_by(step) {
@@ -158,6 +165,36 @@ impl Bench {
         };
         self.libraries[CPU].call(nvfp4_weights_export, &args).unwrap();
         Canonical::new(codes.bytes(), scales.bytes(), decode.f32s(), w.rows, w.cols)
+    }
+
+    /// Launches every kernel that could take a product, also those that the planner keeps for larger ones.
+    fn every_form(&mut self, weights: &Prepared) -> Result<(), String> {
+        for i in (0..regular::PRODUCT_CALLS).filter(|i| regular::is_plain(*i)) {
+            self.arenas[0].clear(POISONS[0]);
+            let mut call = regular::product(i, weights, &mut self.arenas[0]);
+            for word in call.words.iter_mut().filter(|word| **word == weights.handles[CPU] as u64) {
+                *word = weights.handles[DEVICE] as u64;
+            }
+            let library = &self.libraries[DEVICE];
+            let mut found =
+                nvfp4_tune_result { struct_size: size_of::<nvfp4_tune_result>(), ..Default::default() };
+            // SAFETY: a legal call on memory that lives through it.
+            unsafe {
+                library.with_staged(&call.words, |words| {
+                    let args = nvfp4_tune_args {
+                        struct_size: size_of::<nvfp4_tune_args>(),
+                        operation: NVFP4_OPERATION_GROUPED_GEMM,
+                        repeats: 1,
+                        args: words.cast(),
+                    };
+                    nvfp4_tune(library.context, &args, library.stream, &mut found)
+                })?;
+                // What was measured here is nobody's choice.
+                let mut choices = 0;
+                check(nvfp4_tuning_load(library.context, std::ptr::null(), &mut choices))?;
+            }
+        }
+        Ok(())
     }
 
     /// Runs on one of the two; `words` with the CPU's handle of the weights.

@@ -238,6 +238,11 @@ pub fn weights(index: usize, libraries: &[Library; 2], storage: &mut [Memory; 2]
     Prepared { handles, which: 0, groups: GROUPS, rows: n, cols: k, gate_up, workspace: 0 }
 }
 
+/// Whether a call is one of three, one an operand: many rows, nothing behind the sum.
+pub fn is_plain(index: usize) -> bool {
+    index % TOKENS.len() == TOKENS.len() - 2 && index / (TOKENS.len() * OPERANDS.len()) == 0
+}
+
 pub fn product(index: usize, w: &Prepared, arena: &mut Arena) -> Call {
     let rng = &mut Rng::new(index as u64 + 1234);
     let mut digits = Digits(index);

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from . import fused, products, quantizers
+from . import fused, moe, products, quantizers
 from ._call import Groups
 from ._call import Quantized as _Quantized
 from .context import Context, Stream, backend_query
@@ -28,7 +28,7 @@ from .products import Weights as _Weights
 
 __all__ = [
     "Activation", "Quantized", "ScaleLayout", "ScaleRule", "Scope", "Weights", "add_rmsnorm_quantize", "available", "dequantize", "gemm",
-    "grouped_gemm", "quantize", "rmsnorm_quantize", "swiglu_quantize", "warm_up",
+    "grouped_gemm", "moe_forward", "quantize", "rmsnorm_quantize", "swiglu_quantize", "warm_up",
 ]
 
 _lock = threading.Lock()
@@ -231,6 +231,26 @@ def _(codes, scales, decode_scales, scale_layout, scope, ends, weights, cols, bi
     return codes.new_empty((*codes.shape[:-1], cols), dtype=dtype)
 
 
+@_op("moe_forward", "(Tensor hidden, Tensor topk_ids, Tensor topk_weights, int w1, int w2, int cols, int activation, float limit, "
+     "float alpha, float beta, int flags, bool quantize, int experts, int first_expert, Tensor? shared, float scaling, "
+     "ScalarType dtype) -> Tensor")
+def _moe(hidden, topk_ids, topk_weights, w1, w2, cols, activation, limit, alpha, beta, flags, quantize, experts, first_expert,  # type: ignore[no-untyped-def]
+         shared, scaling, dtype):
+    found = [_weights.get(number) for number in (w1, w2)]
+    if None in found:
+        raise InvalidArgumentError(f"weights {w1} or {w2} are gone; keep the nvfp4.torch.Weights while they are used")
+    context, where = _where(hidden)
+    return moe.moe_forward(context, hidden, *found, topk_ids=topk_ids, topk_weights=topk_weights, experts=experts or None,
+                           first_expert=first_expert, quantize=quantize, activation=activation, limit=limit, alpha=alpha,
+                           beta=beta, flags=flags, shared=shared, scaling=scaling, out_dtype=dtype, **where)
+
+
+@_moe.register_fake
+def _(hidden, topk_ids, topk_weights, w1, w2, cols, activation, limit, alpha, beta, flags, quantize, experts, first_expert,  # type: ignore[no-untyped-def]
+      shared, scaling, dtype):
+    return hidden.new_empty((hidden.shape[0], cols), dtype=dtype)
+
+
 class Weights(torch.nn.Module):
     """Prepared weights [N, K] or [E, N, K], from values or from codes, scales and decode scales of a checkpoint.
 
@@ -311,6 +331,15 @@ def grouped_gemm(a: Any, ends: torch.Tensor, weights: Weights, *, bias: Any = No
                  limit: float = 0.0, alpha: float = 0.0, beta: float = 0.0, flags: int = GemmFlags.NONE, dtype: Any = None) -> torch.Tensor:
     """Rows [T, K] of experts one after another; ends: int32[E] on the device. Rows of no expert come out as zero."""
     return _run(a, ends, weights, bias, activation, limit, alpha, beta, flags, dtype)
+
+
+def moe_forward(hidden: torch.Tensor, topk_ids: torch.Tensor, topk_weights: torch.Tensor, w1: Weights, w2: Weights, *,
+                activation: int = Activation.SWIGLU, limit: float = 0.0, alpha: float = 0.0, beta: float = 0.0,
+                flags: int = GemmFlags.NONE, quantize: bool = False, experts: int = 0, first_expert: int = 0, shared: Any = None,
+                scaling: float = 1.0, dtype: Any = None) -> torch.Tensor:
+    """A mixture of experts from given routes: ids int32 and weights float32 [tokens, topk]. experts 0: all are local."""
+    return _moe(hidden, topk_ids, topk_weights, w1.number, w2.number, w2.rows, activation, limit, alpha, beta, flags,  # type: ignore[no-any-return]
+                quantize, experts, first_expert, shared, scaling, dtype or hidden.dtype)
 
 
 def _run(a: Any, ends: Any, weights: Weights, bias: Any, activation: int, limit: float, alpha: float, beta: float, flags: int,

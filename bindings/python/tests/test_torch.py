@@ -112,6 +112,30 @@ def test_products_are_near(device) -> None:
     assert torch.equal(weights(x), nv.grouped_gemm(x, ends, weights)) or device == "cuda"
 
 
+def test_moe_forward(device) -> None:
+    """opcheck, a compiled graph, and the bits of the plain call."""
+    hidden, w1, w2 = values(device, 9, 64), values(device, 4, 96, 64, seed=1) * 0.2, values(device, 4, 64, 48, seed=2) * 0.2
+    ids = torch.randint(0, 4, (9, 2), generator=torch.Generator().manual_seed(3)).to(device, torch.int32)
+    weights = torch.rand(9, 2, generator=torch.Generator().manual_seed(4)).to(device)
+    up, down = nv.Weights(w1, gate_up=True), nv.Weights(w2)
+    try:
+        eager = nv.moe_forward(hidden, ids, weights, up, down)
+    except nvfp4.UnsupportedError as missing:
+        pytest.skip(str(missing))
+    for quantize in (False, True):
+        rest = (up.number, down.number, 64, 1, 0.0, 0.0, 0.0, 0, quantize, 0, 0, hidden, 0.5, torch.bfloat16)
+        torch.library.opcheck(torch.ops.nvfp4.moe_forward, (hidden, ids, weights, *rest))
+
+    def layer(x):
+        return nv.moe_forward(x, ids, weights, up, down) + 1
+
+    assert torch.equal(torch.compile(layer, fullgraph=True, backend="aot_eager")(hidden), eager + 1)
+    if device == "cpu":
+        with nvfp4.Context() as cpu:
+            plain = [nvfp4.Weights.prepare(cpu, w1, gate_up=True), nvfp4.Weights.prepare(cpu, w2)]
+            assert torch.equal(nvfp4.moe_forward(cpu, hidden, *plain, topk_ids=ids, topk_weights=weights), eager)
+
+
 class Layer(torch.nn.Module):
     """Norm, product, SwiGLU, product: everything between is NVFP4."""
 

@@ -4,11 +4,11 @@
 //! caller's. It is made current around driver calls and the one that was current before is put back. An error after
 //! which the context cannot work is latched: later calls are refused before they reach the driver.
 
-use std::ffi::c_void;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 
 use super::driver::*;
+use super::fault::Fault;
 use super::launch::Queue;
 use super::module::Modules;
 use super::pool::Pool;
@@ -24,7 +24,7 @@ pub struct DeviceFacts {
     pub compute_capability: (u32, u32),
     pub shared_per_block_optin: u32,
     pub l2_bytes: usize,
-    /// Device address of the fault word.
+    /// Device address of the fault record: `fault.rs`.
     pub fault: u64,
 }
 
@@ -44,7 +44,7 @@ pub struct Device {
     count: u32,
     pub facts: DeviceFacts,
     name: String,
-    fault: FaultWord,
+    fault: Fault,
     pub(super) pool: Pool,
     pub(super) modules: Modules,
     pub(super) captures: Captures,
@@ -61,20 +61,6 @@ struct Held {
     device: CUdevice,
     /// The primary context, retained by us; otherwise the host's.
     retained: bool,
-}
-
-/// A mapped page-locked word: low half flags, high half 1 + the first bad group.
-struct FaultWord(*mut AtomicU64);
-// SAFETY: an address of an atomic that lives as long as the device does.
-unsafe impl Send for FaultWord {}
-// SAFETY: as above.
-unsafe impl Sync for FaultWord {}
-
-impl FaultWord {
-    fn word(&self) -> &AtomicU64 {
-        // SAFETY: allocated with the device, freed with it.
-        unsafe { &*self.0 }
-    }
 }
 
 /// The build's choice, in a message that says what to do.
@@ -364,8 +350,11 @@ impl Device {
         (word as u32, ((word >> 32) as usize).checked_sub(1))
     }
 
-    pub fn clear_faults(&self) {
-        self.fault.word().store(0, Ordering::Relaxed);
+    pub fn clear_faults(&self) -> Result<()> {
+        self.with(|driver| {
+            let _mode = Undisturbing::enter(driver)?;
+            self.fault.clear(driver)
+        })
     }
 
     /// Whether kernels may start before the ones that they depend on have ended.
@@ -419,7 +408,7 @@ impl Drop for Device {
                 if !waited.is_err_and(|error| error.status() == NVFP4_STATUS_CAPTURE) {
                     self.modules.unload(driver);
                     self.pool.destroy(driver);
-                    let _ = driver.cuMemFreeHost(self.fault.0.cast());
+                    self.fault.destroy(driver);
                 }
             }
         });
@@ -446,7 +435,7 @@ fn check_capability(driver: &Driver, device: CUdevice) -> Result<(u32, u32)> {
 struct Parts {
     facts: DeviceFacts,
     name: String,
-    fault: FaultWord,
+    fault: Fault,
     pool: Pool,
 }
 
@@ -465,21 +454,13 @@ impl Parts {
             l2_bytes: attribute(driver, device, ATTRIBUTE_L2_CACHE_SIZE)? as usize,
             fault: 0,
         };
-        let mut memory: *mut c_void = std::ptr::null_mut();
-        // SAFETY: valid pointers; the word is freed where the rest fails.
-        unsafe {
-            let bytes = size_of::<AtomicU64>();
-            driver.cuMemHostAlloc(&mut memory, bytes, HOST_ALLOC_PORTABLE | HOST_ALLOC_DEVICEMAP)?;
-            memory.cast::<u64>().write(0);
-            let rest = driver
-                .cuMemHostGetDevicePointer(&mut facts.fault, memory, 0)
-                .and_then(|()| Pool::create(driver, device));
-            match rest {
-                Ok(pool) => Ok(Parts { facts, name, fault: FaultWord(memory.cast()), pool }),
-                Err(error) => {
-                    let _ = driver.cuMemFreeHost(memory);
-                    Err(error)
-                }
+        let fault = Fault::create(driver)?;
+        facts.fault = fault.record();
+        match Pool::create(driver, device) {
+            Ok(pool) => Ok(Parts { facts, name, fault, pool }),
+            Err(error) => {
+                fault.destroy(driver);
+                Err(error)
             }
         }
     }

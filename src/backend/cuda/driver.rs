@@ -130,6 +130,16 @@ pub struct CUlaunchConfig {
     pub attribute_count: c_uint,
 }
 
+/// How a tensor copy addresses memory; opaque, made on the host, a kernel's parameter.
+#[repr(C, align(64))]
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct CUtensorMap(pub [u64; 16]);
+
+pub const TENSOR_MAP_FLOAT16: c_int = 6;
+pub const TENSOR_MAP_BFLOAT16: c_int = 9;
+pub const TENSOR_MAP_SWIZZLE_128B: c_int = 3;
+pub const TENSOR_MAP_L2_256B: c_int = 3;
+
 /// What an edge of a graph says beside that it is there; nothing, where the pointer is NULL.
 #[repr(C)]
 pub struct CUgraphEdgeData([u8; 8]);
@@ -144,6 +154,7 @@ pub struct CUgraphExecUpdateResultInfo {
 const _: () = assert!(size_of::<CUmemPoolProps>() == 88);
 const _: () = assert!(size_of::<CUlaunchAttribute>() == 72);
 const _: () = assert!(size_of::<CUlaunchConfig>() == 56);
+const _: () = assert!(size_of::<CUtensorMap>() == 128);
 const _: () = assert!(size_of::<CUgraphExecUpdateResultInfo>() == 24);
 
 /// Declares the table, and for every entry a method of its name that turns a failure into an [`Error`].
@@ -213,6 +224,7 @@ entries! {
     cuMemPoolGetAttribute "cuMemPoolGetAttribute" (pool: CUmemoryPool, attribute: c_int, value: *mut c_void);
     cuMemPoolSetAttribute "cuMemPoolSetAttribute" (pool: CUmemoryPool, attribute: c_int, value: *mut c_void);
     cuMemAllocFromPoolAsync "cuMemAllocFromPoolAsync" (address: *mut CUdeviceptr, bytes: usize, pool: CUmemoryPool, stream: CUstream);
+    cuMemAlloc "cuMemAlloc_v2" (address: *mut CUdeviceptr, bytes: usize);
     cuMemFree "cuMemFree_v2" (address: CUdeviceptr);
     cuMemFreeAsync "cuMemFreeAsync" (address: CUdeviceptr, stream: CUstream);
     cuMemcpyAsync "cuMemcpyAsync" (dst: CUdeviceptr, src: CUdeviceptr, bytes: usize, stream: CUstream);
@@ -235,6 +247,7 @@ entries! {
     cuEventQuery "cuEventQuery" (event: CUevent);
     cuEventSynchronize "cuEventSynchronize" (event: CUevent);
     cuEventElapsedTime "cuEventElapsedTime_v2" (milliseconds: *mut f32, start: CUevent, end: CUevent);
+    cuTensorMapEncodeTiled "cuTensorMapEncodeTiled" (map: *mut CUtensorMap, dtype: c_int, rank: c_uint, address: *mut c_void, dims: *const u64, strides: *const u64, boxes: *const c_uint, steps: *const c_uint, interleave: c_int, swizzle: c_int, promotion: c_int, fill: c_int);
     cuGraphAddChildGraphNode "cuGraphAddChildGraphNode" (node: *mut CUgraphNode, graph: CUgraph, dependencies: *const CUgraphNode, count: usize, child: CUgraph);
     cuGraphInstantiate "cuGraphInstantiateWithFlags" (exec: *mut CUgraphExec, graph: CUgraph, flags: u64);
     cuGraphLaunch "cuGraphLaunch" (exec: CUgraphExec, stream: CUstream);

@@ -1,16 +1,17 @@
 //! The grouped product on a device: a plan of `plan::gemm_cuda` → one launch of kernels/gemm.cu, with a memset of the
-//! counters before it where blocks share a tile's k, and a quantizing pass behind it for requantized outputs whose scales
-//! are dynamic or searched for. Twin: backend/cpu/gemm.
+//! counters before it where blocks share a tile's k, or a plan of `plan::gemm_sm90`; and a quantizing pass behind it for
+//! requantized outputs whose scales are dynamic or searched for. Twin: backend/cpu/gemm.
 
 use super::context::{Device, DeviceFacts};
 use super::launch::{Kernel, Queue};
 use super::params::{address, dtype, layout, scope};
-use super::{rows, weights};
+use super::{gemm_sm90, rows, weights};
 use crate::error::{Error, Result};
 use crate::format::BLOCK;
 use crate::format::dtype::Dtype;
 use crate::plan::gemm::{Activation, Activations, GemmOut, GemmProblem};
 use crate::plan::gemm_cuda::{self, GemmPlan, Machine, TILES};
+use crate::plan::gemm_sm90::{Plan, plan_any};
 use crate::plan::groups::Groups;
 use crate::plan::memory::Matrix;
 use crate::plan::quantize::{DecodeScales, Producer, QuantizeProblem};
@@ -43,62 +44,66 @@ pub static KERNELS: &[Kernel] = &[
 /// `struct GemmParams` of kernels/params_gemm.cuh, field by field.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-struct GemmParams {
-    index: u64,
-    a: u64,
-    a_scales: u64,
-    a_decode: u64,
-    weights: u64,
-    bias: u64,
-    out: u64,
-    out_scales: u64,
-    out_decode: u64,
-    partials: u64,
-    counters: u64,
-    fault: u64,
-    a_row_stride: i64,
-    a_group_stride: i64,
-    a_scales_row_stride: i64,
-    out_row_stride: i64,
-    out_group_stride: i64,
-    out_scales_row_stride: i64,
-    rows: i64,
-    units_at: u64,
-    groups: u32,
-    grouping: u32,
-    weight_rows: u32,
-    cols: u32,
-    splits: u32,
-    a_layout: u32,
-    a_scope: u32,
-    a_vectors: u32,
-    bias_dtype: u32,
-    activation: u32,
-    out_dtype: u32,
-    out_vectors: u32,
-    accumulate: u32,
-    out_layout: u32,
-    out_scope: u32,
-    limit: f32,
-    alpha: f32,
-    beta: f32,
-    reserved: [u32; 2],
+pub(super) struct GemmParams {
+    pub(super) index: u64,
+    pub(super) a: u64,
+    pub(super) a_scales: u64,
+    pub(super) a_decode: u64,
+    pub(super) weights: u64,
+    pub(super) bias: u64,
+    pub(super) out: u64,
+    pub(super) out_scales: u64,
+    pub(super) out_decode: u64,
+    pub(super) partials: u64,
+    pub(super) counters: u64,
+    pub(super) fault: u64,
+    pub(super) a_row_stride: i64,
+    pub(super) a_group_stride: i64,
+    pub(super) a_scales_row_stride: i64,
+    pub(super) out_row_stride: i64,
+    pub(super) out_group_stride: i64,
+    pub(super) out_scales_row_stride: i64,
+    pub(super) rows: i64,
+    pub(super) units_at: u64,
+    pub(super) groups: u32,
+    pub(super) grouping: u32,
+    pub(super) weight_rows: u32,
+    pub(super) cols: u32,
+    pub(super) splits: u32,
+    pub(super) a_layout: u32,
+    pub(super) a_scope: u32,
+    pub(super) a_vectors: u32,
+    pub(super) bias_dtype: u32,
+    pub(super) activation: u32,
+    pub(super) out_dtype: u32,
+    pub(super) out_vectors: u32,
+    pub(super) accumulate: u32,
+    pub(super) out_layout: u32,
+    pub(super) out_scope: u32,
+    pub(super) limit: f32,
+    pub(super) alpha: f32,
+    pub(super) beta: f32,
+    pub(super) reserved: [u32; 2],
 }
 const _: () = assert!(size_of::<GemmParams>() == 240);
 
 /// `DTYPE_CODES` of kernels/params_gemm.cuh.
-const DTYPE_CODES: u32 = 3;
+pub(super) const DTYPE_CODES: u32 = 3;
 
 pub fn workspace_size(p: &GemmProblem, device: &Device) -> usize {
-    plan(p, device).workspace_bytes
+    plan(p, device).workspace_bytes()
 }
 
 pub(super) fn machine(facts: &DeviceFacts) -> Machine {
-    Machine { processors: facts.sm_count as usize, shared_per_block: facts.shared_per_block_optin as usize }
+    Machine {
+        processors: facts.sm_count as usize,
+        shared_per_block: facts.shared_per_block_optin as usize,
+        hopper: facts.compute_capability == (9, 0),
+    }
 }
 
-fn plan(p: &GemmProblem, device: &Device) -> GemmPlan {
-    gemm_cuda::plan_tuned(p, &machine(&device.facts), device.tuning.get().as_deref())
+fn plan(p: &GemmProblem, device: &Device) -> Plan {
+    plan_any(p, &machine(&device.facts), device.tuning.get().as_deref())
 }
 
 /// Multiplies the rows of each group with its weights.
@@ -114,36 +119,22 @@ pub unsafe fn gemm(queue: &Queue, p: &GemmProblem) -> Result<()> {
 ///
 /// # Safety
 /// As [`gemm`]; the workspace has the plan's bytes.
-pub(super) unsafe fn gemm_as(queue: &Queue, p: &GemmProblem, plan: &GemmPlan) -> Result<()> {
+pub(super) unsafe fn gemm_as(queue: &Queue, p: &GemmProblem, plan: &Plan) -> Result<()> {
     let has_index = matches!(p.groups, Groups::Ends { .. } | Groups::Masked { .. });
     if p.groups.count() == 0 || p.groups.total_rows() == 0 && !has_index {
         return Ok(());
     }
-    let tile = &TILES[plan.tile];
-    let blocks = plan.tiles.checked_mul(plan.splits).filter(|&blocks| blocks <= i32::MAX as usize);
-    let Some(blocks) = blocks.filter(|_| p.groups.total_rows() <= i32::MAX as usize) else {
+    if p.groups.total_rows() > i32::MAX as usize {
         return Err(Error::TooLarge { argument: "rows" });
-    };
-    let params = params(p, plan, queue.facts);
-    let operand = match p.a {
-        Activations::Values { a, .. } if a.dtype == Dtype::F16 => 1,
-        Activations::Values { .. } => 0,
-        Activations::Codes(_) => 2,
-    };
-    let kernel = &KERNELS[operand * TILES.len() + plan.tile];
+    }
+    let params = params(p, queue.facts);
     // SAFETY: the caller's promise, here and below; the struct is the kernel's.
     unsafe {
-        if plan.splits > 1 {
-            queue.memset32(params.counters, 0, plan.tiles)?;
+        match plan {
+            Plan::Portable(plan) => multiply(queue, p, plan, params)?,
+            Plan::Hopper(plan) => gemm_sm90::multiply(queue, p, plan, params)?,
         }
-        let shared = plan.shared_bytes as u32;
-        let (grid, threads) = ((blocks as u32, 1, 1), tile.threads() as u32);
-        // Behind the memset of the counters there is no kernel to overlap with.
-        match p.dependent_launch && plan.splits == 1 {
-            true => queue.launch_dependent(kernel, grid, threads, shared, &params)?,
-            false => queue.launch(kernel, grid, threads, shared, &params)?,
-        }
-        match (p.out, plan.second_pass && p.groups.total_rows() > 0) {
+        match (p.out, gemm_cuda::has_second_pass(p) && p.groups.total_rows() > 0) {
             (GemmOut::Codes(out), true) => rows::quantize(
                 queue,
                 &QuantizeProblem {
@@ -160,6 +151,40 @@ pub(super) unsafe fn gemm_as(queue: &Queue, p: &GemmProblem, plan: &GemmPlan) ->
     }
 }
 
+/// The portable kernel.
+///
+/// # Safety
+/// As [`gemm_as`].
+unsafe fn multiply(queue: &Queue, p: &GemmProblem, plan: &GemmPlan, mut params: GemmParams) -> Result<()> {
+    let tile = &TILES[plan.tile];
+    let blocks = plan.tiles.checked_mul(plan.splits).filter(|&blocks| blocks <= i32::MAX as usize);
+    let Some(blocks) = blocks else {
+        return Err(Error::TooLarge { argument: "rows" });
+    };
+    params.splits = plan.splits as u32;
+    params.counters = address(p.workspace) + plan.counters_at as u64;
+    params.partials = address(p.workspace) + plan.partials_at as u64;
+    let operand = match p.a {
+        Activations::Values { a, .. } if a.dtype == Dtype::F16 => 1,
+        Activations::Values { .. } => 0,
+        Activations::Codes(_) => 2,
+    };
+    let kernel = &KERNELS[operand * TILES.len() + plan.tile];
+    // SAFETY: the caller's promise; the struct is the kernel's.
+    unsafe {
+        if plan.splits > 1 {
+            queue.memset32(params.counters, 0, plan.tiles)?;
+        }
+        let shared = plan.shared_bytes as u32;
+        let (grid, threads) = ((blocks as u32, 1, 1), tile.threads() as u32);
+        // Behind the memset of the counters there is no kernel to overlap with.
+        match p.dependent_launch && plan.splits == 1 {
+            true => queue.launch_dependent(kernel, grid, threads, shared, &params),
+            false => queue.launch(kernel, grid, threads, shared, &params),
+        }
+    }
+}
+
 /// The bfloat16 rows of an output before a second pass quantizes them.
 fn staged(p: &GemmProblem) -> Matrix {
     let cols = p.out_cols();
@@ -167,9 +192,10 @@ fn staged(p: &GemmProblem) -> Matrix {
     Matrix { base: p.workspace, dtype: Dtype::Bf16, row_stride: cols, group_stride: group_rows * cols }
 }
 
-fn params(p: &GemmProblem, plan: &GemmPlan, facts: &DeviceFacts) -> GemmParams {
+/// All but what a plan decides.
+fn params(p: &GemmProblem, facts: &DeviceFacts) -> GemmParams {
     let shape = &p.weights.shape;
-    let workspace = address(p.workspace);
+    let second_pass = gemm_cuda::has_second_pass(p);
     let (grouping, index, group_rows) = match p.groups {
         Groups::None { rows } => (0, 0, rows),
         Groups::Ends { ends, rows, .. } => (1, address(ends), rows),
@@ -186,8 +212,6 @@ fn params(p: &GemmProblem, plan: &GemmPlan, facts: &DeviceFacts) -> GemmParams {
         weights: address(p.weights.storage),
         bias: p.bias.map_or(0, |bias| address(bias.base)),
         bias_dtype: p.bias.map_or(0, |bias| dtype(bias.dtype)),
-        counters: workspace + plan.counters_at as u64,
-        partials: workspace + plan.partials_at as u64,
         fault: facts.fault,
         rows: group_rows as i64,
         units_at: weights::header_bytes(shape.groups) as u64,
@@ -195,7 +219,7 @@ fn params(p: &GemmProblem, plan: &GemmPlan, facts: &DeviceFacts) -> GemmParams {
         grouping,
         weight_rows: shape.rows as u32,
         cols: shape.cols as u32,
-        splits: plan.splits as u32,
+        splits: 1,
         a_vectors: gemm_cuda::a_vectors(p) as u32,
         activation,
         limit: swiglu.map_or(0.0, |s| s.limit),
@@ -220,7 +244,7 @@ fn params(p: &GemmProblem, plan: &GemmPlan, facts: &DeviceFacts) -> GemmParams {
         }
     }
     match p.out {
-        GemmOut::Codes(out) if !plan.second_pass => {
+        GemmOut::Codes(out) if !second_pass => {
             g.out = address(out.codes);
             g.out_dtype = DTYPE_CODES;
             g.out_row_stride = out.codes_row_stride as i64;
@@ -282,7 +306,8 @@ pub(super) mod tests {
         }
         let mut host = Vec::new();
         for line in body(Box::leak(rust.to_string().into_boxed_str()), &format!("struct {name} {{")).lines() {
-            let Some((n, kind)) = line.trim().trim_end_matches(',').split_once(": ") else { continue };
+            let line = line.trim().trim_start_matches("pub(super) ").trim_end_matches(',');
+            let Some((n, kind)) = line.split_once(": ") else { continue };
             let bytes = match kind {
                 "u64" | "i64" | "[u32; 2]" => 8,
                 _ => 4,

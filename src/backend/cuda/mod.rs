@@ -6,7 +6,9 @@
 
 pub mod context;
 pub mod driver;
+mod fault;
 pub mod gemm;
+pub mod gemm_sm90;
 pub mod graph;
 pub mod group_ends;
 pub mod launch;
@@ -29,8 +31,15 @@ pub use context::Device;
 use launch::{Kernel, Queue};
 
 /// The kernels of every operation.
-pub static KERNELS: &[&[Kernel]] =
-    &[group_ends::KERNELS, rows::KERNELS, layouts::KERNELS, gemm::KERNELS, weights::KERNELS, moe::KERNELS];
+pub static KERNELS: &[&[Kernel]] = &[
+    group_ends::KERNELS,
+    rows::KERNELS,
+    layouts::KERNELS,
+    gemm::KERNELS,
+    gemm_sm90::KERNELS,
+    weights::KERNELS,
+    moe::KERNELS,
+];
 
 impl Device {
     /// Gives a job to a stream; the context is current.

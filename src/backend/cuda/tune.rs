@@ -9,7 +9,7 @@ use super::gemm;
 use super::stream::{Event, Stream};
 use crate::error::{Error, Result};
 use crate::plan::gemm::GemmProblem;
-use crate::plan::gemm_cuda::{self, GemmPlan};
+use crate::plan::gemm_sm90::{self, Plan};
 use crate::plan::memory::Ptr;
 use crate::plan::tuning::{Choice, Key, Machine, Tuning};
 
@@ -96,10 +96,10 @@ impl Device {
             return Ok(None);
         }
         let machine = gemm::machine(&self.facts);
-        let choices = gemm_cuda::candidates(p, &machine);
-        let plans: Vec<GemmPlan> =
-            choices.iter().filter_map(|choice| gemm_cuda::plan_choice(p, &machine, choice)).collect();
-        let most = plans.iter().map(|plan| plan.workspace_bytes).max().unwrap_or(0);
+        let choices = gemm_sm90::candidates(p, &machine);
+        let plans: Vec<Plan> =
+            choices.iter().filter_map(|choice| gemm_sm90::plan_choice(p, &machine, choice)).collect();
+        let most = plans.iter().map(|plan| plan.workspace_bytes()).max().unwrap_or(0);
         let workspace = self.allocate(most.max(1), stream)?;
         let times = self.allocate(2 * self.facts.l2_bytes.max(1), stream).and_then(|cache| {
             let p = GemmProblem {
@@ -131,7 +131,7 @@ unsafe fn time(
     device: &Arc<Device>,
     stream: &Arc<Stream>,
     p: &GemmProblem,
-    plans: &[GemmPlan],
+    plans: &[Plan],
     cache: (CUdeviceptr, usize),
     repeats: usize,
 ) -> Result<Vec<f32>> {

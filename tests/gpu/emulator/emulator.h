@@ -98,11 +98,7 @@ inline float __fmaf_rn(float a, float b, float c) { return std::fma(a, b, c); }
 inline uint32_t __byte_perm(uint32_t a, uint32_t b, uint32_t s) {
   const uint64_t x = uint64_t(b) << 32 | a;
   uint32_t r = 0;
-  for (int i = 0; i < 4; i++) {
-    uint32_t byte = x >> 8 * (s >> 4 * i & 7) & 0xFF;
-    if (s >> 4 * i & 8) byte = byte & 0x80 ? 0xFF : 0;
-    r |= byte << 8 * i;
-  }
+  for (int i = 0; i < 4; i++) r |= uint32_t(x >> 8 * (s >> 4 * i & 7) & 0xFF) << 8 * i;
   return r;
 }
 
@@ -141,8 +137,12 @@ inline uint32_t pack_bf16(float low, float high) { return bf16_of(low) | bf16_of
 inline uint32_t pack_f16(float low, float high) { return f16_of(low) | f16_of(high) << 16; }
 inline float rcp_approx(float x) { return 1.f / x; }
 #define NVFP4_HAS_CVT_E4M3 0
-inline void system_or(uint32_t* p, uint32_t bits) { *p |= bits; }
-inline void system_set_if_zero(uint32_t* p, uint32_t v) { if (*p == 0) *p = v; }
+inline uint32_t atomic_or(uint32_t* p, uint32_t bits) {
+  const uint32_t old = *p;
+  *p |= bits;
+  return old;
+}
+inline bool set_if_zero(uint32_t* p, uint32_t value) { return *p == 0 && ((*p = value), true); }
 
 inline uint32_t shared_address(const void* p) { return uint32_t(static_cast<const uint8_t*>(p) - emulator::shared_memory); }
 inline void copy_async16(uint32_t to, const void* from, uint32_t bytes) { emulator::thread->copies.push_back({to, from, bytes, emulator::thread->committed}); }
@@ -190,6 +190,12 @@ inline uint32_t and_or(uint32_t x, uint32_t mask, uint32_t y) { return (x & mask
 inline uint32_t bit_select(uint32_t mask, uint32_t a, uint32_t b) { return (a & mask) | (b & ~mask); }
 inline uint32_t opaque(uint32_t x) { return x; }
 inline uint32_t rotate_left(uint32_t x, int n) { return (n & 31) ? x << (n & 31) | x >> (32 - (n & 31)) : x; }
+inline uint32_t permute_bytes(uint32_t a, uint32_t b, uint32_t s) {
+  uint32_t r = __byte_perm(a, b, s);
+  for (int i = 0; i < 4; i++)
+    if (s >> 4 * i & 8) r = (r & ~(0xFFu << 8 * i)) | (r >> 8 * i & 0x80 ? 0xFFu << 8 * i : 0);
+  return r;
+}
 template <bool F16, bool HIGH> uint32_t multiply_pair(uint32_t x, uint32_t s) {
   const uint32_t f = HIGH ? s >> 16 : s & 0xFFFF;
   if (F16) return pack_f16(f16_to_f32(x & 0xFFFF) * f16_to_f32(f), f16_to_f32(x >> 16) * f16_to_f32(f));

@@ -1,0 +1,24 @@
+// The Hopper product for 32 tokens a group and more: a kernel for each kind of activations, of outputs (values, or codes
+// with static scales) and number of tokens a block takes. sm90_many.cuh says how; src/plan/gemm_sm90.rs chooses. Dynamic
+// shared memory: ManyForm::SHARED_BYTES.
+#include "sm90_many.cuh"
+
+namespace nvfp4 {
+
+#define KERNEL(NAME, F16, CODES, HALVES, TOKENS, STAGES)                         \
+  NVFP4_KERNEL(nvfp4_gemm_many_##NAME##_##TOKENS, Sm90ManyParams, 384, 1) {      \
+    NVFP4_DYNAMIC_SHARED(dynamic);                                               \
+    run_many<ManyForm<F16, CODES, HALVES, TOKENS, STAGES>>(p, dynamic);          \
+  }
+#define KERNELS(NAME, F16, CODES)         \
+  KERNEL(NAME, F16, CODES, 2, 32, 14)     \
+  KERNEL(NAME, F16, CODES, 2, 64, 11)     \
+  KERNEL(NAME, F16, CODES, 2, 128, 7)     \
+  KERNEL(NAME, F16, CODES, 1, 256, 5)
+
+KERNELS(bf16, false, false)
+KERNELS(f16, true, false)
+KERNELS(bf16_codes, false, true)
+KERNELS(f16_codes, true, true)
+
+}  // namespace nvfp4

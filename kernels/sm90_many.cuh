@@ -1,0 +1,269 @@
+// The Hopper product for 32 tokens a group and more: bf16 or f16 activations [tokens, K] × units of prepared weights →
+// epilogue, by wgmma.
+//
+// A block stays on its processor and works through tiles of 256 or 128 stored weight rows × TOKENS (sm90_schedule.cuh).
+// Weights are the register operand: each of two consumer warpgroups takes a unit of 128 rows, or a half of one, decodes
+// it from shared memory into fragments and multiplies them with the tokens that both share. Fragments of 32 k are double-buffered, so decoding
+// goes on while the tensor cores work on the half before. Of a third warpgroup one warp plans the block's jobs, and one
+// keeps a ring of stages full: 64 k of the units as they lie in memory, and of the tokens by a tensor copy, which
+// swizzles them as wgmma wants them and writes zeros past K. Tokens past the group's end are multiplied and not written.
+// Warpgroups with a unit each write their outputs by themselves: one multiplies while the other one writes.
+// Tensor cores cut the low bits of every sum off: a run of them ends after run_steps stages, and its sums are added to
+// totals in the workspace.
+#pragma once
+#include "sm90_epilogue.cuh"
+#include "sm90_ring.cuh"
+#include "sm90_schedule.cuh"
+#include "wgmma.cuh"
+
+namespace nvfp4 {
+
+// HALVES of a unit that a warpgroup takes: 2, and the warpgroups have a unit each; or 1, and they share one.
+template <bool F16_, bool CODES_, int HALVES_, int TOKENS_, int STAGES_> struct ManyForm {
+  static constexpr bool F16 = F16_, CODES = CODES_;  // of activations, of outputs
+  static constexpr int HALVES = HALVES_, TOKENS = TOKENS_, STAGES = STAGES_, UNITS = HALVES;
+  static constexpr int CONSUMERS = 2, WARPS = 4 * CONSUMERS, FEATURES = UNIT_ROWS * UNITS, THREADS = 128 * CONSUMERS + 128;
+  static constexpr int A_BYTES = TOKENS * UNIT_COLS * 2, STAGE_BYTES = (A_BYTES + UNITS * UNIT_BYTES + 1023) / 1024 * 1024;
+  static constexpr int FOURS = HALVES * TOKENS / 8;  // of a thread's sums
+  // Registers of a thread, which add up to the launch's 168.
+  static constexpr int CONSUMER_REGISTERS = 232, PRODUCER_REGISTERS = 40;
+  using Stages = Ring<STAGES, STAGE_BYTES>;
+  using Writers = Crew<TOKENS, HALVES>;
+  static constexpr int CREWS = HALVES;
+  using Sums = typename Writers::Sums;
+  using Shares = Partials<WARPS, FOURS>;
+  static constexpr int BARRIERS_AT = Stages::BYTES, JOBS_AT = BARRIERS_AT + Stages::BARRIER_BYTES + Jobs::BARRIER_BYTES;
+  static constexpr int STAGING_AT = (JOBS_AT + Jobs::BYTES + 127) / 128 * 128;
+  static constexpr int SHARED_BYTES = STAGING_AT + CREWS * Writers::BYTES + 1024;  // the ring starts at a multiple of 1024
+  // Token tiles that follow one another with the same weights. Few tokens: a group has one or two.
+  static constexpr uint32_t SHARE = TOKENS > 64 ? 64 : 1;
+  static_assert(SHARED_BYTES <= 232448 && JOBS_AT % 16 == 0);
+};
+
+// ---- the producer
+
+// One thread: the stages of a job.
+template <class F>
+NVFP4_INLINE void fill_stages(const Sm90ManyParams& params, const Job& job, const typename F::Stages& ring, typename F::Stages::Cursor& cursor) {
+  const GemmParams& p = params.common.gemm;
+  const Tile& t = job.tile;
+  const uint32_t across = blocks_of(p.weight_rows, UNIT_ROWS), first = t.features * F::UNITS;
+  const uint32_t units = min(static_cast<uint32_t>(F::UNITS), across - first), bytes = F::A_BYTES + units * UNIT_BYTES;
+  const int64_t run = static_cast<int64_t>(t.group) * across + first, unit_stride = static_cast<int64_t>(blocks_of(p.cols, UNIT_COLS)) * UNIT_BYTES;
+  const uint8_t* weights = p.weights + p.units_at + run * unit_stride + static_cast<int64_t>(job.begin) * UNIT_BYTES;
+  const bool strided = p.grouping == GROUPS_STRIDED;
+  const int row = static_cast<int>(strided ? t.row0 : t.first_row + t.row0);
+  const int group = strided && p.a_group_stride ? static_cast<int>(t.group) : 0;
+  // Weights that no other tile wants leave the cache first.
+  const uint64_t policy = F::TOKENS <= 64 ? ptx::EVICT_FIRST : ptx::KEEP_NORMAL;
+#pragma unroll 1
+  for (uint32_t step = job.begin, end = job.end; step < end; step++) {
+    ring.wait_free(cursor);
+    ring.expect(cursor, bytes);
+    const uint32_t stage = ring.stage(cursor), full = ring.full(cursor);
+    for (uint32_t unit = 0; unit < units; unit++)
+      ptx::bulk_load(stage + F::A_BYTES + unit * UNIT_BYTES, weights + unit * unit_stride, UNIT_BYTES, full, policy);
+    ptx::tensor_load(stage, params.map, static_cast<int>(step) * UNIT_COLS, row, group, full, ptx::EVICT_LAST);
+    weights += UNIT_BYTES;
+    cursor.advance();
+  }
+}
+
+template <class F> NVFP4_INLINE void produce(const Sm90ManyParams& params, const typename F::Stages& ring, JobReader jobs) {
+  typename F::Stages::Cursor cursor;
+  for (; jobs.more(); jobs.done())
+    if ((threadIdx.x & 31) == 0) fill_stages<F>(params, *jobs, ring, cursor);
+}
+
+// ---- consumers
+
+// The thread's share of a unit: words of its halves, and the scales of its rows.
+template <int HALVES> struct PackedWords;
+template <> struct PackedWords<2> {
+  uint4 values[2], scales;
+  NVFP4_INLINE void load(uint32_t values_at, uint32_t scales_at) {
+    values[0] = ptx::load_shared128(values_at);
+    values[1] = ptx::load_shared128(values_at + UNIT_HALF);
+    scales = ptx::load_shared128(scales_at);
+  }
+  NVFP4_INLINE uint32_t scales_of(int half, int pair) const { return half ? (pair ? scales.w : scales.z) : (pair ? scales.y : scales.x); }
+};
+template <> struct PackedWords<1> {
+  uint4 values[1];
+  uint2 scales;
+  NVFP4_INLINE void load(uint32_t values_at, uint32_t scales_at) {
+    values[0] = ptx::load_shared128(values_at);
+    scales = ptx::load_shared64(scales_at);
+  }
+  NVFP4_INLINE uint32_t scales_of(int, int pair) const { return pair ? scales.y : scales.x; }
+};
+
+// What steers the loop over stages is the same in every lane. REDUX (warp_max) gives a uniform register, in which the
+// descriptors then stay: without it every product costs two moves and a wait for them.
+template <class F> struct Consumer {
+  using Cursor = typename F::Stages::Cursor;
+  const typename F::Stages& ring;
+  uint32_t values_at, scales_at;  // of the thread's words, from the start of a stage
+  uint32_t exponent;              // decode_words' constant
+  Cursor cursor;               // of the next stage
+  PackedWords<F::HALVES> words;  // of the next stage
+
+  NVFP4_INLINE Consumer(const typename F::Stages& ring, int warpgroup)
+      : ring(ring), exponent(ptx::opaque(0x70007000u)) {
+    const uint32_t unit = F::A_BYTES + (F::HALVES == 2 ? warpgroup * UNIT_BYTES : 0), half = F::HALVES == 2 ? 0 : warpgroup;
+    const uint32_t thread = threadIdx.x & 127;
+    values_at = ptx::opaque(unit + half * UNIT_HALF + 16 * thread);
+    scales_at = unit + UNIT_SCALES + 16 * (thread >> 2) + 8 * half;
+  }
+
+  // Waits for the next stage.
+  NVFP4_INLINE void load() {
+    ring.wait_full(cursor);
+    words.load(ring.stage(cursor) + values_at, ring.stage(cursor) + scales_at);
+  }
+
+  // acc = the products of `count` > 0 stages.
+  NVFP4_INLINE void multiply(typename F::Sums& acc, uint32_t count) {
+    bool add = false;  // the first products overwrite
+    load();
+#pragma unroll 1
+    for (; count > 0; count--) {
+      const uint64_t tokens = ptx::wgmma_descriptor(ptx::warp_max(ring.stage(cursor)));
+      Cursor ahead = cursor;
+      ahead.advance();
+      Fragments fragments[2][F::HALVES];
+#pragma unroll
+      for (int pair = 0; pair < 2; pair++) {
+#pragma unroll
+        for (int half = 0; half < F::HALVES; half++) {
+          const uint4& v = words.values[half];
+          fragments[pair][half] = decode_words<F::F16>(pair ? v.z : v.x, pair ? v.w : v.y, words.scales_of(half, pair), exponent);
+        }
+        ptx::wgmma_fence();
+#pragma unroll
+        for (int half = 0; half < F::HALVES; half++) ptx::wgmma<F::F16>(acc[half], fragments[pair][half].even, tokens + 4 * pair, pair == 1 || add);
+#pragma unroll
+        for (int half = 0; half < F::HALVES; half++) ptx::wgmma<F::F16>(acc[half], fragments[pair][half].odd, tokens + 4 * pair + 2, 1);
+        ptx::wgmma_commit();
+        if (pair == 1 && count > 1) {  // the next words while the tensor cores work
+          ring.wait_full(ahead);
+          words.load(ring.stage(ahead) + values_at, ring.stage(ahead) + scales_at);
+        }
+        ptx::wgmma_wait<1>();
+        if (pair == 0 && add) release();  // products of the stage before this one are done
+      }
+      add = true;
+      cursor = ahead;
+    }
+  }
+
+  // The accumulators are complete and every stage is the producer's again.
+  NVFP4_INLINE void finish(typename F::Sums& acc) {
+    ptx::wgmma_wait<0>();
+#pragma unroll
+    for (int half = 0; half < F::HALVES; half++) ptx::wgmma_pin(acc[half]);
+    release();
+  }
+
+  // The stage before the next one goes back to the producer.
+  NVFP4_INLINE void release() {
+    Cursor behind;
+    behind.stage = (cursor.stage == 0 ? F::STAGES : cursor.stage) - 1;
+    ring.release(behind);
+  }
+};
+
+// Totals of the runs of a tile, a thread's own, in the workspace and most likely in the cache.
+template <class F> class Totals {
+ public:
+  NVFP4_INLINE Totals(float* totals)
+      : mine(reinterpret_cast<float4*>(totals) + (static_cast<int64_t>(blockIdx.x) * F::WARPS + (threadIdx.x >> 5)) * F::FOURS * 32 + (threadIdx.x & 31)) {}
+
+  NVFP4_INLINE void add(const float (&acc)[F::FOURS][4], bool first) {
+#pragma unroll
+    for (int i = 0; i < F::FOURS; i++) {
+      const float4 x = first ? make_float4(0.f, 0.f, 0.f, 0.f) : __ldcg(mine + i * 32);
+      __stcg(mine + i * 32, make_float4(__fadd_rn(x.x, acc[i][0]), __fadd_rn(x.y, acc[i][1]), __fadd_rn(x.z, acc[i][2]), __fadd_rn(x.w, acc[i][3])));
+      if (i % 8 == 7) ptx::keep_order();
+    }
+  }
+  // acc becomes the total of all runs.
+  NVFP4_INLINE void add_to(float (&acc)[F::FOURS][4]) {
+#pragma unroll
+    for (int i = 0; i < F::FOURS; i++) {
+      const float4 x = __ldcg(mine + i * 32);
+      acc[i][0] = __fadd_rn(x.x, acc[i][0]), acc[i][1] = __fadd_rn(x.y, acc[i][1]);
+      acc[i][2] = __fadd_rn(x.z, acc[i][2]), acc[i][3] = __fadd_rn(x.w, acc[i][3]);
+      if (i % 8 == 7) ptx::keep_order();
+    }
+  }
+
+ private:
+  float4* mine;
+};
+
+template <class F>
+NVFP4_INLINE void consume(const Sm90ManyParams& params, const typename F::Stages& ring, int warpgroup, JobReader jobs, uint8_t* staging) {
+  const GemmParams& p = params.common.gemm;
+  Consumer<F> consumer(ring, warpgroup);
+  typename F::Sums acc;
+  float(&fours)[F::FOURS][4] = reinterpret_cast<float(&)[F::FOURS][4]>(acc);
+  for (; ptx::warp_max(jobs.more()); jobs.done()) {
+    const Job& job = *jobs;
+    const float g_b = reinterpret_cast<const float*>(p.weights)[job.tile.group];  // long before it is needed
+    uint32_t left = ptx::warp_max(job.end - job.begin);
+    while (true) {
+      const uint32_t count = min(left, params.run_steps);
+      consumer.multiply(acc, count);
+      left -= count;
+      if (left == 0) break;
+      consumer.finish(acc);
+      Totals<F>(params.totals).add(fours, left + count == job.end - job.begin);
+    }
+    consumer.finish(acc);
+    if (job.end - job.begin > params.run_steps) Totals<F>(params.totals).add_to(fours);
+    if (!job.whole) {
+      typename F::Shares shares(p.partials, reinterpret_cast<uint64_t*>(p.counters), params.common.token, static_cast<int>(threadIdx.x >> 5));
+      if (!job.owns) {
+        shares.leave(fours);
+        shares.publish();
+        continue;
+      }
+      shares.collect(job.first_block, fours);
+    }
+    const Tile& t = job.tile;
+    const uint32_t crew = F::CREWS == 2 ? warpgroup : 0, block = t.features * F::UNITS + crew;
+    if (block < blocks_of(p.weight_rows, UNIT_ROWS))
+      write_block<typename F::Writers, F::CODES>(p, t, block, acc, g_b, staging + crew * F::Writers::BYTES, 1 + crew);
+  }
+}
+
+// ---- the kernel
+
+template <class F> NVFP4_INLINE void run_many(const Sm90ManyParams& params, uint8_t* dynamic) {
+  ptx::wait_for_launches();
+  ptx::allow_dependents();  // not earlier: who starts then may rely on what was there before the launch in front of this one
+  uint8_t* base = dynamic + (-ptx::shared_address(dynamic) & 1023);
+  const uint32_t shared = ptx::shared_address(base);
+  const typename F::Stages ring(shared, shared + F::BARRIERS_AT);
+  const Jobs jobs(0, shared + F::BARRIERS_AT + F::Stages::BARRIER_BYTES);
+  Job* slots = reinterpret_cast<Job*>(base + F::JOBS_AT);
+  if (threadIdx.x == F::CONSUMERS * 128) {
+    ptx::tensor_prefetch(params.map);
+    ring.init(1, F::WARPS);
+    jobs.init(1, F::WARPS + 1);
+  }
+  __syncthreads();
+  const int warpgroup = static_cast<int>(ptx::warp_max(threadIdx.x >> 7));
+  if (warpgroup == F::CONSUMERS) {
+    ptx::lower_registers<F::PRODUCER_REGISTERS>();
+    const uint32_t warp = threadIdx.x >> 5 & 3;
+    if (warp == 0) produce<F>(params, ring, JobReader(jobs, slots));
+    if (warp == 1) plan_jobs<F::SHARE>(params.common, F::TOKENS, F::FEATURES, UNIT_COLS, jobs, slots);
+  } else {
+    ptx::raise_registers<F::CONSUMER_REGISTERS>();
+    consume<F>(params, ring, warpgroup, JobReader(jobs, slots), base + F::STAGING_AT);
+  }
+}
+
+}  // namespace nvfp4

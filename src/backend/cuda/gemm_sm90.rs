@@ -1,0 +1,262 @@
+//! The Hopper products: a plan of `plan::gemm_sm90` → one launch of kernels/gemm_sm90_few.cu or gemm_sm90_many.cu, with a
+//! pass before it that decodes activations where the kernel takes none of codes.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::driver::*;
+use super::gemm::{DTYPE_CODES, GemmParams};
+use super::launch::{Kernel, Queue};
+use super::layouts;
+use super::params::address;
+use crate::error::Result;
+use crate::format::dtype::Dtype;
+use crate::plan::dequantize::{DequantizeProblem, QuantIn};
+use crate::plan::gemm::{Activations, GemmProblem};
+use crate::plan::gemm_sm90::{FORMS, Family, Sm90Plan};
+use crate::plan::groups::Groups;
+use crate::plan::memory::{Matrix, Ptr};
+
+const fn few(name: &'static str, threads: u32) -> Kernel {
+    Kernel { file: "gemm_sm90_few", name, registers: 96, threads }
+}
+const fn many(name: &'static str) -> Kernel {
+    Kernel { file: "gemm_sm90_many", name, registers: 168, threads: 384 }
+}
+
+/// Forms for few tokens: [operand: bf16, f16, codes][form]; then those for many: [output: values, codes]
+/// [operand: bf16, f16][form].
+pub static KERNELS: &[Kernel] = &[
+    few("nvfp4_gemm_few_bf16_8x2", 384),
+    few("nvfp4_gemm_few_bf16_8x4", 640),
+    few("nvfp4_gemm_few_bf16_16x4", 640),
+    few("nvfp4_gemm_few_f16_8x2", 384),
+    few("nvfp4_gemm_few_f16_8x4", 640),
+    few("nvfp4_gemm_few_f16_16x4", 640),
+    few("nvfp4_gemm_few_codes_8x2", 384),
+    few("nvfp4_gemm_few_codes_8x4", 640),
+    few("nvfp4_gemm_few_codes_16x4", 640),
+    many("nvfp4_gemm_many_bf16_32"),
+    many("nvfp4_gemm_many_bf16_64"),
+    many("nvfp4_gemm_many_bf16_128"),
+    many("nvfp4_gemm_many_bf16_256"),
+    many("nvfp4_gemm_many_f16_32"),
+    many("nvfp4_gemm_many_f16_64"),
+    many("nvfp4_gemm_many_f16_128"),
+    many("nvfp4_gemm_many_f16_256"),
+    many("nvfp4_gemm_many_bf16_codes_32"),
+    many("nvfp4_gemm_many_bf16_codes_64"),
+    many("nvfp4_gemm_many_bf16_codes_128"),
+    many("nvfp4_gemm_many_bf16_codes_256"),
+    many("nvfp4_gemm_many_f16_codes_32"),
+    many("nvfp4_gemm_many_f16_codes_64"),
+    many("nvfp4_gemm_many_f16_codes_128"),
+    many("nvfp4_gemm_many_f16_codes_256"),
+];
+const FEW_FORMS: usize = 3;
+
+/// `struct Sm90Params` of kernels/params_gemm.cuh.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Sm90Params {
+    gemm: GemmParams,
+    token: u64,
+    schedule: u32,
+    dependent: u32,
+}
+const _: () = assert!(size_of::<Sm90Params>() == 256);
+
+/// `struct Sm90ManyParams`.
+#[repr(C, align(64))]
+#[derive(Clone, Copy)]
+struct Sm90ManyParams {
+    map: CUtensorMap,
+    common: Sm90Params,
+    totals: u64,
+    run_steps: u32,
+    reserved: [u32; 13],
+}
+const _: () = assert!(size_of::<Sm90ManyParams>() == 448);
+
+/// A number that no other launch of the process has and that is not 0: the finalizer of splitmix64 is a bijection.
+fn token() -> u64 {
+    static LAUNCHES: AtomicU64 = AtomicU64::new(1);
+    let mut z = LAUNCHES.fetch_add(1, Ordering::Relaxed).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    z ^ (z >> 31)
+}
+
+/// # Safety
+/// Every address of the problem is valid on the device; the workspace is as the plan says.
+pub(super) unsafe fn multiply(
+    queue: &Queue,
+    p: &GemmProblem,
+    plan: &Sm90Plan,
+    mut gemm: GemmParams,
+) -> Result<()> {
+    let form = &FORMS[plan.form];
+    let workspace = address(p.workspace);
+    gemm.counters = workspace + plan.flags_at as u64;
+    gemm.partials = workspace + plan.sums_at as u64;
+    let operand = match p.a {
+        Activations::Values { a, .. } if a.dtype == Dtype::F16 => 1,
+        Activations::Values { .. } => 0,
+        Activations::Codes(_) => 2,
+    };
+    let grid = (plan.grid as u32, 1, 1);
+    let (threads, shared) = (form.threads() as u32, form.shared_bytes() as u32);
+    // Weights and index may be read before the launch in front is over: that is what the caller promised.
+    let dependent = p.dependent_launch && !plan.decoded;
+    let mut common =
+        Sm90Params { gemm, token: token(), schedule: plan.schedule as u32, dependent: dependent as u32 };
+    if form.family == Family::Few {
+        let kernel = &KERNELS[operand * FEW_FORMS + plan.form];
+        // SAFETY: the caller's promise; the struct is the kernel's.
+        return unsafe { launch(queue, dependent, kernel, grid, threads, shared, &common) };
+    }
+    let a = match p.a {
+        Activations::Values { a, .. } => a,
+        Activations::Codes(q) => {
+            let to = decoded(p, plan);
+            // SAFETY: the caller's promise.
+            unsafe { decode(queue, p, &q, &to)? };
+            let gemm = &mut common.gemm;
+            gemm.a = address(to.base);
+            (gemm.a_row_stride, gemm.a_group_stride) = (to.row_stride as i64, to.group_stride as i64);
+            (gemm.a_scales, gemm.a_layout, gemm.a_scales_row_stride) = (0, 0, 0);
+            to
+        }
+    };
+    let params = Sm90ManyParams {
+        map: tensor_map(queue, p, &a, form.tokens)?,
+        common,
+        totals: workspace + plan.totals_at as u64,
+        run_steps: plan.run_steps as u32,
+        reserved: [0; 13],
+    };
+    let forms = FORMS.len() - FEW_FORMS;
+    let codes = (params.common.gemm.out_dtype == DTYPE_CODES) as usize;
+    let kernel = &KERNELS[3 * FEW_FORMS + (2 * codes + operand % 2) * forms + plan.form - FEW_FORMS];
+    // SAFETY: the caller's promise; the struct is the kernel's.
+    unsafe { launch(queue, dependent, kernel, grid, threads, shared, &params) }
+}
+
+/// The activations as bfloat16 rows in the workspace: e2m1 · e4m3, exact.
+fn decoded(p: &GemmProblem, plan: &Sm90Plan) -> Matrix {
+    let cols = p.weights.shape.cols;
+    let group_stride = match (p.groups, p.a) {
+        (Groups::Strided { .. }, Activations::Codes(q)) if q.codes_group_stride == 0 => 0,
+        (Groups::Strided { rows, .. }, _) => rows * cols,
+        _ => 0,
+    };
+    // Inside of the workspace, or nothing is there to be decoded.
+    let base = Ptr::new(p.workspace.get().wrapping_add(plan.decoded_at));
+    Matrix { base, dtype: Dtype::Bf16, row_stride: cols, group_stride }
+}
+
+unsafe fn decode(queue: &Queue, p: &GemmProblem, q: &QuantIn, to: &Matrix) -> Result<()> {
+    if p.groups.total_rows() == 0 {
+        return Ok(());
+    }
+    // Rows that all groups share are one matrix.
+    let groups = match p.groups {
+        Groups::Strided { rows, .. } if q.codes_group_stride == 0 => Groups::None { rows },
+        groups => groups,
+    };
+    let input = QuantIn { decode: Ptr::NULL, ..*q };
+    let problem = DequantizeProblem { groups, cols: p.weights.shape.cols, input, dst: *to };
+    // SAFETY: the caller's promise.
+    unsafe { layouts::dequantize(queue, &problem) }
+}
+
+/// [groups][rows][K] from the right, in boxes of 64 k × the tile's tokens. Groups that lie one after another are one.
+fn tensor_map(queue: &Queue, p: &GemmProblem, a: &Matrix, tokens: usize) -> Result<CUtensorMap> {
+    let (rows, groups) = match p.groups {
+        Groups::Strided { rows, .. } if a.group_stride == 0 => (rows, 1),
+        Groups::Strided { count, rows } => (rows, count),
+        _ => (p.groups.total_rows(), 1),
+    };
+    let group_stride = if groups > 1 { a.group_stride } else { a.row_stride };
+    let dims = [p.weights.shape.cols as u64, rows.max(1) as u64, groups as u64];
+    let strides = [2 * a.row_stride as u64, 2 * group_stride as u64];
+    let boxes = [64, tokens as u32, 1];
+    let dtype = if a.dtype == Dtype::F16 { TENSOR_MAP_FLOAT16 } else { TENSOR_MAP_BFLOAT16 };
+    // Without rows nothing is read, but the driver wants an address.
+    let base = if p.groups.total_rows() == 0 { p.weights.storage } else { a.base };
+    let mut map = CUtensorMap([0; 16]);
+    // SAFETY: valid pointers to as many elements as the rank asks for; the address is only encoded.
+    unsafe {
+        queue.device.driver.cuTensorMapEncodeTiled(
+            &mut map,
+            dtype,
+            3,
+            base.get_mut().cast(),
+            dims.as_ptr(),
+            strides.as_ptr(),
+            boxes.as_ptr(),
+            [1; 3].as_ptr(),
+            0,
+            TENSOR_MAP_SWIZZLE_128B,
+            TENSOR_MAP_L2_256B,
+            0,
+        )?;
+    }
+    Ok(map)
+}
+
+/// # Safety
+/// As [`multiply`]; `P` is the kernel's struct.
+unsafe fn launch<P: Copy>(
+    queue: &Queue,
+    dependent: bool,
+    kernel: &'static Kernel,
+    grid: (u32, u32, u32),
+    threads: u32,
+    shared: u32,
+    params: &P,
+) -> Result<()> {
+    // SAFETY: the caller's promise; the kernel waits for its predecessor before it touches what that may write.
+    unsafe {
+        match dependent {
+            true => queue.launch_dependent(kernel, grid, threads, shared, params),
+            false => queue.launch(kernel, grid, threads, shared, params),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_has_a_kernel_for_every_form() {
+        let names: Vec<&str> = KERNELS.iter().map(|kernel| kernel.name).collect();
+        let mut expected = Vec::new();
+        for (family, operands) in [
+            (Family::Few, &["bf16", "f16", "codes"][..]),
+            (Family::Many, &["bf16", "f16", "bf16_codes", "f16_codes"]),
+        ] {
+            for operand in operands {
+                for form in FORMS.iter().filter(|form| form.family == family) {
+                    let name = match family {
+                        Family::Few => format!("nvfp4_gemm_few_{operand}_{}x{}", form.tokens, form.units),
+                        Family::Many => format!("nvfp4_gemm_many_{operand}_{}", form.tokens),
+                    };
+                    let kernel = KERNELS.iter().find(|kernel| kernel.name == name).expect("a kernel a form");
+                    assert_eq!(kernel.threads as usize, form.threads());
+                    expected.push(name);
+                }
+            }
+        }
+        assert_eq!(names, expected);
+    }
+
+    #[test]
+    fn tokens_do_not_come_twice() {
+        let mut tokens: Vec<u64> = (0..1000).map(|_| token()).collect();
+        tokens.sort_unstable();
+        tokens.dedup();
+        assert_eq!(tokens.len(), 1000);
+        assert!(!tokens.contains(&0));
+    }
+}

@@ -1,0 +1,452 @@
+//! Which Hopper kernel (sm_90a) takes a product, and how its workspace is cut. Pure: no device is asked.
+//!
+//! Two families, whose grid is one wave of blocks whatever the split of the rows is (kernels/sm90_schedule.cuh): `few`
+//! streams weights through mma.sync, `many` multiplies by wgmma. The expected rows a group choose family and form; any
+//! split is right in each. What a family cannot take stays with the portable kernel: `plan` says so by None.
+
+use super::gemm::{Activations, GemmProblem};
+use super::gemm_cuda::{self, GemmPlan, Machine, UNIT_BYTES, UNIT_COLS, UNIT_ROWS};
+use super::groups::Groups;
+use super::tuning::{Choice, Key, Operand, Tuning};
+use crate::format::dtype::Dtype;
+
+/// `Schedule` of kernels/sm90_schedule.cuh.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Schedule {
+    WholeTiles = 0,
+    SplitRemainder = 1,
+    SplitTwoWaves = 2,
+    SplitAll = 3,
+}
+
+pub const SCHEDULES: [Schedule; 4] =
+    [Schedule::WholeTiles, Schedule::SplitRemainder, Schedule::SplitTwoWaves, Schedule::SplitAll];
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Family {
+    Few,
+    Many,
+}
+
+/// A form of a kernel: a tile of `tokens` rows × `units` · 128 weight rows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Form {
+    pub family: Family,
+    pub tokens: usize,
+    pub units: usize,
+    /// Units of 64 k of a stage.
+    pub depth: usize,
+    pub stages: usize,
+    /// Warps that multiply, and warps beside them.
+    pub warps: usize,
+    pub helpers: usize,
+    /// Blocks of a processor.
+    pub resident: usize,
+}
+
+const fn few(tokens: usize, units: usize, resident: usize) -> Form {
+    Form { family: Family::Few, tokens, units, depth: 2, stages: 5, warps: 4 * units, helpers: 4, resident }
+}
+const fn many(tokens: usize, units: usize, stages: usize) -> Form {
+    Form { family: Family::Many, tokens, units, depth: 1, stages, warps: 8, helpers: 4, resident: 1 }
+}
+
+/// As kernels/gemm_sm90_few.cu and gemm_sm90_many.cu list them.
+pub const FORMS: [Form; 7] = [
+    few(8, 2, 2),
+    few(8, 4, 1),
+    few(16, 4, 1),
+    many(32, 2, 14),
+    many(64, 2, 11),
+    many(128, 2, 7),
+    many(256, 1, 5),
+];
+
+impl Form {
+    pub const fn threads(&self) -> usize {
+        32 * (self.warps + self.helpers)
+    }
+
+    /// Weight rows of a tile, and k of a step.
+    pub const fn rows(&self) -> usize {
+        self.units * UNIT_ROWS
+    }
+
+    pub const fn step_cols(&self) -> usize {
+        self.depth * UNIT_COLS
+    }
+
+    /// `SHARED_BYTES` of kernels/sm90_few.cuh and sm90_many.cuh: stages, jobs, staging, barriers.
+    pub const fn shared_bytes(&self) -> usize {
+        const JOBS: usize = 4;
+        let (weights, barriers) = (self.units * self.depth * UNIT_BYTES, 16 * (self.stages + JOBS));
+        match self.family {
+            Family::Few => {
+                let stage = weights + self.tokens * (2 * self.step_cols() + 16);
+                self.stages * stage + JOBS * 128 + self.warps * 640 + barriers
+            }
+            Family::Many => {
+                let stage = (weights + self.tokens * 2 * self.step_cols()).next_multiple_of(1024);
+                let staging = self.units * (2 * (64 / self.units) * 272 + 4 * self.tokens + 512);
+                (self.stages * stage + barriers + JOBS * 128).next_multiple_of(128) + staging + 1024
+            }
+        }
+    }
+
+    /// Bytes of the sums of a tile.
+    const fn tile_bytes(&self) -> usize {
+        self.tokens * self.rows() * size_of::<f32>()
+    }
+}
+
+/// How a product runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sm90Plan {
+    /// Index into [`FORMS`].
+    pub form: usize,
+    pub schedule: Schedule,
+    pub grid: usize,
+    /// Steps of k that the tensor cores of `many` add up by themselves.
+    pub run_steps: usize,
+    /// Activations are codes that a pass before the product decodes to bfloat16 rows, exactly.
+    pub decoded: bool,
+    /// Byte offsets in the workspace, whose start belongs to the rows of a second pass: decoded rows, then a flag a
+    /// warp, the sums of cut tiles, and totals of runs.
+    pub decoded_at: usize,
+    pub flags_at: usize,
+    pub sums_at: usize,
+    pub totals_at: usize,
+    pub workspace_bytes: usize,
+}
+
+const FEW_FORMS: usize = 3;
+
+/// The average rows a group up to which each form is taken. Groups are rarely even, and one row more than a tile of
+/// `few` reads the group's weights again: hence 6 and not 8.
+const AVERAGES: [usize; 6] = [0, 6, 16, 32, 64, 191];
+/// Bytes of weights below which blocks of few units stream them, two a processor: starts and ends overlap. On an H200
+/// with dependent launches they take 0.91 to 0.99 of the time of wide blocks up to 149 MB, 0.94 at 226 MB, 1.02 and more
+/// from 594 MB on.
+const SHORT_STREAM: usize = 256 << 20;
+
+/// Stages of 64 k that one run of the tensor cores takes at most: they cut low bits off, so a long sum of one sign drifts.
+/// Over the bound on an H200, per 8192 k: f16 up to 1.12 to 2.4 by how the magnitudes spread, bf16 up to 0.6 to 1.6.
+const LONGEST_RUN_BF16: usize = 64;
+const LONGEST_RUN_F16: usize = 32;
+
+/// None: the portable kernel has to take it.
+pub fn plan(p: &GemmProblem, machine: &Machine) -> Option<Sm90Plan> {
+    let (rows, active) = gemm_cuda::spread(p);
+    let average = rows.div_ceil(active.max(1));
+    let mut form = AVERAGES.iter().take_while(|&&most| average > most).count();
+    if form <= 1 {
+        let shape = &p.weights.shape;
+        let bytes = active * shape.rows.div_ceil(UNIT_ROWS) * shape.cols.div_ceil(UNIT_COLS) * UNIT_BYTES;
+        form = (bytes > SHORT_STREAM) as usize;
+    }
+    if FORMS[form].family == Family::Many && !takes(&FORMS[form], p) {
+        // Rows that tensor copies cannot address: a few tiles more of the widest form that needs none.
+        form = FEW_FORMS - 1;
+        if average > 4 * FORMS[form].tokens {
+            return None;
+        }
+    }
+    let schedule = match FORMS[form].family {
+        _ if p.batch_invariant => Schedule::WholeTiles,
+        Family::Few => Schedule::SplitAll,
+        Family::Many => {
+            let f = &FORMS[form];
+            whole_or_cut(
+                active * average.div_ceil(f.tokens) * p.weights.shape.rows.div_ceil(f.rows()),
+                machine.processors,
+            )
+        }
+    };
+    plan_form(p, machine, form, schedule)
+}
+
+/// Tensor copies address rows at multiples of 16 bytes; codes are decoded to such rows first.
+fn takes(form: &Form, p: &GemmProblem) -> bool {
+    form.family == Family::Few || matches!(p.a, Activations::Codes(_)) || gemm_cuda::a_vectors(p)
+}
+
+/// None: this form does not take the problem on this machine.
+pub fn plan_form(p: &GemmProblem, machine: &Machine, form: usize, schedule: Schedule) -> Option<Sm90Plan> {
+    let (shape, f) = (&p.weights.shape, &FORMS[form]);
+    let tiles = gemm_cuda::most_token_tiles(p, f.tokens) * shape.rows.div_ceil(f.rows());
+    let steps = shape.cols.div_ceil(f.step_cols());
+    let countable = tiles.checked_mul(steps).is_some_and(|all| all <= u32::MAX as usize);
+    let cut = schedule != Schedule::WholeTiles;
+    if !machine.hopper
+        || f.shared_bytes() > machine.shared_per_block
+        || !countable
+        || !takes(f, p)
+        || cut && p.batch_invariant
+    {
+        return None;
+    }
+    let (grid, many) = (machine.processors * f.resident, f.family == Family::Many);
+    let run_steps = run_steps(p);
+    let up = |bytes: usize| bytes.next_multiple_of(128);
+    let decoded = many && matches!(p.a, Activations::Codes(_));
+    let decoded_at = up(gemm_cuda::staged_bytes(p));
+    let flags_at = decoded_at + if decoded { up(decoded_rows(p) * shape.cols * 2) } else { 0 };
+    // Sums of `few` carry the launch's token beside every two floats; those of `many` a flag a warp.
+    let (flags, sums) = match f.family {
+        _ if !cut => (0, 0),
+        Family::Few => (0, grid * 2 * f.tile_bytes()),
+        Family::Many => (up(grid * f.warps * 8), grid * f.tile_bytes()),
+    };
+    let sums_at = flags_at + flags;
+    let totals_at = sums_at + sums;
+    let totals = if many && run_steps < steps { grid * f.tile_bytes() } else { 0 };
+    let workspace_bytes = if p.groups.total_rows() == 0 { 0 } else { totals_at + totals };
+    Some(Sm90Plan {
+        form,
+        schedule,
+        grid,
+        run_steps,
+        decoded,
+        decoded_at,
+        flags_at,
+        sums_at,
+        totals_at,
+        workspace_bytes,
+    })
+}
+
+/// Stages of a run of `many`: as long as the bound allows, and of one length. Products that must not depend on the batch
+/// have the runs of the portable kernel and of `few`, whose bits they then share.
+fn run_steps(p: &GemmProblem) -> usize {
+    let steps = p.weights.shape.cols.div_ceil(UNIT_COLS);
+    let longest = match p.a {
+        _ if p.batch_invariant => return gemm_cuda::RUN_STEPS,
+        Activations::Values { a, .. } if a.dtype == Dtype::F16 => LONGEST_RUN_F16,
+        _ => LONGEST_RUN_BF16,
+    };
+    steps.div_ceil(steps.div_ceil(longest).max(1)).max(1)
+}
+
+/// Rows of activations that lie in memory once: groups may share theirs.
+fn decoded_rows(p: &GemmProblem) -> usize {
+    match (p.groups, p.a) {
+        (Groups::Strided { rows, .. }, Activations::Codes(q)) if q.codes_group_stride == 0 => rows,
+        _ => p.groups.total_rows(),
+    }
+}
+
+/// Whole tiles, unless their last wave would leave too many processors idle.
+fn whole_or_cut(tiles: usize, grid: usize) -> Schedule {
+    let waves = tiles.div_ceil(grid).max(1);
+    if tiles * 100 >= waves * grid * 92 { Schedule::WholeTiles } else { Schedule::SplitRemainder }
+}
+
+/// How a product runs on a device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Plan {
+    Portable(GemmPlan),
+    Hopper(Sm90Plan),
+}
+
+impl Plan {
+    pub fn workspace_bytes(&self) -> usize {
+        match self {
+            Plan::Portable(plan) => plan.workspace_bytes,
+            Plan::Hopper(plan) => plan.workspace_bytes,
+        }
+    }
+}
+
+/// The Hopper kernels where they run, else the portable one; unless a choice was measured for such problems and is legal
+/// for this one. What must not depend on the batch does not depend on choices, which are made for batches.
+pub fn plan_any(p: &GemmProblem, machine: &Machine, tuning: Option<&Tuning>) -> Plan {
+    tuning
+        .filter(|_| !p.batch_invariant)
+        .and_then(|tuning| tuning.choice(&Key::of(p)))
+        .and_then(|choice| plan_choice(p, machine, choice))
+        .or_else(|| plan(p, machine).map(Plan::Hopper))
+        .unwrap_or_else(|| Plan::Portable(gemm_cuda::plan(p, machine)))
+}
+
+/// A choice's plan, or none where it is not legal for the problem. A Hopper choice's splits are its schedule plus one.
+pub fn plan_choice(p: &GemmProblem, machine: &Machine, choice: &Choice) -> Option<Plan> {
+    match FORMS.iter().position(|form| choice.kernel == kernel_name(p, form)) {
+        Some(form) => {
+            let schedule = SCHEDULES.get(choice.splits.checked_sub(1)?)?;
+            plan_form(p, machine, form, *schedule).map(Plan::Hopper)
+        }
+        None => gemm_cuda::plan_choice(p, machine, choice).map(Plan::Portable),
+    }
+}
+
+/// Every choice that is legal for a problem and worth a measurement; what [`plan_any`] takes by itself comes first.
+pub fn candidates(p: &GemmProblem, machine: &Machine) -> Vec<Choice> {
+    let mut list = Vec::new();
+    let choice = |form: usize, schedule: Schedule| Choice {
+        kernel: kernel_name(p, &FORMS[form]),
+        splits: schedule as usize + 1,
+    };
+    if let Some(plan) = plan(p, machine) {
+        list.push(choice(plan.form, plan.schedule));
+    }
+    for form in 0..FORMS.len() {
+        for schedule in SCHEDULES {
+            let choice = choice(form, schedule);
+            if plan_form(p, machine, form, schedule).is_some() && !list.contains(&choice) {
+                list.push(choice);
+            }
+        }
+    }
+    list.extend(gemm_cuda::candidates(p, machine));
+    list
+}
+
+/// The name of a form in choices: its symbol, but for `_codes` of outputs. Codes reach `many` as bfloat16.
+pub fn kernel_name(p: &GemmProblem, form: &Form) -> String {
+    match (form.family, Operand::of(p)) {
+        (Family::Few, operand) => format!("nvfp4_gemm_few_{}_{}x{}", operand.name(), form.tokens, form.units),
+        (Family::Many, Operand::Codes) => format!("nvfp4_gemm_many_bf16_{}", form.tokens),
+        (Family::Many, operand) => format!("nvfp4_gemm_many_{}_{}", operand.name(), form.tokens),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::gemm::{Activation, GemmOut};
+    use crate::plan::groups::Groups;
+    use crate::plan::memory::{Matrix, Ptr};
+    use crate::plan::quantize::Scope;
+    use crate::plan::weights::{Weights, WeightsShape};
+
+    const H200: Machine = Machine { processors: 132, shared_per_block: 232_448, hopper: true };
+
+    fn problem(groups: Groups, n: usize, k: usize, a_stride: usize) -> GemmProblem {
+        let matrix = |row_stride| Matrix { base: Ptr::NULL, dtype: Dtype::Bf16, row_stride, group_stride: 0 };
+        let shape = WeightsShape { groups: groups.count(), rows: n, cols: k, gate_up: false };
+        GemmProblem {
+            groups,
+            a: Activations::Values { a: matrix(a_stride), scope: Scope::Tensor, decode: Ptr::NULL },
+            weights: Weights { shape, storage: Ptr::NULL },
+            bias: None,
+            activation: Activation::None,
+            out: GemmOut::Values { out: matrix(n), accumulate: false },
+            batch_invariant: false,
+            dependent_launch: false,
+            workspace: Ptr::NULL,
+        }
+    }
+
+    fn ends(count: usize, rows: usize) -> Groups {
+        Groups::Ends { ends: Ptr::NULL, count, rows }
+    }
+
+    /// (E, K, N) of docs and benches.
+    const SHAPES: [(usize, usize, usize); 13] = [
+        (48, 7168, 6144),
+        (48, 3072, 7168),
+        (32, 4096, 4096),
+        (32, 2048, 4096),
+        (32, 7168, 4096),
+        (64, 4096, 3072),
+        (128, 2048, 1536),
+        (128, 768, 2048),
+        (128, 2688, 1856),
+        (32, 2880, 5760),
+        (8, 4096, 1024),
+        (8, 8192, 1536),
+        (1, 8192, 8192),
+    ];
+
+    #[test]
+    fn every_listed_shape_has_a_plan_that_holds() {
+        for (e, k, n) in SHAPES {
+            for tokens in [1, 4, 16, 32, 64, 128, 512, 1024] {
+                let p = problem(ends(e, tokens * e), n, k, k);
+                let plan = plan(&p, &H200).expect("Hopper takes it");
+                let form = &FORMS[plan.form];
+                assert!(
+                    form.tokens >= tokens.min(256).min(if tokens == 512 { 256 } else { 1024 })
+                        || tokens > 128
+                );
+                assert_eq!(form.family == Family::Few, tokens <= 16);
+                assert!(plan.workspace_bytes < 64 << 20, "{e} {k} {n} {tokens}: {plan:?}");
+                assert!(plan.flags_at <= plan.sums_at && plan.sums_at <= plan.totals_at);
+                assert!(
+                    plan.run_steps * k.div_ceil(UNIT_COLS).div_ceil(plan.run_steps) >= k.div_ceil(UNIT_COLS)
+                );
+                assert!(plan.run_steps <= LONGEST_RUN_BF16);
+            }
+        }
+    }
+
+    #[test]
+    fn forms_fit_the_machine_and_are_those_of_the_kernels() {
+        let few = include_str!("../../kernels/gemm_sm90_few.cu");
+        let many = include_str!("../../kernels/gemm_sm90_many.cu");
+        for form in FORMS {
+            assert!(form.shared_bytes() <= H200.shared_per_block, "{form:?}");
+            // A processor has 228 KiB for its blocks, each of which takes one more.
+            assert!(form.resident * (form.shared_bytes() + 1024) <= 228 << 10, "{form:?}");
+            let (text, entry) = match form.family {
+                Family::Few => (
+                    few,
+                    format!(
+                        "(NAME, OPERAND, {}, {}, {}, {})",
+                        form.tokens, form.units, form.stages, form.resident
+                    ),
+                ),
+                Family::Many => {
+                    (many, format!("(NAME, F16, CODES, {}, {}, {})", form.units, form.tokens, form.stages))
+                }
+            };
+            assert!(text.contains(&entry), "the kernels list {entry}");
+        }
+    }
+
+    #[test]
+    fn other_machines_and_rows_that_copies_cannot_address_stay_portable() {
+        let wide = problem(Groups::None { rows: 4096 }, 4096, 4096, 4096);
+        assert!(plan(&wide, &H200).is_some());
+        assert_eq!(plan(&wide, &Machine { hopper: false, ..H200 }), None);
+        assert_eq!(plan(&problem(Groups::None { rows: 4096 }, 4096, 4096, 4097), &H200), None);
+        // A few tokens of them are no tensor copies' business.
+        let few = problem(ends(4, 4 * 40), 4096, 4096, 4097);
+        assert_eq!(plan(&few, &H200).map(|plan| FORMS[plan.form].tokens), Some(16));
+    }
+
+    #[test]
+    fn short_streams_take_two_narrow_blocks_a_processor() {
+        let form = |count, rows, n, k| {
+            let plan = plan(&problem(ends(count, rows), n, k, k), &H200).expect("Hopper takes it");
+            (FORMS[plan.form].tokens, FORMS[plan.form].units, plan.grid)
+        };
+        assert_eq!(form(48, 6, 6144, 7168), (8, 2, 264));
+        assert_eq!(form(48, 48, 6144, 7168), (8, 4, 132));
+        assert_eq!(form(48, 16 * 48, 6144, 7168), (16, 4, 132));
+        assert_eq!(form(1, 1, 8192, 8192), (8, 2, 264));
+    }
+
+    #[test]
+    fn batch_invariance_cuts_no_tile_and_shares_its_runs() {
+        for rows in [1, 7, 100, 5000] {
+            let p = GemmProblem { batch_invariant: true, ..problem(ends(8, rows), 1536, 8192, 8192) };
+            let plan = plan(&p, &H200).expect("Hopper takes it");
+            assert_eq!((plan.schedule, plan.run_steps), (Schedule::WholeTiles, gemm_cuda::RUN_STEPS));
+            assert_eq!(plan_form(&p, &H200, plan.form, Schedule::SplitAll), None);
+        }
+    }
+
+    #[test]
+    fn choices_name_every_form_and_come_back_as_plans() {
+        let p = problem(ends(48, 48 * 64), 6144, 7168, 7168);
+        let all = candidates(&p, &H200);
+        assert_eq!(plan_choice(&p, &H200, &all[0]), Some(plan_any(&p, &H200, None)));
+        for form in &FORMS {
+            assert!(all.iter().any(|choice| choice.kernel == kernel_name(&p, form)));
+        }
+        assert!(all.iter().all(|choice| plan_choice(&p, &H200, choice).is_some()));
+        assert_eq!(plan_choice(&p, &H200, &Choice { splits: 5, ..all[0].clone() }), None);
+    }
+}
