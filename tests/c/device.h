@@ -138,6 +138,9 @@ STAGED(group_ends, nvfp4_group_ends_args)
 STAGED(weights_export, nvfp4_weights_export_args)
 STAGED(grouped_gemm, nvfp4_grouped_gemm_args)
 STAGED(gemm, nvfp4_gemm_args)
+STAGED(moe_route, nvfp4_moe_route_args)
+STAGED(moe_permute, nvfp4_moe_permute_args)
+STAGED(moe_combine, nvfp4_moe_combine_args)
 
 static inline nvfp4_status staged_weights_prepare(nvfp4_context *context, const nvfp4_weights_prepare_args *args,
                                                   nvfp4_stream *stream, nvfp4_weights **weights) {
@@ -193,6 +196,9 @@ static inline nvfp4_status settled(nvfp4_status status) {
 #define nvfp4_weights_export(...) staged_weights_export(__VA_ARGS__)
 #define nvfp4_grouped_gemm(...) staged_grouped_gemm(__VA_ARGS__)
 #define nvfp4_gemm(...) staged_gemm(__VA_ARGS__)
+#define nvfp4_moe_route(...) staged_moe_route(__VA_ARGS__)
+#define nvfp4_moe_permute(...) staged_moe_permute(__VA_ARGS__)
+#define nvfp4_moe_combine(...) staged_moe_combine(__VA_ARGS__)
 #define nvfp4_weights_prepare(...) staged_weights_prepare(__VA_ARGS__)
 #define nvfp4_graph_launch(...) staged_graph_launch(__VA_ARGS__)
 #define nvfp4_graph_begin_capture(...) counted_begin_capture(__VA_ARGS__)

@@ -367,7 +367,6 @@ static void combines(nvfp4_dtype y_dtype, nvfp4_dtype out_dtype, size_t cols, si
 }
 
 int main(void) {
-    program_of_the_cpu("the CUDA backend has no mixture of experts");
     open_context(&context, &stream, 3);
     routing();
     mem_free();

@@ -172,7 +172,6 @@ static void refuse_combine(void) {
 }
 
 int main(void) {
-    program_of_the_cpu("the CUDA backend has no mixture of experts");
     open_context(&context, &stream, 2);
     refuse_route();
     refuse_permute();
