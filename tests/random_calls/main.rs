@@ -83,8 +83,8 @@ const OPERATIONS: &[(&str, Make)] = &[
     ("grouped_linear", moe::linear),
 ];
 
-/// Workspace beside the arena.
-const WORKSPACE: usize = 24 << 20;
+/// Workspace beside the arena: on a GPU room for the sums of a wave of blocks.
+const WORKSPACE: usize = 64 << 20;
 
 /// Prepares the same random weights in every library.
 fn prepare(rng: &mut Rng, libraries: &[Library], storage: &mut [Memory]) -> Prepared {

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import os
+import sys
 
 import ml_dtypes
 import numpy as np
@@ -62,6 +63,11 @@ def cuda_context() -> nvfp4.Context:
     return context
 
 
+def torch_captures() -> bool:
+    torch = sys.modules.get("torch")
+    return torch is not None and torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()
+
+
 def settle_calls() -> None:
     """Makes calls on a GPU wait: the tests drop their arrays at once, and torch and CuPy would use the memory again on
     their own stream."""
@@ -71,7 +77,7 @@ def settle_calls() -> None:
 
     def settled(call: Call, name: str, args: object) -> None:
         run(call, name, args)
-        if call.context.backend == nvfp4.Backend.CUDA and call.stream.capture is None:
+        if call.context.backend == nvfp4.Backend.CUDA and call.stream.capture is None and not torch_captures():
             call.context.synchronize()
 
     Call.run = settled

@@ -3,7 +3,7 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::context::Device;
+use super::context::{Device, Undisturbing};
 use super::driver::*;
 use super::stream::Stream;
 use crate::backend::cpu::pool::{ALIGNMENT, PoolStats};
@@ -63,6 +63,8 @@ impl Device {
     pub fn allocate(&self, bytes: usize, stream: &Arc<Stream>) -> Result<Block> {
         let rounded = bytes.checked_next_multiple_of(ALIGNMENT).ok_or(Error::OutOfMemory { bytes })?;
         let address = self.with(|driver| {
+            // Another stream may be captured meanwhile, from this thread too.
+            let _mode = Undisturbing::enter(driver)?;
             let mut stats = self.pool.stats();
             let before = self.pool.reserved(driver)?;
             let mut address = 0;
@@ -90,7 +92,10 @@ impl Device {
     }
 
     pub fn pool_stats(&self) -> Result<PoolStats> {
-        let reserved = self.with(|driver| self.pool.reserved(driver))?;
+        let reserved = self.with(|driver| {
+            let _mode = Undisturbing::enter(driver)?;
+            self.pool.reserved(driver)
+        })?;
         let stats = *self.pool.stats();
         Ok(PoolStats { bytes_reserved: reserved.max(stats.bytes_in_use), ..stats })
     }
@@ -98,7 +103,10 @@ impl Device {
     /// Gives kept memory back to the system. Memory whose stream is not done with it stays.
     pub fn pool_trim(&self, keep: usize) -> Result<()> {
         let keep = keep.saturating_add(self.pool.stats().bytes_in_use);
-        // SAFETY: a live pool.
-        self.with(|driver| unsafe { driver.cuMemPoolTrimTo(self.pool.pool, keep) })
+        self.with(|driver| {
+            let _mode = Undisturbing::enter(driver)?;
+            // SAFETY: a live pool.
+            unsafe { driver.cuMemPoolTrimTo(self.pool.pool, keep) }
+        })
     }
 }
