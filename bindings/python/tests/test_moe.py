@@ -22,12 +22,6 @@ ROUTERS = {
 SCORES = {nvfp4.MoeScore.SOFTMAX: "softmax", nvfp4.MoeScore.SIGMOID: "sigmoid", nvfp4.MoeScore.SQRT_SOFTPLUS: "sqrt_softplus"}
 
 
-@pytest.fixture(autouse=True)
-def needs_cpu(context) -> None:
-    if context.backend != nvfp4.Backend.CPU:
-        pytest.skip("no kernels for a mixture of experts yet")
-
-
 @pytest.mark.parametrize("coarse", [False, True])
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", ROUTERS)

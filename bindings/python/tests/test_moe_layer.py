@@ -15,12 +15,6 @@ F64 = np.float64
 SCORES = {nvfp4.MoeScore.SOFTMAX: "softmax", nvfp4.MoeScore.SIGMOID: "sigmoid", nvfp4.MoeScore.SQRT_SOFTPLUS: "sqrt_softplus"}
 
 
-@pytest.fixture(autouse=True)
-def needs_cpu(context) -> None:
-    if context.backend != nvfp4.Backend.CPU:
-        pytest.skip("no kernels for a mixture of experts yet")
-
-
 @dataclass(frozen=True)
 class Model:
     """A layer with fewer experts and a part of the width, the shape of the rest kept."""

@@ -82,7 +82,7 @@ pub unsafe fn permute(context: &Context, args: &nvfp4_moe_permute_args, stream: 
     }
 }
 
-/// Bytes of workspace that [`permute`] needs: none on the CPU.
+/// Bytes of workspace that [`permute`] needs: none on either backend.
 pub fn permute_workspace_size(context: &Context, args: &nvfp4_moe_permute_args) -> Result<usize> {
     context.check_process()?;
     plan(args, Regions::of_shapes()).map(|_| 0)
