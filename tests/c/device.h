@@ -141,6 +141,9 @@ STAGED(gemm, nvfp4_gemm_args)
 STAGED(moe_route, nvfp4_moe_route_args)
 STAGED(moe_permute, nvfp4_moe_permute_args)
 STAGED(moe_combine, nvfp4_moe_combine_args)
+STAGED(moe_forward, nvfp4_moe_forward_args)
+STAGED(linear, nvfp4_linear_args)
+STAGED(grouped_linear, nvfp4_grouped_linear_args)
 
 static inline nvfp4_status staged_weights_prepare(nvfp4_context *context, const nvfp4_weights_prepare_args *args,
                                                   nvfp4_stream *stream, nvfp4_weights **weights) {
@@ -199,6 +202,9 @@ static inline nvfp4_status settled(nvfp4_status status) {
 #define nvfp4_moe_route(...) staged_moe_route(__VA_ARGS__)
 #define nvfp4_moe_permute(...) staged_moe_permute(__VA_ARGS__)
 #define nvfp4_moe_combine(...) staged_moe_combine(__VA_ARGS__)
+#define nvfp4_moe_forward(...) staged_moe_forward(__VA_ARGS__)
+#define nvfp4_linear(...) staged_linear(__VA_ARGS__)
+#define nvfp4_grouped_linear(...) staged_grouped_linear(__VA_ARGS__)
 #define nvfp4_weights_prepare(...) staged_weights_prepare(__VA_ARGS__)
 #define nvfp4_graph_launch(...) staged_graph_launch(__VA_ARGS__)
 #define nvfp4_graph_begin_capture(...) counted_begin_capture(__VA_ARGS__)
