@@ -64,7 +64,7 @@ pub static KERNELS: &[Kernel] = &[
     kernel("swiglu", "nvfp4_gated_f16", 128, 128),
     kernel("swiglu", "nvfp4_gated_bf16_grouped", 128, 128),
     kernel("swiglu", "nvfp4_gated_f16_grouped", 128, 128),
-    kernel("swiglu", "nvfp4_gated_amax_bf16", 64, 256),
+    kernel("swiglu", "nvfp4_gated_amax_bf16", 80, 256),
     kernel("swiglu", "nvfp4_gated_amax_f16", 64, 256),
     kernel("swiglu", "nvfp4_gated_rows_bf16", 128, 512),
     kernel("swiglu", "nvfp4_gated_rows_f16", 128, 512),
