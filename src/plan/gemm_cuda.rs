@@ -229,7 +229,7 @@ fn cut(p: &GemmProblem, tile: usize, splits: usize) -> GemmPlan {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::format::dtype::Dtype;
     use crate::plan::gemm::Activation;
@@ -266,12 +266,12 @@ mod tests {
         }
     }
 
-    fn ends(count: usize, rows: usize) -> Groups {
+    pub fn ends(count: usize, rows: usize) -> Groups {
         Groups::Ends { ends: Ptr::NULL, count, rows }
     }
 
     /// (E, K, N) of docs and benches: expert layers, output projections, a dense layer.
-    const SHAPES: [(usize, usize, usize); 13] = [
+    pub const SHAPES: [(usize, usize, usize); 13] = [
         (48, 7168, 6144),
         (48, 3072, 7168),
         (32, 4096, 4096),

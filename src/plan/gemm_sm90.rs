@@ -315,6 +315,7 @@ pub fn kernel_name(p: &GemmProblem, form: &Form) -> String {
 mod tests {
     use super::*;
     use crate::plan::gemm::{Activation, GemmOut};
+    use crate::plan::gemm_cuda::tests::{SHAPES, ends};
     use crate::plan::groups::Groups;
     use crate::plan::memory::{Matrix, Ptr};
     use crate::plan::quantize::Scope;
@@ -337,27 +338,6 @@ mod tests {
             workspace: Ptr::NULL,
         }
     }
-
-    fn ends(count: usize, rows: usize) -> Groups {
-        Groups::Ends { ends: Ptr::NULL, count, rows }
-    }
-
-    /// (E, K, N) of docs and benches.
-    const SHAPES: [(usize, usize, usize); 13] = [
-        (48, 7168, 6144),
-        (48, 3072, 7168),
-        (32, 4096, 4096),
-        (32, 2048, 4096),
-        (32, 7168, 4096),
-        (64, 4096, 3072),
-        (128, 2048, 1536),
-        (128, 768, 2048),
-        (128, 2688, 1856),
-        (32, 2880, 5760),
-        (8, 4096, 1024),
-        (8, 8192, 1536),
-        (1, 8192, 8192),
-    ];
 
     #[test]
     fn every_listed_shape_has_a_plan_that_holds() {
