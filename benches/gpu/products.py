@@ -11,7 +11,7 @@ from nvfp4 import Activation, GemmFlags, Groups, Scope
 
 PEER = {"grouped": "torch._grouped_mm bf16", "batched": "torch.bmm bf16", "dense": "torch.matmul bf16"}
 #: Microseconds of a turn of a comparison: short for a sweep, long where the card's power settles the answer.
-SHORT, LONG = 200.0, 6000.0
+SHORT, LONG = 2000.0, 8000.0
 
 
 class Split:
@@ -52,6 +52,7 @@ class Problem:
         self.values, self.plain, self.eights = [], [], []
         for _ in range(bench.timer.copies(self.bytes, most=6)):
             values = torch.randn(shape.groups, shape.n, shape.k, device="cuda", dtype=torch.bfloat16)
+            torch.cuda.synchronize()
             self.plain.append(nvfp4.Weights.prepare(bench.context, values, stream=bench.stream))
             # One set of bfloat16 weights is beyond the cache by itself where the codes nearly are.
             if peers and len(self.values) * values.numel() * 2 < 3 * bench.timer.l2:

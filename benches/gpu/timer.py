@@ -5,21 +5,33 @@ import statistics
 import torch
 
 
+#: A graph is made so long that its start does not count, and no longer than so many calls.
+LEAST_US, MOST_CALLS = 2000.0, 256
+
+
 class Run:
-    """Calls that were captured once, one after another, and are replayed."""
+    """Calls that were captured, one after another, and are replayed. Keeps what they work on."""
 
     def __init__(self, timer, calls):
-        self.stream, self.count = timer.stream, len(calls)
+        self.stream, self.calls = timer.stream, calls
         torch.cuda.synchronize()  # operands are made on another stream
         with torch.cuda.stream(self.stream):
             for call in calls[: max(2, min(len(calls), 4))]:
                 call()
         self.stream.synchronize()
-        self.graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self.graph, stream=self.stream, capture_error_mode="thread_local"):
-            for call in calls:
-                call()
+        self._capture(1)
+        self.replay(1)
+        times = min(MOST_CALLS // len(calls), int(LEAST_US / max(self.replay(1), 1.0)) + 1)
+        if times > 1:
+            self._capture(times)
         self.once = self.replay(1)
+
+    def _capture(self, times):
+        self.graph, self.count = torch.cuda.CUDAGraph(), times * len(self.calls)
+        with torch.cuda.graph(self.graph, stream=self.stream, capture_error_mode="thread_local"):
+            for _ in range(times):
+                for call in self.calls:
+                    call()
 
     def replay(self, count):
         """Microseconds of one replay of `count`."""
@@ -49,12 +61,12 @@ class Timer:
         """Functions that submit work to the current stream, as a graph."""
         return Run(self, calls)
 
-    def compare(self, runs, rounds=7, least_us=200.0):
+    def compare(self, runs, rounds=7, least_us=LEAST_US):
         """Microseconds of one call of each run, turn by turn: all see the same card."""
         repeat = [max(1, min(20, int(least_us / max(run.once, 1.0)))) for run in runs]
         times = [[run.replay(count) for run, count in zip(runs, repeat)] for _ in range(rounds)]
         return [statistics.median(column) / run.count for run, column in zip(runs, zip(*times))]
 
-    def us(self, calls, rounds=7, least_us=200.0):
+    def us(self, calls, rounds=7, least_us=LEAST_US):
         """Microseconds of one of `calls`."""
         return self.compare([self.capture(calls)], rounds, least_us)[0]
