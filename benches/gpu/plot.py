@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Draws a run of bench.py. plot.py RESULTS.json PICTURE.svg
 
-Beside PICTURE.svg (products over tokens, with the roof and the peers; layers) stands PICTURE-quantizers.svg.
+PICTURE.svg has products over tokens, with the roof and the peers, and layers; beside it stand PICTURE-shapes.svg with the
+products of all other shapes and PICTURE-quantizers.svg.
 """
 
 import json
@@ -14,8 +15,14 @@ matplotlib.use("svg")
 matplotlib.rcParams["svg.hashsalt"] = "nvfp4"  # the same figures give the same file
 import matplotlib.pyplot as plt
 import table
+from matplotlib.ticker import FuncFormatter, LogLocator
 
 COLUMNS = 4
+#: What the first picture shows: names of shapes, and how tokens are counted.
+CHOSEN = [
+    ("DeepSeek-V4-Pro L1", "batch"), ("DeepSeek-V4-Pro L2", "batch"), ("DeepSeek-V4-Flash L1", "batch"), ("Qwen3-30B L1", "batch"),
+    ("DeepSeek-V4-Pro L1", "tokens"), ("output projection 8192", "tokens"), ("dense", "tokens"),
+]
 OURS, ROOF = {"color": "C0", "marker": "o", "linewidth": 2}, {"color": "black", "linestyle": ":", "linewidth": 1}
 #: Peers, in the order of the legend: what their names begin with, label, style.
 PEERS = [
@@ -70,9 +77,18 @@ def titled(run):
     return f"libnvfp4 on {run['device']}, driver {run['driver']}, {run['date']}, commit {run['commit']}"
 
 
-def products(run, picture):
-    shown = panels(run["entries"])
-    whole = [entry for entry in run["entries"] if "layer" in entry]
+def plainly(axes, ticks):
+    """Numbers as they are, and the counts of tokens that were measured."""
+    axes.set_xticks(ticks, [str(tick) for tick in ticks])
+    axes.minorticks_off()
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 3)))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda us, _: f"{us:g}"))
+    axes.tick_params(labelsize=6)
+    axes.grid(alpha=0.3, linewidth=0.5)
+
+
+def products(run, picture, shown, whole):
+    """`whole`: entries of layers, or none."""
     count = len(shown) + bool(whole)
     if not count:
         return
@@ -86,14 +102,13 @@ def products(run, picture):
         axes.set_title(title, fontsize=8)
         axes.set_xlabel("tokens a group" if axis == "tokens" else "tokens, each to top-k groups", fontsize=7)
         axes.set_ylabel("µs", fontsize=7)
+        plainly(axes, sorted({entry[axis] for entry in entries}))
     if whole:
         draw_layer(places[len(shown)], whole)
+        plainly(places[len(shown)], sorted({entry["batch"] for entry in whole}))
         places[len(shown)].set_title("mixture of experts, a whole layer (dotted: its two products)", fontsize=8)
         places[len(shown)].set_xlabel("tokens", fontsize=7)
         places[len(shown)].legend(fontsize=5, frameon=False)
-    for axes in places[:count]:
-        axes.tick_params(labelsize=7)
-        axes.grid(alpha=0.3, linewidth=0.5)
     for axes in places[count:]:
         axes.axis("off")
     figure.legend(legend.values(), legend.keys(), loc="outside lower center", ncols=len(legend) or 1, fontsize=8, frameon=False)
@@ -129,7 +144,10 @@ def save(figure, picture):
 def draw(results, picture):
     run = json.loads(pathlib.Path(results).read_text())
     picture = pathlib.Path(picture)
-    products(run, picture)
+    shown = {(title.split(",")[0], axis): (title, axis, entries) for title, axis, entries in panels(run["entries"])}
+    first = [shown.pop(which) for which in CHOSEN if which in shown]
+    products(run, picture, first, [entry for entry in run["entries"] if "layer" in entry])
+    products(run, picture.with_name(f"{picture.stem}-shapes.svg"), list(shown.values()), [])
     quantizers(run, picture.with_name(f"{picture.stem}-quantizers.svg"))
 
 

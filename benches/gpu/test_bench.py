@@ -87,10 +87,10 @@ def test_pictures(tmp_path):
     layer = [{"name": f"l{m}", "metric": "us", "value": 2.0 * m, "reference_value": 1.0 * m, "batch": m, "layer": "some, bf16"} for m in (1, 8)]
     rate = [{"name": "quantize static", "metric": "of copy", "value": 0.9, "bar": 0.88}, {"name": "Triton", "metric": "of copy", "value": 0.4}]
     path = tmp_path / "some.json"
-    path.write_text(json.dumps(run_of(sweep("one", "tokens") + layer + rate)))
+    path.write_text(json.dumps(run_of(sweep("one", "tokens") + sweep("dense", "tokens") + layer + rate)))
     for _ in range(2):
         plot.draw(path, tmp_path / "some.svg")
-        texts = [(tmp_path / name).read_bytes() for name in ("some.svg", "some-quantizers.svg")]
+        texts = [(tmp_path / name).read_bytes() for name in ("some.svg", "some-shapes.svg", "some-quantizers.svg")]
         assert all(text.startswith(b"<?xml") for text in texts)
         first = texts if _ == 0 else first
     assert texts == first  # the same figures give the same files
