@@ -65,6 +65,7 @@ class Cublas:
     def __init__(self):
         self.a, self.b = (torch.randn(SIDE, SIDE, device="cuda", dtype=torch.bfloat16) for _ in range(2))
         self.c = torch.empty_like(self.a)
+        self.rate = self.tflops() * 1e12
 
     def multiply(self, times):
         """Microseconds of one."""

@@ -10,6 +10,8 @@ import torch
 from nvfp4 import Activation, GemmFlags, Groups, Scope
 
 PEER = {"grouped": "torch._grouped_mm bf16", "batched": "torch.bmm bf16", "dense": "torch.matmul bf16"}
+#: Bytes a second, about: tells products that stream weights from those that multiply.
+READ_RATE = 4.6e12
 #: Microseconds of a turn of a comparison: short for a sweep, long where the card's power settles the answer.
 SHORT, LONG = 2000.0, 8000.0
 
@@ -129,23 +131,28 @@ class Problem:
             return None
 
 
-def measure(bench, problem, split, label, *, tokens=None, batch=None, bars=(), eight=True, **more):
-    """One product beside everything: an entry with torch's time as its bar, and one a share of a ceiling."""
+def measure(bench, problem, split, label, *, tokens=None, batch=None, bars=(), **more):
+    """One product beside everything: an entry with torch's time as its bar, one with the portable kernel's, one a share of a ceiling."""
     shape = problem.shape
     a, out = problem.operands(split)
     theirs = torch.empty_like(out)
     flops = 2.0 * split.rows * shape.k * shape.n * (shape.groups if split.kind == "batched" else 1)
     weight_bytes = round(split.active * shape.group_bytes) if split.kind == "grouped" else problem.bytes
     runs = {"ours": problem.run(a, split, out, **more), PEER[shape.kind]: problem.peer(a, split, theirs)}
-    runs["torch fp8 rowwise"] = problem.peer_eight(a, split) if eight else None
-    runs["read"] = bench.timer.capture(bench.reader.calls(weight_bytes)) if bench.reader else None
-    runs = {name: run for name, run in runs.items() if run is not None}
-    powered = any(ceiling != "read" for ceiling, _ in bars)
+    others = {
+        "torch fp8 rowwise": problem.peer_eight(a, split),
+        "portable kernel": portable(bench, problem, tokens, (a, split, out)) if tokens else None,
+        "read": bench.timer.capture(bench.reader.calls(weight_bytes)) if bench.reader else None,
+    }
+    # Where multiplying takes the time, the card's power does: nothing cooler comes between cuBLAS and the product.
+    powered = flops / bench.cublas.rate > 1.5 * weight_bytes / READ_RATE
     if powered:
         bench.cublas.heat(0.15)
     before = bench.cublas.tflops()
-    times = dict(zip(runs, bench.timer.compare(list(runs.values()), 5, LONG if powered else SHORT)))
+    times = compared(bench, runs, LONG) if powered else compared(bench, runs | others, SHORT)
     tflops = (before + bench.cublas.tflops()) / 2
+    if powered:
+        times |= compared(bench, others, SHORT)
     ours, torch_us, read_us = times["ours"], times.get(PEER[shape.kind]), times.get("read")
     bench.entry(
         label, "us", ours, below=True, bar=torch_us, reference=PEER[shape.kind], reference_value=torch_us, shape=shape.title,
@@ -153,6 +160,8 @@ def measure(bench, problem, split, label, *, tokens=None, batch=None, bars=(), e
         read_us=read_us, cublas_tflops=round(tflops, 1), tflops=round(flops / ours / 1e6, 1),
         roof_us=None if read_us is None else table.ceiling_us("roof", read_us, flops, tflops),
     )
+    if "portable kernel" in times:
+        bench.entry(f"{label}: beside the portable kernel", "us", ours, below=True, bar=times["portable kernel"])
     for ceiling, share in bars:
         if read_us is None and ceiling != "cuBLAS":
             continue
@@ -160,6 +169,12 @@ def measure(bench, problem, split, label, *, tokens=None, batch=None, bars=(), e
         name = {"roof": "the later of read and cuBLAS"}.get(ceiling, ceiling)
         bench.entry(f"{label}: share of {name}", f"of {ceiling}", limit / ours, bar=share, us=ours, ceiling_us=limit, cublas_tflops=round(tflops, 1))
     return times
+
+
+def compared(bench, runs, least_us):
+    """Microseconds of each run that there is."""
+    runs = {name: run for name, run in runs.items() if run is not None}
+    return dict(zip(runs, bench.timer.compare(list(runs.values()), 5, least_us)))
 
 
 def beside(bench, label, runs, bar, reference, least_us=SHORT, heat=0.0):
@@ -171,10 +186,9 @@ def beside(bench, label, runs, bar, reference, least_us=SHORT, heat=0.0):
 
 
 def forms(bench, problem):
-    """Forms of the product beside the plain one: SwiGLU, NVFP4 activations, batch invariance, a hot expert, the portable kernel."""
+    """Forms of the product beside the plain one: SwiGLU, NVFP4 activations, batch invariance, a hot expert."""
     shape = problem.shape
-    name, grouped = shape.title, shape.kind == "grouped"
-    gated = problem.gated() if grouped and shape.name.endswith("L1") else None
+    name, gated = shape.title, problem.gated() if shape.name.endswith("L1") else None
     half = lambda out: torch.empty(out.shape[0], shape.n // 2, device="cuda", dtype=torch.bfloat16)
     for tokens in (1, 16, 64, 128, 512):
         split, told = even(shape, tokens), f"{name}, {tokens} a group"
@@ -186,18 +200,16 @@ def forms(bench, problem):
             beside(bench, f"SwiGLU: {told}", [plain, run], lambda us: 1.02 * us, "the plain product", **length)
             if tokens in (64, 512):
                 requantized(bench, problem, told, a / 64, split, gated)
-        if grouped and tokens != 128:
+        if tokens != 128:
             codes = nvfp4.quantize(bench.context, a, groups=split.groups[0], scope=Scope.ROW, stream=bench.stream)
             bar = (lambda us: us + 1.5) if tokens <= 64 else (lambda us: 1.04 * us)
             run = problem.run(codes, split, out)
             beside(bench, f"NVFP4 activations: {told}", [plain, run], bar, "bf16 activations", **length)
-        if grouped and tokens in (64, 512):
+        if tokens in (64, 512):
             run = problem.run(a, split, out, flags=GemmFlags.BATCH_INVARIANT)
             share = 0.85 if tokens >= 512 else 0.70
             beside(bench, f"BATCH_INVARIANT: {told}", [plain, run], lambda us: us / share, "the default", **length)
-        if tokens != 128:
-            portable(bench, problem, told, tokens, (a, split, out), plain)
-    for rows in (4096, 4096 * shape.topk) if grouped else ():
+    for rows in (4096, 4096 * shape.topk):
         both = [Split("grouped", shape.groups, [[rows // shape.groups + (i < rows % shape.groups) for i in range(shape.groups)]]), hot(shape, rows)]
         a, out = problem.operands(both[0])
         runs = [problem.run(a, split, out) for split in both]
@@ -221,8 +233,8 @@ def requantized(bench, problem, told, a, split, gated):
     bench.parts(f"product + SwiGLU + quantize static: {told}", us, parts_us)
 
 
-def portable(bench, problem, told, tokens, given, ours):
-    """The portable kernel on this device, by a tuning file that names it."""
+def portable(bench, problem, tokens, given):
+    """The portable kernel on this device, by a tuning file that names it; None where the file is not taken."""
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder) / "tuning"
         bench.context.save_tuning(path)
@@ -231,13 +243,11 @@ def portable(bench, problem, told, tokens, given, ours):
         path.write_text(table.sealed(head + table.tuning_line(problem.shape, tokens, choice)))
         taken = bench.context.load_tuning(path)
     try:
-        if taken != 1:
-            return bench.absent(f"portable kernel: {told}: the tuning file is not taken")
-        run = problem.run(*given)
+        if taken == 1:
+            return problem.run(*given)
+        return bench.absent("portable kernel: the tuning file is not taken")
     finally:
         bench.context.load_tuning(None)
-    them, us = bench.timer.compare([run, ours], 3)
-    bench.entry(f"beside the portable kernel: {told}", "us", us, below=True, bar=them, reference=choice[0], reference_value=them, shape=problem.shape.title, tokens=tokens)
 
 
 def one_token(bench):
@@ -245,7 +255,7 @@ def one_token(bench):
     for shape, share in table.SINGLE:
         problem, split = Problem(bench, shape), routed(shape, 1, 16)
         measure(bench, problem, split, f"{shape.name}, one token, dependent launch", batch=1, bars=[("read", share)], flags=GemmFlags.DEPENDENT_LAUNCH)
-        measure(bench, problem, split, f"{shape.name}, one token", batch=1, eight=False)
+        measure(bench, problem, split, f"{shape.name}, one token", batch=1)
         del problem
         torch.cuda.empty_cache()
 
@@ -265,17 +275,17 @@ def products(bench, quick):
         def sweep():
             for tokens in table.TOKENS[::3] if quick else table.TOKENS:
                 label = f"{shape.title}, {tokens} a group"
-                measure(bench, problem, even(shape, tokens), label, tokens=tokens, bars=table.asked(shape, tokens), eight=place < table.COMPARED)
+                measure(bench, problem, even(shape, tokens), label, tokens=tokens, bars=table.asked(shape, tokens))
 
         def batches():
-            for batch in table.BATCHES[::3] if quick else table.BATCHES:
+            for batch in table.BATCHES if shape.name in table.ROUTED and not quick else table.BATCHES[::3]:
                 label = f"{shape.title}, {batch} tokens to {shape.topk}"
                 measure(bench, problem, routed(shape, batch, 8 if batch <= 16 else 2), label, batch=batch)
 
         bench.guard(f"sweep of {shape.title}", sweep)
-        if place < table.COMPARED:
+        if place < table.COMPARED and shape.kind == "grouped":
             bench.guard(f"forms of {shape.title}", lambda: forms(bench, problem))
-        if shape.name in table.ROUTED:
+        if shape.topk:
             bench.guard(f"batches of {shape.title}", batches)
         del problem
         torch.cuda.empty_cache()

@@ -48,8 +48,8 @@ SHAPES = [
     Shape("gpt-oss-20b L1", 32, 2880, 5760, topk=4),
     Shape("gpt-oss-20b L2", 32, 2880, 2880, topk=4),
 ]
-#: Where comparisons of forms are made, and 'M tokens top-k' batches: the first of SHAPES.
-COMPARED, ROUTED = 5, ("DeepSeek-V4-Pro L1", "DeepSeek-V4-Pro L2", "Qwen3-30B L1", "DeepSeek-V4-Flash L1")
+#: Where comparisons of forms are made (the first of SHAPES), and all 'M tokens top-k' batches.
+COMPARED, ROUTED = 6, ("DeepSeek-V4-Pro L1", "DeepSeek-V4-Pro L2", "Qwen3-30B L1", "DeepSeek-V4-Flash L1")
 #: A single token with dependent launches: six groups of 48, and the share of the read ceiling asked for.
 SINGLE = [
     (Shape("6 of 48 groups, 149 MB", 48, 7168, 6144, topk=6), 0.92),
@@ -93,7 +93,7 @@ def portable_choice(shape, tokens, processors):
     """(kernel, splits) that the portable kernel takes by itself for an even split, as src/plan/gemm_cuda.rs has it."""
     tile = sum(tokens > most for most in (4, 16, 32, 64))
     width, units, resident = [(8, 1, 4), (16, 1, 4), (32, 1, 4), (64, 1, 3), (128, 2, 1)][tile]
-    rows = tokens * (1 if shape.kind == "dense" else shape.groups)
+    rows = tokens * shape.groups
     token_tiles = {"grouped": (rows + (width - 1) * shape.groups) // width, "dense": -(-tokens // width)}
     tiles = token_tiles.get(shape.kind, shape.groups * -(-tokens // width)) * -(-shape.n // (units * UNIT_ROWS))
     splits, steps = 1, -(-shape.k // UNIT_COLS)
