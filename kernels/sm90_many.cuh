@@ -1,13 +1,16 @@
 // The Hopper product for 32 tokens a group and more: bf16 or f16 activations [tokens, K] × units of prepared weights →
 // epilogue, by wgmma.
 //
-// A block stays on its processor and works through tiles of 256 or 128 stored weight rows × TOKENS (sm90_schedule.cuh).
-// Weights are the register operand: each of two consumer warpgroups takes a unit of 128 rows, or a half of one, decodes
-// it from shared memory into fragments and multiplies them with the tokens that both share. Fragments of 32 k are double-buffered, so decoding
-// goes on while the tensor cores work on the half before. Of a third warpgroup one warp plans the block's jobs, and one
-// keeps a ring of stages full: 64 k of the units as they lie in memory, and of the tokens by a tensor copy, which
-// swizzles them as wgmma wants them and writes zeros past K. Tokens past the group's end are multiplied and not written.
-// Warpgroups with a unit each write their outputs by themselves: one multiplies while the other one writes.
+// A block stays on its processor and works through tiles of 128 to 384 stored weight rows × TOKENS (sm90_schedule.cuh).
+// Weights are the register operand: each of two or three consumer warpgroups takes a unit of 128 rows, or a half of one,
+// decodes it from shared memory into fragments and multiplies them with the tokens that all share. Fragments of 32 k are
+// double-buffered, and words are loaded a half of a unit ahead. A warpgroup still waits while its products read their
+// fragments, so what keeps the tensor cores busy is another one's decoding: with few tokens, two others'.
+// Of one more warpgroup one warp plans the block's jobs, and one keeps a ring of stages full: 64 or 128 k of the units as
+// they lie in memory, and of the tokens by tensor copies, which swizzle them as wgmma wants them and write zeros past K.
+// Waiting, releasing and finding addresses cost a warp about 200 cycles a stage: hence 128 k wherever three stages fit.
+// Tokens past the group's end are multiplied and not written.
+// Warpgroups with a unit each write their outputs by themselves: the others multiply while one writes.
 // Tensor cores cut the low bits of every sum off: a run of them ends after run_steps stages, and its sums are added to
 // totals in the workspace.
 #pragma once
@@ -28,9 +31,9 @@ template <bool F16_, bool CODES_, int UNITS_, int CONSUMERS_, int TOKENS_, int D
   static constexpr int BOX_BYTES = TOKENS * UNIT_COLS * 2, A_BYTES = DEPTH * BOX_BYTES, STRIP_BYTES = DEPTH * UNIT_BYTES;
   static constexpr int STAGE_BYTES = (A_BYTES + UNITS * STRIP_BYTES + 1023) / 1024 * 1024, STEP_COLS = DEPTH * UNIT_COLS;
   static constexpr int FOURS = HALVES * TOKENS / 8;  // of a thread's sums
-  // Registers of a thread, which add up to the launch's 168, 128 or 96.
-  static constexpr int CONSUMER_REGISTERS = CONSUMERS == 2 ? 232 : CONSUMERS == 3 ? 152 : 112;
-  static constexpr int PRODUCER_REGISTERS = CONSUMERS == 2 ? 40 : CONSUMERS == 3 ? 56 : 32;
+  // Registers of a thread, which add up to the launch's 168 or 128.
+  static constexpr int CONSUMER_REGISTERS = CONSUMERS == 3 ? 152 : DEPTH == 2 ? 224 : 232;
+  static constexpr int PRODUCER_REGISTERS = CONSUMERS == 3 || DEPTH == 2 ? 56 : 40;
   using Stages = Ring<STAGES, STAGE_BYTES>;
   using Writers = Crew<TOKENS, HALVES>;
   static constexpr int CREWS = UNITS;
@@ -143,7 +146,7 @@ template <class F> struct Consumer {
   // One stage of UNITS along k; its first words are there, and those of the next stage, if `more`, will be.
   template <int UNITS> NVFP4_INLINE void multiply_stage(typename F::Sums& acc, Words (&words)[2], bool add, bool more) {
     const uint32_t stage = ring.stage(cursor);
-    const uint32_t tokens = ptx::warp_max(static_cast<uint32_t>(ptx::wgmma_descriptor(stage)));
+    const uint32_t tokens = ptx::warp_max(ptx::wgmma_descriptor_low(stage));
     Cursor ahead = cursor;
     ahead.advance();
 #pragma unroll
@@ -159,11 +162,11 @@ template <class F> struct Consumer {
           fragments[pair][half] = decode_words<F::F16>(pair ? v.z : v.x, pair ? v.w : v.y, now.scales_of(half, pair), exponent);
         }
         ptx::wgmma_fence();
-        const uint64_t step = ptx::wgmma_descriptor(0) | (tokens + unit * (F::BOX_BYTES / 16) + 4 * pair);
+        const uint32_t at = tokens + unit * (F::BOX_BYTES / 16) + 4 * pair;
 #pragma unroll
-        for (int half = 0; half < F::HALVES; half++) ptx::wgmma<F::F16>(acc[half], fragments[pair][half].even, step, pair > 0 || unit > 0 || add);
+        for (int half = 0; half < F::HALVES; half++) ptx::wgmma<F::F16>(acc[half], fragments[pair][half].even, at, pair > 0 || unit > 0 || add);
 #pragma unroll
-        for (int half = 0; half < F::HALVES; half++) ptx::wgmma<F::F16>(acc[half], fragments[pair][half].odd, step + 2, 1);
+        for (int half = 0; half < F::HALVES; half++) ptx::wgmma<F::F16>(acc[half], fragments[pair][half].odd, at + 2, 1);
         ptx::wgmma_commit();
         if (pair == 1 - TURN) {  // the next words while the tensor cores work
           if (unit + 1 < UNITS) {
