@@ -38,8 +38,9 @@ struct Factors {
 };
 
 template <bool PLAIN> NVFP4_INLINE float scaled(const GemmParams& p, const Factors& f, float sum, float g_a, int row) {
-  if constexpr (PLAIN) return __fmul_rn(sum, f.g_b * DECODE_UNDO);
-  const float v = __fmul_rn(__fmul_rn(__fmul_rn(sum, DECODE_UNDO), g_a), f.g_b);
+  const float whole = __fmul_rn(sum, DECODE_UNDO);
+  if constexpr (PLAIN) return __fmul_rn(whole, f.g_b);
+  const float v = __fmul_rn(__fmul_rn(whole, g_a), f.g_b);
   return p.bias ? __fadd_rn(v, f.bias[row]) : v;
 }
 

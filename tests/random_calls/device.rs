@@ -2,8 +2,9 @@
 //!
 //! NVFP4_TEST_DEVICE=cuda runs them on GPU 0, from as many threads as there are cores; without it they take the way of
 //! device memory on the CPU, a few of them. NVFP4_RANDOM_CALLS is the number of seeds, each of which calls every operation,
-//! with both poisons; NVFP4_RANDOM_SEED the first one; NVFP4_TEST_THREADS sets the threads, NVFP4_TEST_SHORT=1 looks less closely, NVFP4_TEST_STEP
-//! and NVFP4_TEST_PRODUCT_STEP leave regular calls out.
+//! with both poisons; NVFP4_RANDOM_SEED the first one; NVFP4_RANDOM_ONLY=grouped_gemm takes that operation of every seed and
+//! no regular call. NVFP4_TEST_THREADS sets the threads, NVFP4_TEST_SHORT=1 looks less closely, NVFP4_TEST_STEP and
+//! NVFP4_TEST_PRODUCT_STEP leave regular calls out.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -24,9 +25,17 @@ use crate::support::{Library, Memory, check};
 use crate::{Call, OPERATIONS, Prepared, WORKSPACE, prepare, set_workspace};
 use crate::{regular, regular_moe};
 
-fn operations() -> impl Iterator<Item = &'static (&'static str, crate::Make)> {
+/// The operations of a seed with their numbers, which choose their random arguments.
+fn operations() -> impl Iterator<Item = (usize, &'static (&'static str, crate::Make))> {
     let products = OPERATIONS.iter().filter(|(name, _)| *name == "grouped_gemm").cycle().take(PRODUCTS - 1);
-    OPERATIONS.iter().chain(products)
+    let only = only();
+    OPERATIONS.iter().chain(products).enumerate().filter(move |(_, (name, _))| {
+        only.as_deref().is_none_or(|only| only.is_empty() || only == *name)
+    })
+}
+
+fn only() -> Option<String> {
+    std::env::var("NVFP4_RANDOM_ONLY").ok()
 }
 
 /// What a thread works with: the CPU, the device, and their memory.
@@ -75,7 +84,7 @@ impl Bench {
         let mut weights = prepare(&mut Rng::new(seed ^ 0x77), &self.libraries, &mut self.storage);
         let canonical = self.canonical(&weights);
         let mut problems = Vec::new();
-        for (i, (name, make)) in operations().enumerate() {
+        for (i, (name, make)) in operations() {
             for (poison, byte) in POISONS.into_iter().enumerate() {
                 self.arenas[poison].clear(byte);
                 weights.which = CPU;
@@ -472,6 +481,7 @@ fn a_device_agrees_with_the_cpu() {
     let regular: Vec<usize> = sets
         .chain(regular::ROW_CALLS..LAYER_CALLS)
         .chain((0..regular::ROW_CALLS).filter(|&i| i % step == 0 || asked && regular::per_row(i)))
+        .filter(|_| only().is_none())
         .collect();
     let most = number("NVFP4_TEST_FAILURES", 20) as usize;
     let next = AtomicU64::new(0);
