@@ -3,7 +3,7 @@
 //! NVFP4_TEST_DEVICE=cuda runs them on GPU 0, from as many threads as there are cores; without it they take the way of
 //! device memory on the CPU, a few of them. NVFP4_RANDOM_CALLS is the number of seeds, each of which calls every operation,
 //! with both poisons; NVFP4_RANDOM_SEED the first one; NVFP4_RANDOM_ONLY=grouped_gemm takes that operation of every seed and
-//! no regular call. NVFP4_TEST_THREADS sets the threads, NVFP4_TEST_SHORT=1 looks less closely, NVFP4_TEST_STEP and
+//! no regular call; NVFP4_RANDOM_PRODUCTS is the number of sets of weights with eight products each. NVFP4_TEST_THREADS sets the threads, NVFP4_TEST_SHORT=1 looks less closely, NVFP4_TEST_STEP and
 //! NVFP4_TEST_PRODUCT_STEP leave regular calls out.
 
 use std::sync::Mutex;
@@ -23,7 +23,7 @@ use crate::arena::*;
 use crate::reference::*;
 use crate::support::{Library, Memory, check};
 use crate::{Call, OPERATIONS, Prepared, WORKSPACE, prepare, set_workspace};
-use crate::{regular, regular_moe};
+use crate::{products, regular, regular_moe, spread};
 
 /// The operations of a seed with their numbers, which choose their random arguments.
 fn operations() -> impl Iterator<Item = (usize, &'static (&'static str, crate::Make))> {
@@ -92,6 +92,31 @@ impl Bench {
                 let call = make(&mut rng, &mut self.arenas[poison], &weights).expect("a legal call");
                 if let Err(problem) = self.compare(name, &call, poison, &weights, &canonical) {
                     problems.push(format!("{name} seed {seed} poison {byte:#x}: {problem}"));
+                    break;
+                }
+            }
+        }
+        for handle in weights.handles {
+            // SAFETY: a live handle.
+            check(unsafe { nvfp4_weights_destroy(handle) }).unwrap();
+        }
+        problems
+    }
+
+    /// Products of one set of weights; what was wrong.
+    fn products(&mut self, seed: u64) -> Vec<String> {
+        let weights = spread::weights(&mut Rng::new(seed * 31 + 7), &self.libraries, &mut self.storage);
+        let canonical = self.canonical(&weights);
+        let mut problems = Vec::new();
+        for i in 0..spread::CALLS as u64 {
+            for (poison, byte) in POISONS.into_iter().enumerate() {
+                let arena = &mut self.arenas[poison];
+                arena.clear(byte);
+                let mut rng = Rng::new(seed * 31 + 11 + (i << 40));
+                let (groups, rows) = spread::groups(&mut rng, arena, &weights);
+                let call = products::product(&mut rng, arena, &weights, groups, rows);
+                if let Err(problem) = self.compare("grouped_gemm", &call, poison, &weights, &canonical) {
+                    problems.push(format!("product {i} of weights {seed} poison {byte:#x}: {problem}"));
                     break;
                 }
             }
@@ -472,6 +497,7 @@ fn a_device_agrees_with_the_cpu() {
         return;
     }
     let (first, seeds) = (number("NVFP4_RANDOM_SEED", 0), number("NVFP4_RANDOM_CALLS", 60));
+    let products = number("NVFP4_RANDOM_PRODUCTS", if asked { 0 } else { 4 });
     let cores = std::thread::available_parallelism().map_or(1, |n| n.get().min(16)) as u64;
     let threads = if asked { number("NVFP4_TEST_THREADS", cores) } else { 1 };
     // Regular calls first: the products take longest.
@@ -494,7 +520,7 @@ fn a_device_agrees_with_the_cpu() {
                 let mut calls = 0;
                 loop {
                     let turn = next.fetch_add(1, Ordering::Relaxed);
-                    if turn >= regular.len() as u64 + seeds || problems.lock().unwrap().len() > most {
+                    if turn >= regular.len() as u64 + seeds + products || problems.lock().unwrap().len() > most {
                         break;
                     }
                     let found = match regular.get(turn as usize) {
@@ -503,8 +529,17 @@ fn a_device_agrees_with_the_cpu() {
                             bench.regular(number)
                         }
                         None => {
-                            calls += operations().count() as u64;
-                            bench.seed(first + turn - regular.len() as u64)
+                            let turn = turn - regular.len() as u64;
+                            match turn.checked_sub(products) {
+                                None => {
+                                    calls += spread::CALLS as u64;
+                                    bench.products(first + turn)
+                                }
+                                Some(turn) => {
+                                    calls += operations().count() as u64;
+                                    bench.seed(first + turn)
+                                }
+                            }
                         }
                     };
                     problems.lock().unwrap().extend(found);
@@ -518,7 +553,7 @@ fn a_device_agrees_with_the_cpu() {
     println!(
         "{calls} problems, {elements} bytes and elements compared, {} failed; f32 products at worst {worst:.1e} of the bound; seeds {first} to {}",
         problems.len(),
-        first + seeds - 1
+        first + seeds.max(products).max(1) - 1
     );
     for problem in &problems {
         println!("FAILED {problem}");
