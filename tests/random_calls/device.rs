@@ -2,8 +2,9 @@
 //!
 //! NVFP4_TEST_DEVICE=cuda runs them on GPU 0, from as many threads as there are cores; without it they take the way of
 //! device memory on the CPU, a few of them. NVFP4_RANDOM_CALLS is the number of seeds, each of which calls every operation,
-//! with both poisons; NVFP4_RANDOM_SEED the first one; NVFP4_TEST_THREADS sets the threads, NVFP4_TEST_SHORT=1 looks less closely, NVFP4_TEST_STEP
-//! and NVFP4_TEST_PRODUCT_STEP leave regular calls out.
+//! with both poisons; NVFP4_RANDOM_SEED the first one. NVFP4_TEST_THREADS sets the threads, NVFP4_TEST_SHORT=1 looks less
+//! closely, NVFP4_TEST_STEP and NVFP4_TEST_PRODUCT_STEP leave regular calls out, NVFP4_TEST_CORPUS lists the kinds of calls
+//! to make (`rows`, `forms`, `moe`, `products`, `long`, `seeds`), NVFP4_TEST_TRACE=1 prints each turn and its time.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -22,7 +23,7 @@ use crate::arena::*;
 use crate::reference::*;
 use crate::support::{Library, Memory, check};
 use crate::{Call, OPERATIONS, Prepared, WORKSPACE, prepare, set_workspace};
-use crate::{regular, regular_moe};
+use crate::{regular, regular_forms, regular_moe};
 
 fn operations() -> impl Iterator<Item = &'static (&'static str, crate::Make)> {
     let products = OPERATIONS.iter().filter(|(name, _)| *name == "grouped_gemm").cycle().take(PRODUCTS - 1);
@@ -46,9 +47,10 @@ struct Bench {
 const POISONS: [u8; 2] = [0xA5, 0x5A];
 /// Products of the same weights, four a seed: they have the most forms.
 const PRODUCTS: usize = 4;
-/// Regular calls of rows, then those of a mixture of experts, then sets of weights with all their products.
+/// Regular calls of rows, of a mixture of experts, of each form of kernel, then sets of weights with all their products.
 const REGULAR: usize = LAYER_CALLS + regular::WEIGHT_SETS;
-const LAYER_CALLS: usize = regular::ROW_CALLS + regular_moe::CALLS;
+const LAYER_CALLS: usize = FORMS + regular_forms::CALLS;
+const FORMS: usize = regular::ROW_CALLS + regular_moe::CALLS;
 /// Compared with a bound in place of bit for bit.
 const PRODUCT_NAMES: [&str; 2] = ["grouped_gemm", "grouped_linear"];
 const CPU: usize = 0;
@@ -111,9 +113,10 @@ impl Bench {
             for (poison, byte) in POISONS.into_iter().enumerate().take(if self.short { 1 } else { 2 }) {
                 self.arenas[poison].clear(byte);
                 let arena = &mut self.arenas[poison];
-                let (name, call) = match which.checked_sub(regular::ROW_CALLS) {
-                    None => regular::rows(which, self.short, arena),
-                    Some(which) => regular_moe::call(which, arena),
+                let (name, call) = match which {
+                    FORMS.. => regular_forms::call(which - FORMS, arena),
+                    regular::ROW_CALLS.. => regular_moe::call(which - regular::ROW_CALLS, arena),
+                    _ => regular::rows(which, self.short, arena),
                 };
                 if let Err(problem) = self.compare(name, &call, poison, &none, &empty) {
                     problems.push(format!("{name}, regular call {which}: {problem}"));
@@ -125,14 +128,14 @@ impl Bench {
         // The products of one set of weights.
         let weights = regular::weights(which - LAYER_CALLS, &self.libraries, &mut self.storage);
         let canonical = self.canonical(&weights);
-        if which == LAYER_CALLS
+        if which < LAYER_CALLS + regular::SHORT_SETS
             && let Err(problem) = self.every_form(&weights)
         {
             problems.push(format!("nvfp4_tune: {problem}"));
         }
         // The long rows look at longer sums.
-        let fewer = if self.short { number("NVFP4_TEST_PRODUCT_STEP", 5) as usize } else { 1 };
-        let step = if canonical.cols > 256 { fewer } else { 1 };
+        let fewer = if self.short && canonical.cols > 256 { 5 } else { 1 };
+        let step = number("NVFP4_TEST_PRODUCT_STEP", fewer) as usize;
         for i in (0..regular::PRODUCT_CALLS).step_by(step) {
             let poison = i % POISONS.len();
             self.arenas[poison].clear(POISONS[poison]);
@@ -169,7 +172,7 @@ impl Bench {
 
     /// Launches every kernel that could take a product, also those that the planner keeps for larger ones.
     fn every_form(&mut self, weights: &Prepared) -> Result<(), String> {
-        for i in (0..regular::PRODUCT_CALLS).filter(|i| regular::is_plain(*i)) {
+        for i in (0..regular::PRODUCT_CALLS).filter(|&i| regular::is_typical(i, weights.gate_up)) {
             self.arenas[0].clear(POISONS[0]);
             let mut call = regular::product(i, weights, &mut self.arenas[0]);
             for word in call.words.iter_mut().filter(|word| **word == weights.handles[CPU] as u64) {
@@ -451,6 +454,22 @@ fn expect_faults(got: (u32, i64), want: (u32, i64)) -> Result<(), String> {
     if got == want { Ok(()) } else { Err(format!("faults {got:?}, on the CPU {want:?}")) }
 }
 
+/// Whether NVFP4_TEST_CORPUS lists this kind of calls.
+fn wanted(kind: &str) -> bool {
+    std::env::var("NVFP4_TEST_CORPUS").map_or(true, |all| all.split(',').any(|one| one == kind))
+}
+
+/// What NVFP4_TEST_CORPUS calls a regular call or a set of products.
+fn kind(which: usize) -> &'static str {
+    match which {
+        LAYER_CALLS.. if which < LAYER_CALLS + regular::SHORT_SETS => "products",
+        LAYER_CALLS.. => "long",
+        FORMS.. => "forms",
+        regular::ROW_CALLS.. => "moe",
+        _ => "rows",
+    }
+}
+
 fn number(name: &str, default: u64) -> u64 {
     std::env::var(name).ok().and_then(|n| n.parse().ok()).unwrap_or(default)
 }
@@ -472,7 +491,10 @@ fn a_device_agrees_with_the_cpu() {
     let regular: Vec<usize> = sets
         .chain(regular::ROW_CALLS..LAYER_CALLS)
         .chain((0..regular::ROW_CALLS).filter(|&i| i % step == 0 || asked && regular::per_row(i)))
+        .filter(|&which| wanted(kind(which)))
         .collect();
+    let seeds = if wanted("seeds") { seeds } else { 0 };
+    let trace = number("NVFP4_TEST_TRACE", 0) != 0;
     let most = number("NVFP4_TEST_FAILURES", 20) as usize;
     let next = AtomicU64::new(0);
     let (problems, totals) = (Mutex::new(Vec::new()), Mutex::new((0u64, 0u64, 0f64)));
@@ -487,6 +509,7 @@ fn a_device_agrees_with_the_cpu() {
                     if turn >= regular.len() as u64 + seeds || problems.lock().unwrap().len() > most {
                         break;
                     }
+                    let begun = std::time::Instant::now();
                     let found = match regular.get(turn as usize) {
                         Some(&number) => {
                             calls += if number < LAYER_CALLS { 1 } else { regular::PRODUCT_CALLS as u64 };
@@ -497,6 +520,10 @@ fn a_device_agrees_with_the_cpu() {
                             bench.seed(first + turn - regular.len() as u64)
                         }
                     };
+                    if trace {
+                        let what = regular.get(turn as usize).map_or("seeds", |&which| kind(which));
+                        println!("turn {turn}, {what}: {:.2} s", begun.elapsed().as_secs_f32());
+                    }
                     problems.lock().unwrap().extend(found);
                 }
                 let mut totals = totals.lock().unwrap();
@@ -508,7 +535,7 @@ fn a_device_agrees_with_the_cpu() {
     println!(
         "{calls} problems, {elements} bytes and elements compared, {} failed; f32 products at worst {worst:.1e} of the bound; seeds {first} to {}",
         problems.len(),
-        first + seeds - 1
+        (first + seeds).saturating_sub(1)
     );
     for problem in &problems {
         println!("FAILED {problem}");

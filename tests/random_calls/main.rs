@@ -11,6 +11,7 @@ mod moe;
 mod products;
 mod reference;
 mod regular;
+mod regular_forms;
 mod regular_moe;
 mod rows;
 #[path = "../support/mod.rs"]
