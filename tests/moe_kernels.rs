@@ -294,7 +294,7 @@ impl Emulator {
     }
 
     fn launch<P>(&self, launch: &Launch<P>, launched: &mut Vec<&'static str>) {
-        type Run<P> = unsafe extern "C" fn(u32, u32, u32, *const P);
+        type Run<P> = unsafe extern "C" fn(*const [u32; 3], u32, *const P);
         launched.push(launch.kernel.name);
         assert!(launch.grid.0 > 0 && launch.grid.1 > 0 && launch.threads.is_multiple_of(32));
         assert!(launch.threads <= launch.kernel.threads);
@@ -302,7 +302,7 @@ impl Emulator {
         // SAFETY: the function has this type; the addresses are those of the arena.
         unsafe {
             let run = self.0.get::<Run<P>>(name.as_bytes()).expect("the emulator has every kernel");
-            run(launch.grid.0, launch.grid.1, launch.threads, &launch.params);
+            run(&[launch.grid.0, launch.grid.1, 1], launch.threads, &launch.params);
         }
     }
 

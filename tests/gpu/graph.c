@@ -153,8 +153,7 @@ static void fetch(chain *c, unsigned char *room) {
 
 static unsigned char want[2][BYTES]; /* by poison: what is not written keeps it */
 
-/* Free bytes of the device, once they have stood still for a second: what other processes held is given back after they
- * have ended. */
+/* Free bytes of the device, once they have stood still for a second. */
 static size_t still_free(int (*free_memory)(size_t *, size_t *)) {
     size_t before = 0, now = 0, total = 0;
     free_memory(&now, &total);

@@ -31,7 +31,7 @@ STARTUP_BAR_MS = 500
 CORPUS = {"NVFP4_RANDOM_CALLS": "12", "NVFP4_RANDOM_SEED": "1000", "NVFP4_TEST_THREADS": "3", "NVFP4_TEST_SHORT": "1", "NVFP4_TEST_STEP": "5"}
 #: The part of it that launches every kernel. racecheck, which follows every access to shared memory, watches this alone,
 #: each kind of calls in a process of its own.
-KINDS = ("forms", "moe", "products", "seeds")
+KINDS = ("forms", "moe", "products", "choices", "seeds")
 LEAST = {**CORPUS, "NVFP4_RANDOM_CALLS": "2", "NVFP4_TEST_PRODUCT_STEP": "7", "NVFP4_TEST_CORPUS": ",".join(KINDS)}
 
 CHILDREN = set()

@@ -4,10 +4,11 @@
 //! device memory on the CPU, a few of them. NVFP4_RANDOM_CALLS is the number of seeds, each of which calls every operation,
 //! with both poisons; NVFP4_RANDOM_SEED the first one. NVFP4_TEST_THREADS sets the threads, NVFP4_TEST_SHORT=1 looks less
 //! closely, NVFP4_TEST_STEP and NVFP4_TEST_PRODUCT_STEP leave regular calls out, NVFP4_TEST_CORPUS lists the kinds of calls
-//! to make (`rows`, `forms`, `moe`, `products`, `long`, `seeds`), NVFP4_TEST_TRACE=1 prints each turn and its time.
+//! to make (`rows`, `forms`, `moe`, `products`, `long`, `choices`, `seeds`), NVFP4_TEST_TRACE=1 prints each and its time.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
 
 use nvfp4::api::context::*;
 use nvfp4::api::gemm::*;
@@ -20,6 +21,7 @@ use nvfp4::api::weights::*;
 use nvfp4::ffi::*;
 
 use crate::arena::*;
+use crate::environment::*;
 use crate::reference::*;
 use crate::support::{Library, Memory, check};
 use crate::{Call, OPERATIONS, Prepared, WORKSPACE, prepare, set_workspace};
@@ -42,13 +44,16 @@ struct Bench {
     /// The largest part of its bound that a product took, and elements compared.
     worst: f64,
     elements: u64,
+    calls: u64,
 }
 
 const POISONS: [u8; 2] = [0xA5, 0x5A];
 /// Products of the same weights, four a seed: they have the most forms.
 const PRODUCTS: usize = 4;
-/// Regular calls of rows, of a mixture of experts, of each form of kernel, then sets of weights with all their products.
-const REGULAR: usize = LAYER_CALLS + regular::WEIGHT_SETS;
+/// Regular calls of rows, of a mixture of experts, of each form of kernel, then sets of weights with all their products, then
+/// the first of them with every choice for a few.
+const REGULAR: usize = CHOICES + regular::SHORT_SETS;
+const CHOICES: usize = LAYER_CALLS + regular::WEIGHT_SETS;
 const LAYER_CALLS: usize = FORMS + regular_forms::CALLS;
 const FORMS: usize = regular::ROW_CALLS + regular_moe::CALLS;
 /// Compared with a bound in place of bit for bit.
@@ -69,6 +74,7 @@ impl Bench {
             short: number("NVFP4_TEST_SHORT", 0) != 0,
             worst: 0.0,
             elements: 0,
+            calls: 0,
         }
     }
 
@@ -78,6 +84,7 @@ impl Bench {
         let canonical = self.canonical(&weights);
         let mut problems = Vec::new();
         for (i, (name, make)) in operations().enumerate() {
+            self.calls += 1;
             for (poison, byte) in POISONS.into_iter().enumerate() {
                 self.arenas[poison].clear(byte);
                 weights.which = CPU;
@@ -110,6 +117,7 @@ impl Bench {
         };
         let empty = Canonical::new(&[], &[], Vec::new(), 0, 0);
         if which < LAYER_CALLS {
+            self.calls += 1;
             for (poison, byte) in POISONS.into_iter().enumerate().take(if self.short { 1 } else { 2 }) {
                 self.arenas[poison].clear(byte);
                 let arena = &mut self.arenas[poison];
@@ -126,9 +134,10 @@ impl Bench {
             return problems;
         }
         // The products of one set of weights.
-        let weights = regular::weights(which - LAYER_CALLS, &self.libraries, &mut self.storage);
+        let set = (which - LAYER_CALLS) % regular::WEIGHT_SETS;
+        let weights = regular::weights(set, &self.libraries, &mut self.storage);
         let canonical = self.canonical(&weights);
-        if which < LAYER_CALLS + regular::SHORT_SETS
+        if which >= CHOICES
             && let Err(problem) = self.every_form(&weights)
         {
             problems.push(format!("nvfp4_tune: {problem}"));
@@ -136,14 +145,17 @@ impl Bench {
         // The long rows look at longer sums.
         let fewer = if self.short && canonical.cols > 256 { 5 } else { 1 };
         let step = number("NVFP4_TEST_PRODUCT_STEP", fewer) as usize;
-        for i in (0..regular::PRODUCT_CALLS).step_by(step) {
+        let calls = if which < CHOICES { regular::PRODUCT_CALLS } else { 0 };
+        for i in (0..calls).step_by(step) {
+            self.calls += 1;
+            let begun = Instant::now();
             let poison = i % POISONS.len();
             self.arenas[poison].clear(POISONS[poison]);
             let call = regular::product(i, &weights, &mut self.arenas[poison]);
             if let Err(problem) = self.compare("grouped_gemm", &call, poison, &weights, &canonical) {
-                problems
-                    .push(format!("grouped_gemm {i} of regular weights {}: {problem}", which - LAYER_CALLS));
+                problems.push(format!("grouped_gemm {i} of regular weights {set}: {problem}"));
             }
+            trace(begun, || format!("product {i} of weights {set}"));
         }
         for handle in weights.handles {
             // SAFETY: a live handle.
@@ -178,7 +190,7 @@ impl Bench {
             for word in call.words.iter_mut().filter(|word| **word == weights.handles[CPU] as u64) {
                 *word = weights.handles[DEVICE] as u64;
             }
-            let library = &self.libraries[DEVICE];
+            let (library, begun) = (&self.libraries[DEVICE], Instant::now());
             let mut found =
                 nvfp4_tune_result { struct_size: size_of::<nvfp4_tune_result>(), ..Default::default() };
             // SAFETY: a legal call on memory that lives through it.
@@ -196,6 +208,7 @@ impl Bench {
                 let mut choices = 0;
                 check(nvfp4_tuning_load(library.context, std::ptr::null(), &mut choices))?;
             }
+            trace(begun, || format!("{} choices for product {i}", found.candidates));
         }
         Ok(())
     }
@@ -454,24 +467,16 @@ fn expect_faults(got: (u32, i64), want: (u32, i64)) -> Result<(), String> {
     if got == want { Ok(()) } else { Err(format!("faults {got:?}, on the CPU {want:?}")) }
 }
 
-/// Whether NVFP4_TEST_CORPUS lists this kind of calls.
-fn wanted(kind: &str) -> bool {
-    std::env::var("NVFP4_TEST_CORPUS").map_or(true, |all| all.split(',').any(|one| one == kind))
-}
-
 /// What NVFP4_TEST_CORPUS calls a regular call or a set of products.
 fn kind(which: usize) -> &'static str {
     match which {
+        CHOICES.. => "choices",
         LAYER_CALLS.. if which < LAYER_CALLS + regular::SHORT_SETS => "products",
         LAYER_CALLS.. => "long",
         FORMS.. => "forms",
         regular::ROW_CALLS.. => "moe",
         _ => "rows",
     }
-}
-
-fn number(name: &str, default: u64) -> u64 {
-    std::env::var(name).ok().and_then(|n| n.parse().ok()).unwrap_or(default)
 }
 
 #[test]
@@ -487,14 +492,13 @@ fn a_device_agrees_with_the_cpu() {
     // Regular calls first: the products take longest.
     // Every so many of the calls of rows; the number is to have no factor in common with what `regular` counts by.
     let step = number("NVFP4_TEST_STEP", if asked { 1 } else { 41 }) as usize;
-    let sets = (LAYER_CALLS..REGULAR).rev().take(if asked { REGULAR } else { 1 });
+    let sets = (LAYER_CALLS..REGULAR).rev().filter(|&which| asked || which == CHOICES - 1);
     let regular: Vec<usize> = sets
         .chain(regular::ROW_CALLS..LAYER_CALLS)
         .chain((0..regular::ROW_CALLS).filter(|&i| i % step == 0 || asked && regular::per_row(i)))
         .filter(|&which| wanted(kind(which)))
         .collect();
     let seeds = if wanted("seeds") { seeds } else { 0 };
-    let trace = number("NVFP4_TEST_TRACE", 0) != 0;
     let most = number("NVFP4_TEST_FAILURES", 20) as usize;
     let next = AtomicU64::new(0);
     let (problems, totals) = (Mutex::new(Vec::new()), Mutex::new((0u64, 0u64, 0f64)));
@@ -503,31 +507,22 @@ fn a_device_agrees_with_the_cpu() {
             scope.spawn(|| {
                 let device = if asked { Library::on_device().unwrap().unwrap() } else { Library::staged() };
                 let mut bench = Bench::new(device);
-                let mut calls = 0;
                 loop {
                     let turn = next.fetch_add(1, Ordering::Relaxed);
                     if turn >= regular.len() as u64 + seeds || problems.lock().unwrap().len() > most {
                         break;
                     }
-                    let begun = std::time::Instant::now();
+                    let begun = Instant::now();
                     let found = match regular.get(turn as usize) {
-                        Some(&number) => {
-                            calls += if number < LAYER_CALLS { 1 } else { regular::PRODUCT_CALLS as u64 };
-                            bench.regular(number)
-                        }
-                        None => {
-                            calls += operations().count() as u64;
-                            bench.seed(first + turn - regular.len() as u64)
-                        }
+                        Some(&number) => bench.regular(number),
+                        None => bench.seed(first + turn - regular.len() as u64),
                     };
-                    if trace {
-                        let what = regular.get(turn as usize).map_or("seeds", |&which| kind(which));
-                        println!("turn {turn}, {what}: {:.2} s", begun.elapsed().as_secs_f32());
-                    }
+                    let which = regular.get(turn as usize);
+                    trace(begun, || format!("turn {turn}, {}", which.map_or("seeds", |&which| kind(which))));
                     problems.lock().unwrap().extend(found);
                 }
                 let mut totals = totals.lock().unwrap();
-                *totals = (totals.0 + calls, totals.1 + bench.elements, totals.2.max(bench.worst));
+                *totals = (totals.0 + bench.calls, totals.1 + bench.elements, totals.2.max(bench.worst));
             });
         }
     });

@@ -7,6 +7,7 @@
 
 mod arena;
 mod device;
+mod environment;
 mod moe;
 mod products;
 mod reference;
