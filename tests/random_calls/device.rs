@@ -33,14 +33,16 @@ fn operations() -> impl Iterator<Item = &'static (&'static str, crate::Make)> {
 }
 
 /// What a thread works with: the CPU, the device, and their memory.
-struct Bench {
+pub struct Bench {
     libraries: [Library; 2],
     storage: [Memory; 2],
     workspace: Memory,
     scratch: Memory,
     arenas: [Arena; 2],
     /// Regular calls with one poison, and fewer of the long products: what slow tools watch.
-    short: bool,
+    pub short: bool,
+    /// Every so many of the regular products.
+    pub step: usize,
     /// The largest part of its bound that a product took, and elements compared.
     worst: f64,
     elements: u64,
@@ -54,15 +56,17 @@ const PRODUCTS: usize = 4;
 /// the first of them with every choice for a few.
 const REGULAR: usize = CHOICES + regular::SHORT_SETS;
 const CHOICES: usize = LAYER_CALLS + regular::WEIGHT_SETS;
-const LAYER_CALLS: usize = FORMS + regular_forms::CALLS;
+pub const LAYER_CALLS: usize = FORMS + regular_forms::CALLS;
 const FORMS: usize = regular::ROW_CALLS + regular_moe::CALLS;
+/// Products of short sums.
+pub const SHORT_PRODUCTS: std::ops::Range<usize> = LAYER_CALLS..LAYER_CALLS + regular::SHORT_SETS;
 /// Compared with a bound in place of bit for bit.
 const PRODUCT_NAMES: [&str; 2] = ["grouped_gemm", "grouped_linear"];
 const CPU: usize = 0;
 const DEVICE: usize = 1;
 
 impl Bench {
-    fn new(device: Library) -> Bench {
+    pub fn new(device: Library) -> Bench {
         let workspace = Memory::poisoned(WORKSPACE, 0x5A);
         workspace.stage_only(1 << 16);
         Bench {
@@ -72,6 +76,7 @@ impl Bench {
             scratch: Memory::poisoned(4 << 20, 0),
             arenas: POISONS.map(Arena::new),
             short: number("NVFP4_TEST_SHORT", 0) != 0,
+            step: number("NVFP4_TEST_PRODUCT_STEP", 1) as usize,
             worst: 0.0,
             elements: 0,
             calls: 0,
@@ -79,7 +84,7 @@ impl Bench {
     }
 
     /// All operations of a seed; what was wrong.
-    fn seed(&mut self, seed: u64) -> Vec<String> {
+    pub fn seed(&mut self, seed: u64) -> Vec<String> {
         let mut weights = prepare(&mut Rng::new(seed ^ 0x77), &self.libraries, &mut self.storage);
         let canonical = self.canonical(&weights);
         let mut problems = Vec::new();
@@ -104,7 +109,7 @@ impl Bench {
     }
 
     /// A call of `regular`: a number below [`REGULAR`].
-    fn regular(&mut self, which: usize) -> Vec<String> {
+    pub fn regular(&mut self, which: usize) -> Vec<String> {
         let mut problems = Vec::new();
         let none = Prepared {
             handles: Vec::new(),
@@ -143,8 +148,7 @@ impl Bench {
             problems.push(format!("nvfp4_tune: {problem}"));
         }
         // The long rows look at longer sums.
-        let fewer = if self.short && canonical.cols > 256 { 5 } else { 1 };
-        let step = number("NVFP4_TEST_PRODUCT_STEP", fewer) as usize;
+        let step = if self.short && canonical.cols > 256 { 5 * self.step } else { self.step };
         let calls = if which < CHOICES { regular::PRODUCT_CALLS } else { 0 };
         for i in (0..calls).step_by(step) {
             self.calls += 1;
@@ -471,7 +475,7 @@ fn expect_faults(got: (u32, i64), want: (u32, i64)) -> Result<(), String> {
 fn kind(which: usize) -> &'static str {
     match which {
         CHOICES.. => "choices",
-        LAYER_CALLS.. if which < LAYER_CALLS + regular::SHORT_SETS => "products",
+        LAYER_CALLS.. if SHORT_PRODUCTS.contains(&which) => "products",
         LAYER_CALLS.. => "long",
         FORMS.. => "forms",
         regular::ROW_CALLS.. => "moe",

@@ -7,7 +7,15 @@
 
 mod arena;
 mod device;
+#[cfg(all(feature = "cuda", target_arch = "x86_64", target_os = "linux"))]
+mod emulated;
+#[cfg(all(feature = "cuda", target_arch = "x86_64", target_os = "linux"))]
+#[path = "../emulator/mod.rs"]
+mod emulator;
 mod environment;
+#[cfg(all(feature = "cuda", target_arch = "x86_64", target_os = "linux"))]
+#[path = "../mock_cuda/mock.rs"]
+mod mock;
 mod moe;
 mod products;
 mod reference;
