@@ -132,6 +132,10 @@ def runtime(part, quick):
     part.counts("runtime", *part.run([BIN / "runtime"]))
 
 
+def tuning(part, quick):
+    part.counts("tuning", *part.run([BIN / "tuning", "1000" if quick else "20000"]))
+
+
 def graph(part, quick):
     part.counts("graph", *part.run([BIN / "graph", "5000" if quick else "100000", "100" if quick else "1000"]))
 
@@ -250,6 +254,7 @@ TOGETHER = [
     ("golden", golden),
     ("c", c_programs),
     ("runtime", runtime),
+    ("tuning", tuning),
     ("random", random_calls),
     ("kernels", kernels),
     ("python-torch", python_tests("cuda", "torch")),

@@ -281,10 +281,14 @@ pub fn weights(index: usize, libraries: &[Library; 2], storage: &mut [Memory; 2]
     Prepared { handles, which: 0, groups: GROUPS, rows: n, cols: k, gate_up, workspace: 0 }
 }
 
-/// Whether a call is one of three, one an operand: many rows, nothing behind the sum, or codes behind gate and up.
+/// Whether a call is one of those whose choices launch every kernel: many rows, an operand each with nothing behind the sum;
+/// or the two values, which is what codes become, with codes behind gate and up.
 pub fn is_typical(index: usize, gate_up: bool) -> bool {
-    index % TOKENS.len() == TOKENS.len() - 2
-        && index / (TOKENS.len() * OPERANDS.len()) == usize::from(gate_up)
+    let mut digits = Digits(index);
+    let (tokens, operand) = (digits.next(TOKENS.len()), OPERANDS[digits.next(OPERANDS.len())]);
+    tokens == TOKENS.len() - 2
+        && digits.next(EPILOGUES) == usize::from(gate_up)
+        && !(gate_up && operand == NVFP4_DTYPE_NVFP4)
 }
 
 pub fn product(index: usize, w: &Prepared, arena: &mut Arena) -> Call {
