@@ -7,7 +7,8 @@ use std::sync::{Mutex, OnceLock};
 
 use nvfp4::backend::cuda::KERNELS;
 
-use crate::device::{Bench, LAYER_CALLS, SHORT_PRODUCTS};
+use crate::bench::Bench;
+use crate::device::{LAYER_CALLS, SHORT_PRODUCTS};
 use crate::emulator::Emulator;
 use crate::mock::mock;
 use crate::regular::ROW_CALLS;

@@ -6,6 +6,7 @@
 //! it in full and carries nothing out. `device.rs` makes the legal calls on a GPU.
 
 mod arena;
+mod bench;
 mod device;
 #[cfg(all(feature = "cuda", target_arch = "x86_64", target_os = "linux"))]
 mod emulated;
@@ -23,6 +24,7 @@ mod regular;
 mod regular_forms;
 mod regular_moe;
 mod rows;
+mod spread;
 #[path = "../support/mod.rs"]
 mod support;
 
