@@ -12,8 +12,6 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
-use nvfp4::api::operation::*;
-use nvfp4::api::tuning::*;
 use nvfp4::ffi::*;
 
 use crate::arena::*;
@@ -43,8 +41,8 @@ fn only() -> Option<String> {
 const PRODUCTS: usize = 4;
 /// Regular calls of rows, of a mixture of experts, of each form of kernel, then sets of weights with all their products, then
 /// the first of them with every choice for a few.
-const REGULAR: usize = CHOICES + regular::SHORT_SETS;
-const CHOICES: usize = LAYER_CALLS + regular::WEIGHT_SETS;
+pub const REGULAR: usize = CHOICES + regular::SHORT_SETS;
+pub const CHOICES: usize = LAYER_CALLS + regular::WEIGHT_SETS;
 pub const LAYER_CALLS: usize = FORMS + regular_forms::CALLS;
 const FORMS: usize = regular::ROW_CALLS + regular_moe::CALLS;
 /// Products of short sums.
@@ -140,9 +138,9 @@ impl Bench {
         let weights = regular::weights(set, &self.libraries, &mut self.storage);
         let canonical = self.canonical(&weights);
         if which >= CHOICES
-            && let Err(problem) = self.every_form(&weights)
+            && let Err(problem) = self.every_choice(&weights, &canonical)
         {
-            problems.push(format!("nvfp4_tune: {problem}"));
+            problems.push(format!("a choice for weights {set}: {problem}"));
         }
         // The long rows look at longer sums.
         let step = if self.short && canonical.cols > 256 { 5 * self.step } else { self.step };
@@ -163,37 +161,6 @@ impl Bench {
             check(unsafe { nvfp4_weights_destroy(handle) }).unwrap();
         }
         problems
-    }
-
-    /// Launches every kernel that could take a product, also those that the planner keeps for larger ones.
-    fn every_form(&mut self, weights: &Prepared) -> Result<(), String> {
-        for i in (0..regular::PRODUCT_CALLS).filter(|&i| regular::is_typical(i, weights.gate_up)) {
-            self.arenas[0].clear(POISONS[0]);
-            let mut call = regular::product(i, weights, &mut self.arenas[0]);
-            for word in call.words.iter_mut().filter(|word| **word == weights.handles[CPU] as u64) {
-                *word = weights.handles[DEVICE] as u64;
-            }
-            let (library, begun) = (&self.libraries[DEVICE], Instant::now());
-            let mut found =
-                nvfp4_tune_result { struct_size: size_of::<nvfp4_tune_result>(), ..Default::default() };
-            // SAFETY: a legal call on memory that lives through it.
-            unsafe {
-                library.with_staged(&call.words, |words| {
-                    let args = nvfp4_tune_args {
-                        struct_size: size_of::<nvfp4_tune_args>(),
-                        operation: NVFP4_OPERATION_GROUPED_GEMM,
-                        repeats: 1,
-                        args: words.cast(),
-                    };
-                    nvfp4_tune(library.context, &args, library.stream, &mut found)
-                })?;
-                // What was measured here is nobody's choice.
-                let mut choices = 0;
-                check(nvfp4_tuning_load(library.context, std::ptr::null(), &mut choices))?;
-            }
-            trace(begun, || format!("{} choices for product {i}", found.candidates));
-        }
-        Ok(())
     }
 }
 

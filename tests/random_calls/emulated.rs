@@ -8,7 +8,7 @@ use std::sync::{Mutex, OnceLock};
 use nvfp4::backend::cuda::KERNELS;
 
 use crate::bench::Bench;
-use crate::device::{LAYER_CALLS, SHORT_PRODUCTS};
+use crate::device::{CHOICES, LAYER_CALLS, REGULAR, SHORT_PRODUCTS};
 use crate::emulator::Emulator;
 use crate::mock::mock;
 use crate::regular::ROW_CALLS;
@@ -48,9 +48,9 @@ fn an_emulated_device_agrees_with_the_cpu() {
     driver.set_capability(8, 0);
     driver.emulate(emulate);
     let mut bench = Bench::new(Library::on_gpu().unwrap());
-    (bench.short, bench.step) = (true, 5);
+    (bench.short, bench.step) = (true, 11);
     let mut problems = Vec::new();
-    for which in (ROW_CALLS..LAYER_CALLS).chain(SHORT_PRODUCTS) {
+    for which in (ROW_CALLS..LAYER_CALLS).chain(SHORT_PRODUCTS).chain(CHOICES..REGULAR) {
         problems.extend(bench.regular(which));
     }
     for seed in 0..8 {

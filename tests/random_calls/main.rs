@@ -7,6 +7,7 @@
 
 mod arena;
 mod bench;
+mod choices;
 mod device;
 #[cfg(all(feature = "cuda", target_arch = "x86_64", target_os = "linux"))]
 mod emulated;

@@ -281,14 +281,15 @@ pub fn weights(index: usize, libraries: &[Library; 2], storage: &mut [Memory; 2]
     Prepared { handles, which: 0, groups: GROUPS, rows: n, cols: k, gate_up, workspace: 0 }
 }
 
-/// Whether a call is one of those whose choices launch every kernel: many rows, an operand each with nothing behind the sum;
-/// or the two values, which is what codes become, with codes behind gate and up.
-pub fn is_typical(index: usize, gate_up: bool) -> bool {
+/// Rows a group and operand of a call with which every kernel is tried: many rows, an operand each with nothing behind the
+/// sum; or the two values, which is what codes become, with codes behind gate and up.
+pub fn typical(index: usize, gate_up: bool) -> Option<(usize, nvfp4_dtype)> {
     let mut digits = Digits(index);
     let (tokens, operand) = (digits.next(TOKENS.len()), OPERANDS[digits.next(OPERANDS.len())]);
-    tokens == TOKENS.len() - 2
+    let tried = tokens == TOKENS.len() - 2
         && digits.next(EPILOGUES) == usize::from(gate_up)
-        && !(gate_up && operand == NVFP4_DTYPE_NVFP4)
+        && !(gate_up && operand == NVFP4_DTYPE_NVFP4);
+    tried.then_some((TOKENS[tokens], operand))
 }
 
 pub fn product(index: usize, w: &Prepared, arena: &mut Arena) -> Call {
