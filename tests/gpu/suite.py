@@ -199,21 +199,24 @@ def sanitizer():
 
 
 def kernels(part, quick):
-    """Every kernel of the library is launched by the least that a sanitizer watches."""
-    written = part.log.with_suffix(".txt")
-    code, text = part.run(
-        [BIN / "random_calls", "device::a_device_agrees", "--nocapture"],
-        NVFP4_TEST_DEVICE="cuda", LD_PRELOAD=str(LIB / "liblaunches.so"), NVFP4_LAUNCHES=str(written), **LEAST,
-    )
-    agreement(part, code, text)
-    if not written.exists():
-        return part.add(failed=1, note="no list of kernels was written")
-    launches = {name: int(n) for name, n in (line.split() for line in written.read_text().splitlines())}
+    """Every kernel of the library is launched by the least that a sanitizer watches, or by the whole layers of test_layers."""
+    launches = {}
+
+    def counted(name, *argv, **environment):
+        written = part.log.parent / f"kernels-{name}.txt"
+        told = part.run(argv, NVFP4_TEST_DEVICE="cuda", LD_PRELOAD=str(LIB / "liblaunches.so"), NVFP4_LAUNCHES=str(written), **environment)
+        for line in written.read_text().splitlines() if written.exists() else ():
+            kernel, count = line.split()
+            launches[kernel] = launches.get(kernel, 0) + int(count)
+        return told
+
+    agreement(part, *counted("calls", BIN / "random_calls", "device::a_device_agrees", "--nocapture", **LEAST))
+    part.counts("test_layers", *counted("layers", BIN / "test_layers"))
     part.figures = launches
     never = sorted(name for name, n in launches.items() if n == 0)
     part.add(len(launches) - len(never), len(never), note=f"never launched: {' '.join(never)}" if never else f"all {len(launches)} kernels launched")
     if not launches:
-        part.add(failed=1, note="the library has no kernels")
+        part.add(failed=1, note="no list of kernels was written")
 
 
 def watched(part, tool, corpus):

@@ -21,19 +21,29 @@ use crate::support::check;
 const SPLITS: std::ops::RangeInclusive<usize> = 1..=4;
 
 impl Bench {
-    pub fn every_choice(&mut self, weights: &Prepared, canonical: &Canonical) -> Result<(), String> {
+    /// What was wrong with a set of weights.
+    pub fn every_choice(&mut self, weights: &Prepared, canonical: &Canonical) -> Vec<String> {
         let path = std::env::temp_dir().join(format!(
             "nvfp4-choices-{}-{:?}",
             std::process::id(),
             std::thread::current().id()
         ));
-        let result = self.choices_by(path.to_str().expect("UTF-8"), weights, canonical);
+        let mut problems = Vec::new();
+        let done = self
+            .choices_by(path.to_str().expect("UTF-8"), weights, canonical, &mut problems)
+            .and_then(|()| self.load_choices(None));
+        problems.extend(done.err());
         let _ = std::fs::remove_file(path);
-        self.load_choices(None)?;
-        result
+        problems
     }
 
-    fn choices_by(&mut self, path: &str, weights: &Prepared, canonical: &Canonical) -> Result<(), String> {
+    fn choices_by(
+        &mut self,
+        path: &str,
+        weights: &Prepared,
+        canonical: &Canonical,
+        problems: &mut Vec<String>,
+    ) -> Result<(), String> {
         let file = CString::new(path).expect("no zero inside");
         // SAFETY: a live context.
         check(unsafe { nvfp4_tuning_save(self.libraries[DEVICE].context, file.as_ptr()) })?;
@@ -70,8 +80,9 @@ impl Bench {
                     let poison = at % POISONS.len();
                     self.arenas[poison].clear(POISONS[poison]);
                     let call = regular::product(i, weights, &mut self.arenas[poison]);
-                    self.compare("grouped_gemm", &call, poison, weights, canonical)
-                        .map_err(|problem| format!("product {i} by {kernel}, splits {splits}: {problem}"))?;
+                    if let Err(problem) = self.compare("grouped_gemm", &call, poison, weights, canonical) {
+                        problems.push(format!("product {i} by {kernel}, splits {splits}: {problem}"));
+                    }
                     trace(begun, || format!("product {i} by {kernel}, splits {splits}"));
                 }
             }
