@@ -68,7 +68,7 @@ impl Bench {
             let here = |name: &&str| {
                 machine.compute_capability == (9, 0) || !name.contains("_few_") && !name.contains("_many_")
             };
-            for (at, kernel) in kernels_of(operand, weights.gate_up).filter(here).enumerate() {
+            for (at, kernel) in kernels_of(operand).filter(here).enumerate() {
                 // Slow tools watch two: some kernels take no whole tiles, some cannot cut so few.
                 for splits in SPLITS.take(if short { 2 } else { SPLITS.count() }) {
                     let begun = Instant::now();
@@ -104,12 +104,13 @@ impl Bench {
     }
 }
 
-/// The kernels with a product's operand and epilogue in their names; values of codes are bfloat16.
-fn kernels_of(operand: Operand, codes: bool) -> impl Iterator<Item = &'static str> {
+/// The kernels with a product's operand in their names, as files name them: values of codes are bfloat16, and where codes are
+/// written `many` has a kernel for that.
+fn kernels_of(operand: Operand) -> impl Iterator<Item = &'static str> {
     let values = if operand == Operand::F16 { "f16" } else { "bf16" };
     let starts = [
         format!("nvfp4_gemm_few_{}_", operand.name()),
-        format!("nvfp4_gemm_many_{values}_{}", if codes { "codes_" } else { "" }),
+        format!("nvfp4_gemm_many_{values}_"),
         format!("nvfp4_gemm_{}_", operand.name()),
     ];
     let names = KERNELS.iter().copied().flatten().map(|kernel| kernel.name);
