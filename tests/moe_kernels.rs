@@ -5,11 +5,10 @@
 //! agree, so stray and missing writes show like wrong ones. NVFP4_MOE_CASES sets how many of each kind.
 #![cfg(all(target_arch = "x86_64", target_os = "linux"))]
 
-mod native;
+#[path = "emulator/mod.rs"]
+mod emulator;
 
-use std::path::PathBuf;
-use std::process::Command;
-
+use emulator::Emulator;
 use nvfp4::backend::cpu::Cpu;
 use nvfp4::backend::cuda::context::DeviceFacts;
 use nvfp4::backend::cuda::layouts;
@@ -303,32 +302,15 @@ fn dequantize(rng: &mut Rng, arena: &mut Arena) -> Vec<Job> {
     vec![Job::Dequantize(DequantizeProblem { groups, cols, input, dst })]
 }
 
-struct Emulator(libloading::Library);
-
 impl Emulator {
-    fn build() -> Emulator {
-        let folder = native::root().join("tests/emulator");
-        let library = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("libmoe_kernels.so");
-        let mut compiler = Command::new(std::env::var_os("CXX").unwrap_or("c++".into()));
-        compiler.args(["-std=c++20", "-O2", "-mfma", "-mf16c", "-ffp-contract=off", "-fno-strict-aliasing"]);
-        compiler.args(["-shared", "-fPIC", "-DNVFP4_EMULATED", "-o"]).arg(&library);
-        compiler.arg("-I").arg(&folder).arg("-I").arg(native::root().join("kernels"));
-        compiler.args([folder.join("kernels.cpp"), folder.join("emulator.cpp")]);
-        assert!(compiler.status().expect("a C++ compiler").success());
-        // SAFETY: the library has no initializers but those of C++.
-        Emulator(unsafe { libloading::Library::new(library) }.expect("it loads"))
-    }
-
     fn launch<P>(&self, launch: &Launch<P>, launched: &mut Vec<&'static str>) {
-        type Run<P> = unsafe extern "C" fn(u32, u32, u32, *const P);
         launched.push(launch.kernel.name);
         assert!(launch.grid.0 > 0 && launch.grid.1 > 0 && launch.threads.is_multiple_of(32));
         assert!(launch.threads <= launch.kernel.threads);
-        let name = format!("{}_run", launch.kernel.name);
-        // SAFETY: the function has this type; the addresses are those of the arena.
+        let (run, _) = self.kernel(launch.kernel.name).expect("the emulator has every kernel");
+        // SAFETY: the kernel has this struct; the addresses are those of the arena.
         unsafe {
-            let run = self.0.get::<Run<P>>(name.as_bytes()).expect("the emulator has every kernel");
-            run(launch.grid.0, launch.grid.1, launch.threads, &launch.params);
+            run(&[launch.grid.0, launch.grid.1, 1], launch.threads, (&raw const launch.params).cast());
         }
     }
 
