@@ -59,8 +59,6 @@ def test_grouped_linear(device, context, rng, scope) -> None:
 
 
 def test_moe(device, context, rng) -> None:
-    if context.backend != nvfp4.Backend.CPU:
-        pytest.skip("no kernels for a mixture of experts yet")
     x, logits, shared = normal(device, rng, 9, 64), normal(device, rng, 9, 4), normal(device, rng, 9, 64)
     router = nvfp4.Router(nvfp4.MoeScore.SIGMOID, renormalise=True, scaling=2.5)
     layer = nvfp4.MoE.from_values(
