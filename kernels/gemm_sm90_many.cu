@@ -13,8 +13,8 @@ namespace nvfp4 {
 #define KERNELS(NAME, F16, CODES)         \
   KERNEL(NAME, F16, CODES, 2, 32, 14)     \
   KERNEL(NAME, F16, CODES, 2, 64, 11)     \
-  KERNEL(NAME, F16, CODES, 2, 128, 7)     \
-  KERNEL(NAME, F16, CODES, 1, 256, 5)
+  KERNEL(NAME, F16, CODES, 2, 128, 6)     \
+  KERNEL(NAME, F16, CODES, 1, 256, 4)
 
 KERNELS(bf16, false, false)
 KERNELS(f16, true, false)

@@ -29,12 +29,13 @@ template <bool F16_, bool CODES_, int HALVES_, int TOKENS_, int STAGES_> struct 
   static constexpr int CONSUMER_REGISTERS = 232, PRODUCER_REGISTERS = 40;
   using Stages = Ring<STAGES, STAGE_BYTES>;
   using Writers = Crew<TOKENS, HALVES>;
-  static constexpr int CREWS = HALVES;
   using Sums = typename Writers::Sums;
   using Shares = Partials<WARPS, FOURS>;
-  static constexpr int BARRIERS_AT = Stages::BYTES, JOBS_AT = BARRIERS_AT + Stages::BARRIER_BYTES + Jobs::BARRIER_BYTES;
-  static constexpr int STAGING_AT = (JOBS_AT + Jobs::BYTES + 127) / 128 * 128;
-  static constexpr int SHARED_BYTES = STAGING_AT + CREWS * Writers::BYTES + 1024;  // the ring starts at a multiple of 1024
+  using Box = Ring<1, Writers::BYTES>;
+  static constexpr int BARRIERS_AT = Stages::BYTES, JOB_BARRIERS_AT = BARRIERS_AT + Stages::BARRIER_BYTES;
+  static constexpr int BOX_BARRIERS_AT = JOB_BARRIERS_AT + Jobs::BARRIER_BYTES, JOBS_AT = BOX_BARRIERS_AT + CONSUMERS * Box::BARRIER_BYTES;
+  static constexpr int BOXES_AT = (JOBS_AT + Jobs::BYTES + 127) / 128 * 128;
+  static constexpr int SHARED_BYTES = BOXES_AT + CONSUMERS * Writers::BYTES + 1024;  // the ring starts at a multiple of 1024
   // Token tiles that follow one another with the same weights. Few tokens: a group has one or two.
   static constexpr uint32_t SHARE = TOKENS > 64 ? 64 : 1;
   static_assert(SHARED_BYTES <= 232448 && JOBS_AT % 16 == 0);
@@ -110,8 +111,10 @@ template <class F> struct Consumer {
 
   NVFP4_INLINE Consumer(const typename F::Stages& ring, int warpgroup)
       : ring(ring), exponent(ptx::opaque(0x70007000u)) {
-    const uint32_t unit = F::A_BYTES + (F::HALVES == 2 ? warpgroup * UNIT_BYTES : 0), half = F::HALVES == 2 ? 0 : warpgroup;
-    const uint32_t thread = threadIdx.x & 127;
+    // A warpgroup with half a unit takes both halves of 64 threads' words: 64 neighbouring rows, 16 a warp.
+    const uint32_t lane = threadIdx.x & 31, warp = threadIdx.x >> 5 & 3, whole = F::HALVES == 2;
+    const uint32_t unit = F::A_BYTES + whole * warpgroup * UNIT_BYTES, half = whole ? 0 : lane >> 4;
+    const uint32_t thread = whole ? warp * 32 + lane : warpgroup * 64 + warp * 16 + (lane & 15);
     values_at = ptx::opaque(unit + half * UNIT_HALF + 16 * thread);
     scales_at = unit + UNIT_SCALES + 16 * (thread >> 2) + 8 * half;
   }
@@ -173,55 +176,93 @@ template <class F> struct Consumer {
   }
 };
 
-// Totals of the runs of a tile, a thread's own, in the workspace and most likely in the cache.
+// Totals of the runs of a tile, a thread's own: the upper halves of the floats wait in the warpgroup's box, the lower ones in
+// the workspace, most likely in the cache. 16 bytes hold halves of eight sums.
 template <class F> class Totals {
  public:
-  NVFP4_INLINE Totals(float* totals)
-      : mine(reinterpret_cast<float4*>(totals) + (static_cast<int64_t>(blockIdx.x) * F::WARPS + (threadIdx.x >> 5)) * F::FOURS * 32 + (threadIdx.x & 31)) {}
+  NVFP4_INLINE Totals(uint8_t* box, float* workspace)
+      : upper(reinterpret_cast<uint4*>(box) + (threadIdx.x & 127)),
+        lower(reinterpret_cast<uint4*>(workspace) + (static_cast<int64_t>(blockIdx.x) * F::WARPS + (threadIdx.x >> 5)) * EIGHTS * 32 + (threadIdx.x & 31)) {}
 
   NVFP4_INLINE void add(const float (&acc)[F::FOURS][4], bool first) {
 #pragma unroll
-    for (int i = 0; i < F::FOURS; i++) {
-      const float4 x = first ? make_float4(0.f, 0.f, 0.f, 0.f) : __ldcg(mine + i * 32);
-      __stcg(mine + i * 32, make_float4(__fadd_rn(x.x, acc[i][0]), __fadd_rn(x.y, acc[i][1]), __fadd_rn(x.z, acc[i][2]), __fadd_rn(x.w, acc[i][3])));
-      if (i % 8 == 7) ptx::keep_order();
+    for (int i = 0; i < EIGHTS; i++) {
+      uint4 high = make_uint4(0, 0, 0, 0), low = make_uint4(0, 0, 0, 0);
+      if (!first) high = upper[i * 128], low = __ldcg(lower + i * 32);
+      join(acc[2 * i], acc[2 * i + 1], high.x, high.y, low.x, low.y, 0);
+      join(acc[2 * i], acc[2 * i + 1], high.z, high.w, low.z, low.w, 1);
+      upper[i * 128] = high;
+      __stcg(lower + i * 32, low);
+      if (i % 4 == 3) ptx::keep_order();
     }
   }
   // acc becomes the total of all runs.
   NVFP4_INLINE void add_to(float (&acc)[F::FOURS][4]) {
 #pragma unroll
-    for (int i = 0; i < F::FOURS; i++) {
-      const float4 x = __ldcg(mine + i * 32);
-      acc[i][0] = __fadd_rn(x.x, acc[i][0]), acc[i][1] = __fadd_rn(x.y, acc[i][1]);
-      acc[i][2] = __fadd_rn(x.z, acc[i][2]), acc[i][3] = __fadd_rn(x.w, acc[i][3]);
+    for (int i = 0; i < EIGHTS; i++) {
+      const uint4 high = upper[i * 128], low = __ldcg(lower + i * 32);
+      const uint32_t h[4] = {high.x, high.y, high.z, high.w}, l[4] = {low.x, low.y, low.z, low.w};
+#pragma unroll
+      for (int j = 0; j < 8; j++) {
+        float& sum = acc[2 * i + j / 4][j % 4];
+        sum = __fadd_rn(total(h[j / 2], l[j / 2], j & 1), sum);
+      }
       if (i % 8 == 7) ptx::keep_order();
     }
   }
 
  private:
-  float4* mine;
+  static constexpr int EIGHTS = F::FOURS / 2;
+  uint4 *upper, *lower;
+
+  static NVFP4_INLINE float total(uint32_t high, uint32_t low, int odd) { return __uint_as_float(__byte_perm(low, high, odd ? 0x7632 : 0x5410)); }
+  // Two words of each half += four sums.
+  static NVFP4_INLINE void join(const float (&a)[4], const float (&b)[4], uint32_t& h0, uint32_t& h1, uint32_t& l0, uint32_t& l1, int which) {
+    const float(&x)[4] = which ? b : a;
+    const uint32_t t0 = __float_as_uint(__fadd_rn(total(h0, l0, 0), x[0])), t1 = __float_as_uint(__fadd_rn(total(h0, l0, 1), x[1]));
+    const uint32_t t2 = __float_as_uint(__fadd_rn(total(h1, l1, 0), x[2])), t3 = __float_as_uint(__fadd_rn(total(h1, l1, 1), x[3]));
+    h0 = __byte_perm(t0, t1, 0x7632), l0 = __byte_perm(t0, t1, 0x5410);
+    h1 = __byte_perm(t2, t3, 0x7632), l1 = __byte_perm(t2, t3, 0x5410);
+  }
 };
 
+// The first of a warpgroup's stored weight rows in a tile.
+template <class F> NVFP4_INLINE uint32_t first_row_of(const Tile& t, uint32_t warpgroup) {
+  return t.features * F::FEATURES + warpgroup * F::Writers::WIDTH;
+}
+// Whether it has any: the last tile may have none for the second one.
+template <class F> NVFP4_INLINE bool has_rows(const GemmParams& p, uint32_t first_row) {
+  return first_row < blocks_of(p.weight_rows, UNIT_ROWS) * UNIT_ROWS;
+}
+
 template <class F>
-NVFP4_INLINE void consume(const Sm90ManyParams& params, const typename F::Stages& ring, int warpgroup, JobReader jobs, uint8_t* staging) {
+NVFP4_INLINE void consume(const Sm90ManyParams& params, const typename F::Stages& ring, int warpgroup, JobReader jobs,
+                          const typename F::Box& box, uint8_t* memory) {
   const GemmParams& p = params.common.gemm;
   Consumer<F> consumer(ring, warpgroup);
+  typename F::Box::Cursor out;
   typename F::Sums acc;
   float(&fours)[F::FOURS][4] = reinterpret_cast<float(&)[F::FOURS][4]>(acc);
+  const uint32_t barrier = 1 + warpgroup;
   for (; ptx::warp_max(jobs.more()); jobs.done()) {
     const Job& job = *jobs;
-    const float g_b = reinterpret_cast<const float*>(p.weights)[job.tile.group];  // long before it is needed
     uint32_t left = ptx::warp_max(job.end - job.begin);
+    bool first = true;
     while (true) {
       const uint32_t count = min(left, params.run_steps);
       consumer.multiply(acc, count);
       left -= count;
       if (left == 0) break;
       consumer.finish(acc);
-      Totals<F>(params.totals).add(fours, left + count == job.end - job.begin);
+      if (first) {
+        box.wait_free(out);
+        ptx::meet(barrier, 128);  // nobody reads the box as a buffer any more
+      }
+      Totals<F>(memory, params.totals).add(fours, first);
+      first = false;
     }
     consumer.finish(acc);
-    if (job.end - job.begin > params.run_steps) Totals<F>(params.totals).add_to(fours);
+    if (!first) Totals<F>(memory, params.totals).add_to(fours);
     if (!job.whole) {
       typename F::Shares shares(p.partials, reinterpret_cast<uint64_t*>(p.counters), params.common.token, static_cast<int>(threadIdx.x >> 5));
       if (!job.owns) {
@@ -231,10 +272,40 @@ NVFP4_INLINE void consume(const Sm90ManyParams& params, const typename F::Stages
       }
       shares.collect(job.first_block, fours);
     }
-    const Tile& t = job.tile;
-    const uint32_t crew = F::CREWS == 2 ? warpgroup : 0, block = t.features * F::UNITS + crew;
-    if (block < blocks_of(p.weight_rows, UNIT_ROWS))
-      write_block<typename F::Writers, F::CODES>(p, t, block, acc, g_b, staging + crew * F::Writers::BYTES, 1 + crew);
+    const uint32_t first_row = first_row_of<F>(job.tile, warpgroup);
+    if (!has_rows<F>(p, first_row)) continue;
+    if (first) box.wait_free(out);
+    else ptx::meet(barrier, 128);  // everybody has taken its totals out
+    if (write_sums<typename F::Writers, F::CODES>(p, job.tile, first_row, acc, job.g_b, memory, barrier)) {
+      ptx::async_fence();
+      __syncwarp();
+      if ((threadIdx.x & 31) == 0) box.arrive(out);
+      out.advance();
+    }
+  }
+}
+
+// ---- writers: a warp for each warpgroup
+
+template <class F>
+NVFP4_INLINE void write_boxes(const Sm90ManyParams& params, int warpgroup, JobReader jobs, const typename F::Box& box, const uint8_t* memory) {
+  using C = typename F::Writers;
+  const GemmParams& p = params.common.gemm;
+  const Route route = route_of<F::CODES>(p);
+  typename F::Box::Cursor c;
+  for (; jobs.more(); jobs.done()) {
+    const Job& job = *jobs;
+    const uint32_t first_row = first_row_of<F>(job.tile, warpgroup);
+    if (route == Route::PIECES || !job.owns || !has_rows<F>(p, first_row)) continue;
+    box.wait_full(c);
+    if (route == Route::ROWS)
+      send_rows<C>(p, job.tile, first_row, box.stage(c));
+    else if (p.out_dtype == DTYPE_F16)
+      gate_rows<C, true>(p, job.tile, first_row, memory);
+    else
+      gate_rows<C, false>(p, job.tile, first_row, memory);
+    box.release(c);
+    c.advance();
   }
 }
 
@@ -246,23 +317,34 @@ template <class F> NVFP4_INLINE void run_many(const Sm90ManyParams& params, uint
   uint8_t* base = dynamic + (-ptx::shared_address(dynamic) & 1023);
   const uint32_t shared = ptx::shared_address(base);
   const typename F::Stages ring(shared, shared + F::BARRIERS_AT);
-  const Jobs jobs(0, shared + F::BARRIERS_AT + F::Stages::BARRIER_BYTES);
+  const Jobs jobs(0, shared + F::JOB_BARRIERS_AT);
   Job* slots = reinterpret_cast<Job*>(base + F::JOBS_AT);
+  const auto box_of = [&](int warpgroup) {
+    return typename F::Box(shared + F::BOXES_AT + warpgroup * F::Writers::BYTES, shared + F::BOX_BARRIERS_AT + warpgroup * F::Box::BARRIER_BYTES);
+  };
   if (threadIdx.x == F::CONSUMERS * 128) {
     ptx::tensor_prefetch(params.map);
     ring.init(1, F::WARPS);
-    jobs.init(1, F::WARPS + 1);
+    jobs.init(1, F::WARPS + 1 + F::CONSUMERS);
+    for (int i = 0; i < F::CONSUMERS; i++) box_of(i).init(4, 1);
   }
   __syncthreads();
   const int warpgroup = static_cast<int>(ptx::warp_max(threadIdx.x >> 7));
+  uint8_t* boxes = base + F::BOXES_AT;
   if (warpgroup == F::CONSUMERS) {
     ptx::lower_registers<F::PRODUCER_REGISTERS>();
-    const uint32_t warp = threadIdx.x >> 5 & 3;
-    if (warp == 0) produce<F>(params, ring, JobReader(jobs, slots));
-    if (warp == 1) plan_jobs<F::SHARE>(params.common, F::TOKENS, F::FEATURES, UNIT_COLS, jobs, slots);
+    const int warp = static_cast<int>(ptx::warp_max(threadIdx.x >> 5 & 3));
+    if (warp == 0) {
+      produce<F>(params, ring, JobReader(jobs, slots));
+    } else if (warp == 1) {
+      plan_jobs<F::SHARE, true>(params.common, F::TOKENS, F::FEATURES, UNIT_COLS, jobs, slots);
+    } else {
+      const int box = warp - 2;
+      write_boxes<F>(params, box, JobReader(jobs, slots), box_of(box), boxes + box * F::Writers::BYTES);
+    }
   } else {
     ptx::raise_registers<F::CONSUMER_REGISTERS>();
-    consume<F>(params, ring, warpgroup, JobReader(jobs, slots), base + F::STAGING_AT);
+    consume<F>(params, ring, warpgroup, JobReader(jobs, slots), box_of(warpgroup), boxes + warpgroup * F::Writers::BYTES);
   }
 }
 

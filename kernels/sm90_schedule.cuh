@@ -226,13 +226,14 @@ struct Job {
   Tile tile;
   uint32_t begin, end;   // k steps; begin == end: there is no more work
   uint32_t first_block;  // of those that share the tile's k
+  float g_b;             // decode scale of the weights
   bool owns, whole;      // this block has the tile's end, all of its k
 };
 using Jobs = Ring<4, 128>;
 static_assert(sizeof(Job) <= Jobs::STAGE_BYTES, "a slot holds a job");
 
-// By one warp: everything the block will do, in order.
-template <uint32_t SHARE>
+// By one warp: everything the block will do, in order; with SCALES, which cost the first job a trip to memory, g_b too.
+template <uint32_t SHARE, bool SCALES = false>
 NVFP4_INLINE void plan_jobs(const Sm90Params& p, int tokens, int features, int step_cols, const Jobs& jobs, Job* slots) {
   const GroupTable groups(p.gemm, tokens, features);
   Work work(groups.tiles(), blocks_of(p.gemm.cols, step_cols), p.schedule);
@@ -249,6 +250,7 @@ NVFP4_INLINE void plan_jobs(const Sm90Params& p, int tokens, int features, int s
     Job job;
     job.tile = groups.find<SHARE>(s.tile);
     job.begin = s.begin, job.end = s.end;
+    if (SCALES) job.g_b = reinterpret_cast<const float*>(p.gemm.weights)[job.tile.group];
     job.owns = work.owns(s), job.whole = work.is_whole(s);
     job.first_block = job.whole ? blockIdx.x : work.first_block(s.tile);
     hand_over(job);
@@ -264,19 +266,21 @@ class JobReader {
  public:
   NVFP4_INLINE JobReader(const Jobs& jobs, const Job* slots) : jobs(jobs), slots(slots) {}
   NVFP4_INLINE bool more() {
-    jobs.wait_full(c);
-    return slots[c.stage].begin != slots[c.stage].end;
+    jobs.wait_full(cursor());
+    return slots[cursor().stage].begin != slots[cursor().stage].end;
   }
-  NVFP4_INLINE const Job& operator*() const { return slots[c.stage]; }
+  NVFP4_INLINE const Job& operator*() const { return slots[cursor().stage]; }
   NVFP4_INLINE void done() {
-    jobs.release(c);
-    c.advance();
+    jobs.release(cursor());
+    number++;
   }
 
  private:
   Jobs jobs;
   const Job* slots;
-  Jobs::Cursor c;
+  uint32_t number = 0;  // of the job: one register instead of a cursor's two
+
+  NVFP4_INLINE Jobs::Cursor cursor() const { return {number % Jobs::STAGES, number / Jobs::STAGES & 1}; }
 };
 
 // ---- sums of cut tiles

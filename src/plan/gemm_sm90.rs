@@ -59,8 +59,8 @@ pub const FORMS: [Form; 7] = [
     few(16, 4, 1),
     many(32, 2, 14),
     many(64, 2, 11),
-    many(128, 2, 7),
-    many(256, 1, 5),
+    many(128, 2, 6),
+    many(256, 1, 4),
 ];
 
 impl Form {
@@ -77,19 +77,21 @@ impl Form {
         self.depth * UNIT_COLS
     }
 
-    /// `SHARED_BYTES` of kernels/sm90_few.cuh and sm90_many.cuh: stages, jobs, staging, barriers.
+    /// `SHARED_BYTES` of kernels/sm90_few.cuh and sm90_many.cuh: stages, jobs, staging or boxes, barriers.
     pub const fn shared_bytes(&self) -> usize {
         const JOBS: usize = 4;
-        let (weights, barriers) = (self.units * self.depth * UNIT_BYTES, 16 * (self.stages + JOBS));
+        const BOXES: usize = 2;
+        let weights = self.units * self.depth * UNIT_BYTES;
         match self.family {
             Family::Few => {
                 let stage = weights + self.tokens * (2 * self.step_cols() + 16);
-                self.stages * stage + JOBS * 128 + self.warps * 640 + barriers
+                self.stages * stage + JOBS * 128 + self.warps * 640 + 16 * (self.stages + JOBS)
             }
             Family::Many => {
                 let stage = (weights + self.tokens * 2 * self.step_cols()).next_multiple_of(1024);
-                let staging = self.units * (2 * (64 / self.units) * 272 + 4 * self.tokens + 512);
-                (self.stages * stage + barriers + JOBS * 128).next_multiple_of(128) + staging + 1024
+                let barriers = 16 * (self.stages + JOBS + BOXES);
+                let boxed = self.tokens * (128 * self.units + 16) + 4 * self.tokens + 256 * self.units;
+                (self.stages * stage + barriers + JOBS * 128).next_multiple_of(128) + BOXES * boxed + 1024
             }
         }
     }
@@ -200,7 +202,8 @@ pub fn plan_form(p: &GemmProblem, machine: &Machine, form: usize, schedule: Sche
     };
     let sums_at = flags_at + flags;
     let totals_at = sums_at + sums;
-    let totals = if many && run_steps < steps { grid * f.tile_bytes() } else { 0 };
+    // Upper halves of totals wait in shared memory.
+    let totals = if many && run_steps < steps { grid * f.tile_bytes() / 2 } else { 0 };
     let workspace_bytes = if p.groups.total_rows() == 0 { 0 } else { totals_at + totals };
     Some(Sm90Plan {
         form,

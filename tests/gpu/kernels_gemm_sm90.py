@@ -9,15 +9,15 @@ import numpy as np
 import kernels_gemm as base
 from kernels_gemm import *
 
-FORMS = {32: (2, 14), 64: (2, 11), 128: (2, 7), 256: (1, 5)}  # tokens of a tile: halves, stages, as kernels/gemm_sm90_many.cu
+FORMS = {32: (2, 14), 64: (2, 11), 128: (2, 6), 256: (1, 4)}  # tokens of a tile: halves, stages, as kernels/gemm_sm90_many.cu
 THREADS, WARPS, JOBS = 384, 8, 4
 WHOLE = 1 << 30  # run_steps: no run ends early
 
 
 def shared_bytes(tokens):
     halves, stages = FORMS[tokens]
-    ring = stages * up(tokens * 128 + halves * 4608, 1024) + 16 * (stages + JOBS) + JOBS * 128
-    return up(ring, 128) + halves * (2 * (64 // halves) * 272 + 4 * tokens + 512) + 1024
+    ring = stages * up(tokens * 128 + halves * 4608, 1024) + 16 * (stages + JOBS + 2) + JOBS * 128
+    return up(ring, 128) + 2 * (tokens * (128 * halves + 16) + 4 * tokens + 256 * halves) + 1024
 
 
 def sums_bytes(tokens, grid):
