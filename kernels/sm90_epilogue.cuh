@@ -202,28 +202,38 @@ template <class C, bool F16_OUT> NVFP4_INLINE void gate_rows(const GemmParams& p
   uint16_t* to = reinterpret_cast<uint16_t*>(p.out) + out_start(p, t) + t.row0 * p.out_row_stride + column;
   const float most = __fdiv_rn(80.f, fabsf(p.alpha));
   const uint32_t dtype = F16_OUT ? DTYPE_F16 : DTYPE_BF16;
+  constexpr int STEP = 32 / LANES;
+  // Two tokens at a time: the formula is a long chain, and few warps hide its latency.
 #pragma unroll 1
-  for (int token = lane / LANES; token < here; token += 32 / LANES) {
-    const uint8_t* row = from + token * C::HALF_PITCH;
-    uint16_t* out = to + token * p.out_row_stride;
-    const uint4 pairs = *reinterpret_cast<const uint4*>(row);
-    const uint32_t word[4] = {pairs.x, pairs.y, pairs.z, pairs.w};
-    uint32_t h[4];
+  for (int token = lane / LANES; token < here; token += 2 * STEP) {
+    const bool both = token + STEP < here;
+    uint32_t word[2][4], h[2][4];
     bool tame = true;
 #pragma unroll
-    for (int i = 0; i < 4; i++) {
-      const float size = fabsf(D::low(word[i]));
-      tame &= size >= 0x1p-60f && size <= most;
+    for (int r = 0; r < 2; r++) {
+      const uint4 pairs = *reinterpret_cast<const uint4*>(from + (both || r == 0 ? token + r * STEP : token) * C::HALF_PITCH);
+      word[r][0] = pairs.x, word[r][1] = pairs.y, word[r][2] = pairs.z, word[r][3] = pairs.w;
+#pragma unroll
+      for (int i = 0; i < 4; i++) {
+        const float size = fabsf(D::low(word[r][i]));
+        tame &= size >= 0x1p-60f && size <= most;
+      }
     }
     if (tame) {
 #pragma unroll
-      for (int i = 0; i < 4; i++) h[i] = half_bits(dtype, swiglu_tame(D::low(word[i]), D::low(word[i] >> 16), parameters));
-      *reinterpret_cast<uint2*>(out) = make_uint2(h[0] | h[1] << 16, h[2] | h[3] << 16);
+      for (int r = 0; r < 2; r++)
+#pragma unroll
+        for (int i = 0; i < 4; i++) h[r][i] = half_bits(dtype, swiglu_tame(D::low(word[r][i]), D::low(word[r][i] >> 16), parameters));
+#pragma unroll
+      for (int r = 0; r < 2; r++)
+        if (both || r == 0)
+          *reinterpret_cast<uint2*>(to + (token + r * STEP) * p.out_row_stride) = make_uint2(h[r][0] | h[r][1] << 16, h[r][2] | h[r][3] << 16);
     } else {
 #pragma unroll 1
-      for (int i = 0; i < 4; i++) {
-        const uint32_t pair = reinterpret_cast<const uint32_t*>(row)[i];
-        out[i] = static_cast<uint16_t>(half_bits(dtype, swiglu(D::low(pair), D::low(pair >> 16), parameters)));
+      for (int i = 0; i < (both ? 8 : 4); i++) {
+        const int row = token + i / 4 * STEP;
+        const uint32_t pair = reinterpret_cast<const uint32_t*>(from + row * C::HALF_PITCH)[i % 4];
+        to[row * p.out_row_stride + i % 4] = static_cast<uint16_t>(half_bits(dtype, swiglu(D::low(pair), D::low(pair >> 16), parameters)));
       }
     }
   }

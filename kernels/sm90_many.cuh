@@ -1,13 +1,16 @@
 // The Hopper product for 32 tokens a group and more: bf16 or f16 activations [tokens, K] × units of prepared weights →
 // epilogue, by wgmma.
 //
-// A block stays on its processor and works through tiles of 256 or 128 stored weight rows × TOKENS (sm90_schedule.cuh).
-// Weights are the register operand: each of two consumer warpgroups takes a unit of 128 rows, or a half of one, decodes
-// it from shared memory into fragments and multiplies them with the tokens that both share. Fragments of 32 k are double-buffered, so decoding
-// goes on while the tensor cores work on the half before. Of a third warpgroup one warp plans the block's jobs, and one
-// keeps a ring of stages full: 64 k of the units as they lie in memory, and of the tokens by a tensor copy, which
-// swizzles them as wgmma wants them and writes zeros past K. Tokens past the group's end are multiplied and not written.
-// Warpgroups with a unit each write their outputs by themselves: one multiplies while the other one writes.
+// A block stays on its processor and works through tiles of 128 to 384 stored weight rows × TOKENS (sm90_schedule.cuh).
+// Weights are the register operand: each of two or three consumer warpgroups takes a unit of 128 rows, or a half of one,
+// decodes it from shared memory into fragments and multiplies them with the tokens that all share. Fragments of 32 k are
+// double-buffered, and words are loaded a half of a unit ahead. A warpgroup still waits while its products read their
+// fragments, so what keeps the tensor cores busy is another one's decoding: with few tokens, two others'.
+// Of one more warpgroup one warp plans the block's jobs, and one keeps a ring of stages full: 64 or 128 k of the units as
+// they lie in memory, and of the tokens by tensor copies, which swizzle them as wgmma wants them and write zeros past K.
+// Waiting, releasing and finding addresses cost a warp about 200 cycles a stage: hence 128 k wherever three stages fit.
+// Tokens past the group's end are multiplied and not written.
+// Warpgroups with a unit each write their outputs by themselves: the others multiply while one writes.
 // Tensor cores cut the low bits of every sum off: a run of them ends after run_steps stages, and its sums are added to
 // totals in the workspace.
 #pragma once
@@ -18,15 +21,20 @@
 
 namespace nvfp4 {
 
-// HALVES of a unit that a warpgroup takes: 2, and the warpgroups have a unit each; or 1, and they share one.
-template <bool F16_, bool CODES_, int HALVES_, int TOKENS_, int STAGES_> struct ManyForm {
+// UNITS side by side: a consumer warpgroup has one each, or two share one and have a half of it each. A stage is DEPTH of
+// them along k.
+template <bool F16_, bool CODES_, int UNITS_, int CONSUMERS_, int TOKENS_, int DEPTH_, int STAGES_> struct ManyForm {
   static constexpr bool F16 = F16_, CODES = CODES_;  // of activations, of outputs
-  static constexpr int HALVES = HALVES_, TOKENS = TOKENS_, STAGES = STAGES_, UNITS = HALVES;
-  static constexpr int CONSUMERS = 2, WARPS = 4 * CONSUMERS, FEATURES = UNIT_ROWS * UNITS, THREADS = 128 * CONSUMERS + 128;
-  static constexpr int A_BYTES = TOKENS * UNIT_COLS * 2, STAGE_BYTES = (A_BYTES + UNITS * UNIT_BYTES + 1023) / 1024 * 1024;
+  static constexpr int UNITS = UNITS_, CONSUMERS = CONSUMERS_, TOKENS = TOKENS_, DEPTH = DEPTH_, STAGES = STAGES_;
+  static constexpr int HALVES = 2 * UNITS / CONSUMERS;  // of a unit that a warpgroup takes
+  static constexpr int WARPS = 4 * CONSUMERS, FEATURES = UNIT_ROWS * UNITS, THREADS = 128 * CONSUMERS + 128;
+  static constexpr int BOX_BYTES = TOKENS * UNIT_COLS * 2, A_BYTES = DEPTH * BOX_BYTES, STRIP_BYTES = DEPTH * UNIT_BYTES;
+  static constexpr int STAGE_BYTES = (A_BYTES + UNITS * STRIP_BYTES + 1023) / 1024 * 1024, STEP_COLS = DEPTH * UNIT_COLS;
   static constexpr int FOURS = HALVES * TOKENS / 8;  // of a thread's sums
-  // Registers of a thread, which add up to the launch's 168.
-  static constexpr int CONSUMER_REGISTERS = 232, PRODUCER_REGISTERS = 40;
+  static constexpr int WRITERS = 2;                  // warps that empty the warpgroups' boxes
+  // Registers of a thread, which add up to the launch's 168 or 128.
+  static constexpr int CONSUMER_REGISTERS = CONSUMERS == 3 ? 152 : DEPTH == 2 ? 224 : 232;
+  static constexpr int PRODUCER_REGISTERS = CONSUMERS == 3 || DEPTH == 2 ? 56 : 40;
   using Stages = Ring<STAGES, STAGE_BYTES>;
   using Writers = Crew<TOKENS, HALVES>;
   using Sums = typename Writers::Sums;
@@ -38,7 +46,7 @@ template <bool F16_, bool CODES_, int HALVES_, int TOKENS_, int STAGES_> struct 
   static constexpr int SHARED_BYTES = BOXES_AT + CONSUMERS * Writers::BYTES + 1024;  // the ring starts at a multiple of 1024
   // Token tiles that follow one another with the same weights. Few tokens: a group has one or two.
   static constexpr uint32_t SHARE = TOKENS > 64 ? 64 : 1;
-  static_assert(SHARED_BYTES <= 232448 && JOBS_AT % 16 == 0);
+  static_assert(SHARED_BYTES <= 232448 && JOBS_AT % 16 == 0 && DEPTH <= 2, "a short step has one unit");
 };
 
 // ---- the producer
@@ -48,10 +56,10 @@ template <class F>
 NVFP4_INLINE void fill_stages(const Sm90ManyParams& params, const Job& job, const typename F::Stages& ring, typename F::Stages::Cursor& cursor) {
   const GemmParams& p = params.common.gemm;
   const Tile& t = job.tile;
-  const uint32_t across = blocks_of(p.weight_rows, UNIT_ROWS), first = t.features * F::UNITS;
-  const uint32_t units = min(static_cast<uint32_t>(F::UNITS), across - first), bytes = F::A_BYTES + units * UNIT_BYTES;
-  const int64_t run = static_cast<int64_t>(t.group) * across + first, unit_stride = static_cast<int64_t>(blocks_of(p.cols, UNIT_COLS)) * UNIT_BYTES;
-  const uint8_t* weights = p.weights + p.units_at + run * unit_stride + static_cast<int64_t>(job.begin) * UNIT_BYTES;
+  const uint32_t across = blocks_of(p.weight_rows, UNIT_ROWS), first = t.features * F::UNITS, deep = blocks_of(p.cols, UNIT_COLS);
+  const uint32_t units = min(static_cast<uint32_t>(F::UNITS), across - first);
+  const int64_t run = static_cast<int64_t>(t.group) * across + first, unit_stride = static_cast<int64_t>(deep) * UNIT_BYTES;
+  const uint8_t* weights = p.weights + p.units_at + run * unit_stride + static_cast<int64_t>(job.begin) * F::STRIP_BYTES;
   const bool strided = p.grouping == GROUPS_STRIDED;
   const int row = static_cast<int>(strided ? t.row0 : t.first_row + t.row0);
   const int group = strided && p.a_group_stride ? static_cast<int>(t.group) : 0;
@@ -59,13 +67,15 @@ NVFP4_INLINE void fill_stages(const Sm90ManyParams& params, const Job& job, cons
   const uint64_t policy = F::TOKENS <= 64 ? ptx::EVICT_FIRST : ptx::KEEP_NORMAL;
 #pragma unroll 1
   for (uint32_t step = job.begin, end = job.end; step < end; step++) {
+    const uint32_t here = min(static_cast<uint32_t>(F::DEPTH), deep - step * F::DEPTH);
     ring.wait_free(cursor);
-    ring.expect(cursor, bytes);
+    ring.expect(cursor, here * (F::BOX_BYTES + units * UNIT_BYTES));
     const uint32_t stage = ring.stage(cursor), full = ring.full(cursor);
     for (uint32_t unit = 0; unit < units; unit++)
-      ptx::bulk_load(stage + F::A_BYTES + unit * UNIT_BYTES, weights + unit * unit_stride, UNIT_BYTES, full, policy);
-    ptx::tensor_load(stage, params.map, static_cast<int>(step) * UNIT_COLS, row, group, full, ptx::EVICT_LAST);
-    weights += UNIT_BYTES;
+      ptx::bulk_load(stage + F::A_BYTES + unit * F::STRIP_BYTES, weights + unit * unit_stride, here * UNIT_BYTES, full, policy);
+    for (uint32_t box = 0; box < here; box++)
+      ptx::tensor_load(stage + box * F::BOX_BYTES, params.map, static_cast<int>(step * F::DEPTH + box) * UNIT_COLS, row, group, full, ptx::EVICT_LAST);
+    weights += F::STRIP_BYTES;
     cursor.advance();
   }
 }
@@ -99,65 +109,82 @@ template <> struct PackedWords<1> {
   NVFP4_INLINE uint32_t scales_of(int, int pair) const { return pair ? scales.y : scales.x; }
 };
 
-// What steers the loop over stages is the same in every lane. REDUX (warp_max) gives a uniform register, in which the
-// descriptors then stay: without it every product costs two moves and a wait for them.
+// What steers the loop over stages is the same in every lane. REDUX (warp_max) says so to the compiler, which then keeps
+// cursor and descriptors in uniform registers: without it every product costs two moves and a wait for them.
 template <class F> struct Consumer {
   using Cursor = typename F::Stages::Cursor;
+  using Words = PackedWords<F::HALVES>;
   const typename F::Stages& ring;
   uint32_t values_at, scales_at;  // of the thread's words, from the start of a stage
   uint32_t exponent;              // decode_words' constant
-  Cursor cursor;               // of the next stage
-  PackedWords<F::HALVES> words;  // of the next stage
+  Cursor cursor;                  // of the next stage
 
   NVFP4_INLINE Consumer(const typename F::Stages& ring, int warpgroup)
       : ring(ring), exponent(ptx::opaque(0x70007000u)) {
     // A warpgroup with half a unit takes both halves of 64 threads' words: 64 neighbouring rows, 16 a warp.
     const uint32_t lane = threadIdx.x & 31, warp = threadIdx.x >> 5 & 3, whole = F::HALVES == 2;
-    const uint32_t unit = F::A_BYTES + whole * warpgroup * UNIT_BYTES, half = whole ? 0 : lane >> 4;
+    const uint32_t unit = F::A_BYTES + whole * warpgroup * F::STRIP_BYTES, half = whole ? 0 : lane >> 4;
     const uint32_t thread = whole ? warp * 32 + lane : warpgroup * 64 + warp * 16 + (lane & 15);
     values_at = ptx::opaque(unit + half * UNIT_HALF + 16 * thread);
     scales_at = unit + UNIT_SCALES + 16 * (thread >> 2) + 8 * half;
   }
 
-  // Waits for the next stage.
-  NVFP4_INLINE void load() {
-    ring.wait_full(cursor);
-    words.load(ring.stage(cursor) + values_at, ring.stage(cursor) + scales_at);
+  NVFP4_INLINE void load(Words& words, uint32_t stage, uint32_t unit) const {
+    words.load(stage + values_at + unit * UNIT_BYTES, stage + scales_at + unit * UNIT_BYTES);
   }
 
-  // acc = the products of `count` > 0 stages.
-  NVFP4_INLINE void multiply(typename F::Sums& acc, uint32_t count) {
+  // acc = the products of `count` > 0 stages, the last of them short by a unit or not.
+  NVFP4_INLINE void multiply(typename F::Sums& acc, uint32_t count, bool is_short) {
+    Words words[2];
     bool add = false;  // the first products overwrite
-    load();
+    ring.wait_full(cursor);
+    load(words[0], ring.stage(cursor), 0);
 #pragma unroll 1
-    for (; count > 0; count--) {
-      const uint64_t tokens = ptx::wgmma_descriptor(ptx::warp_max(ring.stage(cursor)));
-      Cursor ahead = cursor;
-      ahead.advance();
+    for (uint32_t left = count - is_short; left > 0; left--) {
+      multiply_stage<F::DEPTH>(acc, words, add, left > 1 || is_short);
+      add = true;
+    }
+    if (F::DEPTH > 1 && is_short) multiply_stage<1>(acc, words, add, false);
+  }
+
+  // One stage of UNITS along k; its first words are there, and those of the next stage, if `more`, will be.
+  template <int UNITS> NVFP4_INLINE void multiply_stage(typename F::Sums& acc, Words (&words)[2], bool add, bool more) {
+    const uint32_t stage = ring.stage(cursor);
+    const uint32_t tokens = ptx::warp_max(ptx::wgmma_descriptor_low(stage));
+    Cursor ahead = cursor;
+    ahead.advance();
+#pragma unroll
+    for (int unit = 0; unit < UNITS; unit++) {
+      constexpr int TURN = F::DEPTH > 1 ? 1 : 0;
+      Words &now = words[unit & TURN], &next = words[~unit & TURN];
       Fragments fragments[2][F::HALVES];
 #pragma unroll
       for (int pair = 0; pair < 2; pair++) {
 #pragma unroll
         for (int half = 0; half < F::HALVES; half++) {
-          const uint4& v = words.values[half];
-          fragments[pair][half] = decode_words<F::F16>(pair ? v.z : v.x, pair ? v.w : v.y, words.scales_of(half, pair), exponent);
+          const uint4& v = now.values[half];
+          fragments[pair][half] = decode_words<F::F16>(pair ? v.z : v.x, pair ? v.w : v.y, now.scales_of(half, pair), exponent);
         }
         ptx::wgmma_fence();
+        const uint32_t at = tokens + unit * (F::BOX_BYTES / 16) + 4 * pair;
 #pragma unroll
-        for (int half = 0; half < F::HALVES; half++) ptx::wgmma<F::F16>(acc[half], fragments[pair][half].even, tokens + 4 * pair, pair == 1 || add);
+        for (int half = 0; half < F::HALVES; half++) ptx::wgmma<F::F16>(acc[half], fragments[pair][half].even, at, pair > 0 || unit > 0 || add);
 #pragma unroll
-        for (int half = 0; half < F::HALVES; half++) ptx::wgmma<F::F16>(acc[half], fragments[pair][half].odd, tokens + 4 * pair + 2, 1);
+        for (int half = 0; half < F::HALVES; half++) ptx::wgmma<F::F16>(acc[half], fragments[pair][half].odd, at + 2, 1);
         ptx::wgmma_commit();
-        if (pair == 1 && count > 1) {  // the next words while the tensor cores work
-          ring.wait_full(ahead);
-          words.load(ring.stage(ahead) + values_at, ring.stage(ahead) + scales_at);
+        if (pair == 1 - TURN) {  // the next words while the tensor cores work
+          if (unit + 1 < UNITS) {
+            load(next, stage, unit + 1);
+          } else if (more) {
+            ring.wait_full(ahead);
+            load(next, ring.stage(ahead), 0);
+          }
         }
         ptx::wgmma_wait<1>();
-        if (pair == 0 && add) release();  // products of the stage before this one are done
+        if (pair == 0 && unit == 0 && add) release();  // products of the stage before this one are done
       }
-      add = true;
-      cursor = ahead;
     }
+    cursor = ahead;
   }
 
   // The accumulators are complete and every stage is the producer's again.
@@ -168,11 +195,11 @@ template <class F> struct Consumer {
     release();
   }
 
-  // The stage before the next one goes back to the producer.
+  // The stage before the next one goes back to the producer. The warp has just waited for its products together.
   NVFP4_INLINE void release() {
     Cursor behind;
     behind.stage = (cursor.stage == 0 ? F::STAGES : cursor.stage) - 1;
-    ring.release(behind);
+    if ((threadIdx.x & 31) == 0) ptx::barrier_arrive(ring.free(behind));
   }
 };
 
@@ -241,6 +268,7 @@ NVFP4_INLINE void consume(const Sm90ManyParams& params, const typename F::Stages
   const GemmParams& p = params.common.gemm;
   Consumer<F> consumer(ring, warpgroup);
   typename F::Box::Cursor out;
+  const uint32_t deep = blocks_of(p.cols, UNIT_COLS);
   typename F::Sums acc;
   float(&fours)[F::FOURS][4] = reinterpret_cast<float(&)[F::FOURS][4]>(acc);
   const uint32_t barrier = 1 + warpgroup;
@@ -248,9 +276,10 @@ NVFP4_INLINE void consume(const Sm90ManyParams& params, const typename F::Stages
     const Job& job = *jobs;
     uint32_t left = ptx::warp_max(job.end - job.begin);
     bool first = true;
+    const bool short_end = ptx::warp_max(job.end * F::DEPTH > deep);
     while (true) {
       const uint32_t count = min(left, params.run_steps);
-      consumer.multiply(acc, count);
+      consumer.multiply(acc, count, short_end && left == count);
       left -= count;
       if (left == 0) break;
       consumer.finish(acc);
@@ -285,27 +314,34 @@ NVFP4_INLINE void consume(const Sm90ManyParams& params, const typename F::Stages
   }
 }
 
-// ---- writers: a warp for each warpgroup
+// ---- writers
 
-template <class F>
-NVFP4_INLINE void write_boxes(const Sm90ManyParams& params, int warpgroup, JobReader jobs, const typename F::Box& box, const uint8_t* memory) {
+template <class F, class BoxOf>
+NVFP4_INLINE void write_boxes(const Sm90ManyParams& params, int writer, JobReader jobs, BoxOf box_of, const uint8_t* boxes) {
   using C = typename F::Writers;
   const GemmParams& p = params.common.gemm;
   const Route route = route_of<F::CODES>(p);
-  typename F::Box::Cursor c;
+  uint32_t rounds = 0;  // a bit a box
   for (; jobs.more(); jobs.done()) {
     const Job& job = *jobs;
-    const uint32_t first_row = first_row_of<F>(job.tile, warpgroup);
-    if (route == Route::PIECES || !job.owns || !has_rows<F>(p, first_row)) continue;
-    box.wait_full(c);
-    if (route == Route::ROWS)
-      send_rows<C>(p, job.tile, first_row, box.stage(c));
-    else if (p.out_dtype == DTYPE_F16)
-      gate_rows<C, true>(p, job.tile, first_row, memory);
-    else
-      gate_rows<C, false>(p, job.tile, first_row, memory);
-    box.release(c);
-    c.advance();
+    if (route == Route::PIECES || !job.owns) continue;
+#pragma unroll 1
+    for (int warpgroup = writer; warpgroup < F::CONSUMERS; warpgroup += F::WRITERS) {
+      const uint32_t first_row = first_row_of<F>(job.tile, warpgroup);
+      if (!has_rows<F>(p, first_row)) continue;
+      const typename F::Box box = box_of(warpgroup);
+      const typename F::Box::Cursor c{0, rounds >> warpgroup & 1};
+      const uint8_t* memory = boxes + warpgroup * C::BYTES;
+      box.wait_full(c);
+      if (route == Route::ROWS)
+        send_rows<C>(p, job.tile, first_row, box.stage(c));
+      else if (p.out_dtype == DTYPE_F16)
+        gate_rows<C, true>(p, job.tile, first_row, memory);
+      else
+        gate_rows<C, false>(p, job.tile, first_row, memory);
+      box.release(c);
+      rounds ^= 1u << warpgroup;
+    }
   }
 }
 
@@ -325,7 +361,7 @@ template <class F> NVFP4_INLINE void run_many(const Sm90ManyParams& params, uint
   if (threadIdx.x == F::CONSUMERS * 128) {
     ptx::tensor_prefetch(params.map);
     ring.init(1, F::WARPS);
-    jobs.init(1, F::WARPS + 1 + F::CONSUMERS);
+    jobs.init(1, F::WARPS + 1 + F::WRITERS);
     for (int i = 0; i < F::CONSUMERS; i++) box_of(i).init(4, 1);
   }
   __syncthreads();
@@ -337,10 +373,9 @@ template <class F> NVFP4_INLINE void run_many(const Sm90ManyParams& params, uint
     if (warp == 0) {
       produce<F>(params, ring, JobReader(jobs, slots));
     } else if (warp == 1) {
-      plan_jobs<F::SHARE, true>(params.common, F::TOKENS, F::FEATURES, UNIT_COLS, jobs, slots);
+      plan_jobs<F::SHARE, true>(params.common, F::TOKENS, F::FEATURES, F::STEP_COLS, jobs, slots);
     } else {
-      const int box = warp - 2;
-      write_boxes<F>(params, box, JobReader(jobs, slots), box_of(box), boxes + box * F::Writers::BYTES);
+      write_boxes<F>(params, warp - 2, JobReader(jobs, slots), box_of, boxes);
     }
   } else {
     ptx::raise_registers<F::CONSUMER_REGISTERS>();

@@ -20,11 +20,10 @@ template <int COUNT> NVFP4_INLINE void wgmma_pin(float (&d)[COUNT]) {
   for (int i = 0; i < COUNT; i++) asm volatile("" : "+f"(d[i])::"memory");
 }
 
-// Descriptor of a B tile: 128-byte swizzle, groups of eight rows 1024 bytes apart, address in units of 16 bytes. A step
-// of 16 k inside a row is + 2.
-NVFP4_INLINE uint64_t wgmma_descriptor(uint32_t shared) {
-  return 0x4000004000010000ull | static_cast<uint64_t>(shared >> 4 & 0x3FFF);
-}
+// Descriptor of a B tile: 128-byte swizzle, groups of eight rows 1024 bytes apart, address in units of 16 bytes. Its low
+// word moves through shared memory: a step of 16 k inside a row is + 2.
+constexpr uint64_t WGMMA_DESCRIPTOR_HIGH = 0x40000040ull << 32;
+NVFP4_INLINE uint32_t wgmma_descriptor_low(uint32_t shared) { return 0x10000u | shared >> 4; }
 
 #define NVFP4_D8(i) "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3]), "+f"(d[i + 4]), "+f"(d[i + 5]), "+f"(d[i + 6]), "+f"(d[i + 7])
 #define NVFP4_D16(i) NVFP4_D8(i), NVFP4_D8(i + 8)
@@ -44,9 +43,9 @@ NVFP4_INLINE uint64_t wgmma_descriptor(uint32_t shared) {
                "wgmma.mma_async.sync.aligned.m64n" #TOKENS "k16.f32." TYPE "." TYPE " {" R "}, {%" A0 ",%" A1 ",%" A2   \
                ",%" A3 "}, %" DESCRIPTOR ", add, 1, 1, 0; }"                                                           \
                : D(0)                                                                                                    \
-               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(add))
+               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(WGMMA_DESCRIPTOR_HIGH | b), "r"(add))
 #define NVFP4_WGMMA(TOKENS, D, R, A0, A1, A2, A3, DESCRIPTOR, ADD)                                                      \
-  template <bool F16> NVFP4_INLINE void wgmma(float (&d)[TOKENS / 2], const uint32_t (&a)[4], uint64_t b, uint32_t add) { \
+  template <bool F16> NVFP4_INLINE void wgmma(float (&d)[TOKENS / 2], const uint32_t (&a)[4], uint32_t b, uint32_t add) { \
     if constexpr (F16)                                                                                                  \
       NVFP4_WGMMA_TYPE("f16", TOKENS, D, R, A0, A1, A2, A3, DESCRIPTOR, ADD);                                           \
     else                                                                                                                \

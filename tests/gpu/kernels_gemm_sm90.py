@@ -9,19 +9,29 @@ import numpy as np
 import kernels_gemm as base
 from kernels_gemm import *
 
-FORMS = {32: (2, 14), 64: (2, 11), 128: (2, 6), 256: (1, 4)}  # tokens of a tile: halves, stages, as kernels/gemm_sm90_many.cu
-THREADS, WARPS, JOBS = 384, 8, 4
+# tokens of a tile: units, warpgroups that multiply, units of a stage along k, stages, as kernels/gemm_sm90_many.cu
+FORMS = {32: (3, 3, 2, 4), 64: (3, 3, 2, 3), 128: (2, 2, 2, 3), 256: (1, 2, 1, 4)}
+JOBS = 4
 WHOLE = 1 << 30  # run_steps: no run ends early
 
 
 def shared_bytes(tokens):
-    halves, stages = FORMS[tokens]
-    ring = stages * up(tokens * 128 + halves * 4608, 1024) + 16 * (stages + JOBS + 2) + JOBS * 128
-    return up(ring, 128) + 2 * (tokens * (128 * halves + 16) + 4 * tokens + 256 * halves) + 1024
+    units, consumers, depth, stages = FORMS[tokens]
+    halves = 2 * units // consumers
+    ring = stages * up(depth * (tokens * 128 + units * 4608), 1024) + 16 * (stages + JOBS + consumers) + JOBS * 128
+    return up(ring, 128) + consumers * (tokens * (128 * halves + 16) + 4 * tokens + 256 * halves) + 1024
+
+
+def threads(tokens):
+    return 128 * FORMS[tokens][1] + 128
 
 
 def sums_bytes(tokens, grid):
-    return grid * WARPS * (FORMS[tokens][0] * tokens // 8) * 512
+    return grid * FORMS[tokens][0] * tokens * 512
+
+
+def flags_bytes(tokens, grid):
+    return grid * FORMS[tokens][1] * 4 * 8
 
 
 class Sm90ManyParams(ctypes.Structure):
@@ -83,14 +93,14 @@ class ManyRun(Run):
             def launch(self, name, grid, threads, shared, p):
                 p.splits = 1
                 partials = Buffer(device, sums_bytes(outer.tokens, outer.grid), poison)
-                flags = Buffer(device, outer.grid * WARPS * 8, poison)
+                flags = Buffer(device, flags_bytes(outer.tokens, outer.grid), poison)
                 totals = Buffer(device, sums_bytes(outer.tokens, outer.grid), poison)
                 keep.extend([partials, flags, totals])
                 p.partials, p.counters = partials.ptr, flags.ptr
                 strided = c.grouping == STRIDED
                 rows = c.t if strided or c.shared else total_rows(c)
                 q = device.many_params(p, c.a == F16, rows, c.e, outer.tokens, outer.schedule, outer.run_steps, totals.ptr)
-                device.launch(f"nvfp4_gemm_many_{OPERAND[c.a]}{'_codes' if p.out_dtype == CODES else ''}_{outer.tokens}", (outer.grid, 1, 1), THREADS, shared_bytes(outer.tokens), q)
+                device.launch(f"nvfp4_gemm_many_{OPERAND[c.a]}{'_codes' if p.out_dtype == CODES else ''}_{outer.tokens}", (outer.grid, 1, 1), threads(outer.tokens), shared_bytes(outer.tokens), q)
 
         self.device = Redirect()
         try:
@@ -130,7 +140,7 @@ def check_many(device, report, rng, cases):
             run.grid = int(rng.choice([1, 3, 16, device.sms]))
             run.run_steps = int(rng.choice([1, 3, 32, WHOLE]))
             if rng.random() < 0.2:
-                run.schedule, run.run_steps = WHOLE_TILES, 32
+                run.schedule, run.run_steps = WHOLE_TILES, 32 // FORMS[tokens][2]
             poison = int(rng.choice([0xA5, 0x5A]))
             try:
                 problem = run.check(poison)
@@ -141,7 +151,7 @@ def check_many(device, report, rng, cases):
             if problem is None and c.out != CODES:
                 worst = max(worst, run.worst)
                 bits = [run.launch(c.out, 0xA5)[0][0] for _ in range(2)]
-                if run.schedule == WHOLE_TILES and run.run_steps == 32:
+                if run.schedule == WHOLE_TILES and run.run_steps * FORMS[tokens][2] == 32:
                     portable = Run.launch(run, c.out, 0xA5, 64, 1)[0][0]
                     report.result("like portable", None if (bits[0] == portable).all() else "other bits", number=done, case=str(c), tokens=tokens)
                 report.result("determinism", None if (bits[0] == bits[1]).all() else "other bits", number=done, case=str(c), tokens=tokens, schedule=run.schedule, grid=run.grid)
@@ -238,9 +248,9 @@ def timing(device, which, extra):
         ends = torch.arange(1, e + 1, device="cuda", dtype=torch.int32) * m
         x = torch.randn(t, k, device="cuda", dtype=torch.bfloat16)
         out = torch.empty(t, n, device="cuda", dtype=torch.bfloat16)
-        partials = torch.empty(device.sms * WARPS * 32 * 128, dtype=torch.float32, device="cuda")
+        partials = torch.empty(max(sums_bytes(tokens, device.sms) for tokens in FORMS) // 4, dtype=torch.float32, device="cuda")
         totals = torch.empty_like(partials)
-        flags = torch.zeros(device.sms * WARPS, dtype=torch.int64, device="cuda")
+        flags = torch.zeros(device.sms * 16, dtype=torch.int64, device="cuda")
         flops = 2.0 * t * n * k
         reps = 12 if m <= 64 else 6 if m <= 128 else 4
 
@@ -253,7 +263,8 @@ def timing(device, which, extra):
             return p
 
         for tokens, schedule, *rest in forms:
-            run_steps = rest[0] if rest else WHOLE
+            run_steps = rest[0] // FORMS[tokens][2] if rest else WHOLE  # of the form's steps
+            steps = cdiv(k, 64 * FORMS[tokens][2])
             for activation in (0, SWIGLU) if extra else (0,):
                 params = []
                 for s in storages:
@@ -262,9 +273,9 @@ def timing(device, which, extra):
                         p.activation, p.out_row_stride, p.alpha = SWIGLU, n // 2, 1.0
                     params.append(device.many_params(p, False, t, e, tokens, schedule, run_steps, totals.data_ptr()))
                 before = cublas()
-                us = timed(lambda i: device.launch(f"nvfp4_gemm_many_bf16_{tokens}", (device.sms, 1, 1), THREADS, shared_bytes(tokens), params[i % len(params)]), reps)
+                us = timed(lambda i: device.launch(f"nvfp4_gemm_many_bf16_{tokens}", (device.sms, 1, 1), threads(tokens), shared_bytes(tokens), params[i % len(params)]), reps)
                 after = cublas()
-                line = {"time": name, "tokens": m, "form": tokens, "schedule": schedule, "runs": cdiv(cdiv(k, 64), run_steps), "activation": activation, "us": round(us, 1), "tflops": round(flops / us / 1e6, 1),
+                line = {"time": name, "tokens": m, "form": tokens, "schedule": schedule, "runs": cdiv(steps, run_steps), "activation": activation, "us": round(us, 1), "tflops": round(flops / us / 1e6, 1),
                         "of_cublas": round(flops / us / 1e6 / ((before + after) / 2), 3), "cublas": [round(before), round(after)], "weights_tb_s": round(e * n * k * 0.5625 / us / 1e6, 2)}
                 print(json.dumps(line), flush=True)
         if extra:
