@@ -59,7 +59,7 @@ struct Sm90Params {
 };
 static_assert(sizeof(Sm90Params) == 256, "src/backend/cuda/gemm.rs mirrors this struct");
 
-// With the tensor map of the activations, [groups][rows][cols] from the right, in boxes of 64 k × the form's tokens.
+// With the tensor map of the activations, [groups][rows][cols] from the right, in boxes of 64 k × the tokens of a copy.
 struct alignas(64) Sm90ManyParams {
   uint8_t map[128];
   Sm90Params common;

@@ -179,7 +179,7 @@ template <bool CODES> NVFP4_INLINE Route route_of(const GemmParams& p) {
 template <class C> NVFP4_INLINE void send_rows(const GemmParams& p, const Tile& t, uint32_t first_row, uint32_t box) {
   if (first_row < p.weight_rows) {
     const uint32_t bytes = min(static_cast<uint32_t>(C::WIDTH), p.weight_rows - first_row) * 2;
-    const int here = min(t.rows - t.row0, C::TOKENS);
+    const int here = t.count;
     uint16_t* to = reinterpret_cast<uint16_t*>(p.out) + out_start(p, t) + t.row0 * p.out_row_stride + first_row;
 #pragma unroll 1
     for (int token = threadIdx.x & 31; token < here; token += 32)
@@ -195,7 +195,7 @@ template <class C, bool F16_OUT> NVFP4_INLINE void gate_rows(const GemmParams& p
   using D = std::conditional_t<F16_OUT, F16, Bf16>;
   constexpr int LANES = C::WIDTH / 8;  // of a token
   const SwiGlu parameters{p.limit, p.alpha, p.beta};
-  const int lane = threadIdx.x & 31, chunk = lane % LANES, here = min(t.rows - t.row0, C::TOKENS);
+  const int lane = threadIdx.x & 31, chunk = lane % LANES, here = t.count;
   const uint32_t column = first_row / 2 + chunk * 4;
   if (column >= p.weight_rows / 2) return;
   const uint8_t* from = box + chunk * 16;
@@ -246,7 +246,7 @@ NVFP4_INLINE void write_pieces(const GemmParams& p, const Tile& t, uint32_t firs
                                uint8_t* staging, uint32_t barrier) {
   using K = Kept<KEEP>;
   constexpr int PIECE = K::template PIECE<C>, PITCH = K::template PITCH<C>;
-  const int first_token = 2 * (threadIdx.x & 3), here = min(t.rows - t.row0, C::TOKENS);
+  const int first_token = 2 * (threadIdx.x & 3), here = t.count;
   const bool gated = p.activation == ACTIVATION_SWIGLU;
   const uint32_t cols = gated ? p.weight_rows / 2 : p.weight_rows, first_column = (gated ? first_row / 2 : first_row) / 16;
   const int width = gated ? C::WIDTH / 2 : C::WIDTH;
@@ -272,7 +272,7 @@ NVFP4_INLINE void write_pieces(const GemmParams& p, const Tile& t, uint32_t firs
       ptx::meet(barrier, C::THREADS);
     }
   }
-  if (CODES && t.row0 + C::TOKENS >= t.rows) {
+  if (CODES && t.row0 + t.count >= t.rows) {
     const int padded = static_cast<int>(rounded(t.rows, tile_rows(p.out_layout))) - t.row0;
     quantize_rows<C::THREADS>(p, t, nullptr, 0, here, padded, cols, first_column, width);
   }
@@ -322,7 +322,7 @@ NVFP4_INLINE bool write_sums(const GemmParams& p, const Tile& t, uint32_t first_
       return false;
     }
     uint8_t* to = memory + first_token * C::HALF_PITCH + 2 * C::row();
-    const int here = min(t.rows - t.row0, C::TOKENS);
+    const int here = t.count;
     if (p.out_dtype == DTYPE_F16) {
       plain ? fill_box<C, Keep::F16, true>(p, acc, f, to, here) : fill_box<C, Keep::F16, false>(p, acc, f, to, here);
     } else {

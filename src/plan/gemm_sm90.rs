@@ -77,6 +77,11 @@ impl Form {
         self.depth * UNIT_COLS
     }
 
+    /// Tokens of a tensor copy, `COPY` of kernels/sm90_many.cuh: wide tiles take as many as they have.
+    pub const fn copied_tokens(&self) -> usize {
+        if self.tokens > 128 { 32 } else { self.tokens }
+    }
+
     /// `SHARED_BYTES` of kernels/sm90_few.cuh and sm90_many.cuh: stages, jobs, staging or boxes, barriers.
     pub const fn shared_bytes(&self) -> usize {
         const JOBS: usize = 4;
@@ -127,7 +132,7 @@ const FEW_FORMS: usize = 3;
 
 /// The average rows a group up to which each form is taken. Groups are rarely even, and one row more than a tile of
 /// `few` reads the group's weights again: hence 6 and not 8.
-const AVERAGES: [usize; 6] = [0, 6, 16, 32, 64, 191];
+const AVERAGES: [usize; 6] = [0, 6, 16, 32, 64, 128];
 /// Bytes of weights below which blocks of few units stream them, two a processor: starts and ends overlap. On an H200
 /// with dependent launches they take 0.91 to 0.99 of the time of wide blocks up to 149 MB, 0.94 at 226 MB, 1.02 and more
 /// from 594 MB on.
