@@ -35,8 +35,14 @@ template <int TOKENS_, int HALVES_> struct Crew {
   }
 };
 
-// What v takes beside the sums. The power of two that decoded weights lack is exact, so without scales of rows it joins
-// g_b; scales and bias lie in shared memory, at the thread's first token and row.
+// Whether v is the sum times one factor: the power of two that decoded weights lack joins g_b, which is exact but where it
+// runs out of exponents. Sums beyond f32 are infinite where it does not join them, and finite where it does; so batch
+// invariance, which the other kernels share, goes without.
+NVFP4_INLINE bool is_plain(const GemmParams& p, float g_b) {
+  return !p.a_decode && !p.bias && !p.batch_invariant && fabsf(g_b) <= 0x1p120f;
+}
+
+// What v takes beside the sums; scales and bias lie in shared memory, at the thread's first token and row.
 struct Factors {
   float g_b;
   const float *g_a, *bias;
@@ -294,7 +300,7 @@ template <class C, bool CODES>
 NVFP4_INLINE bool write_sums(const GemmParams& p, const Tile& t, uint32_t first_row, const typename C::Sums& acc, float g_b, uint8_t* memory,
                              uint32_t barrier) {
   const Route route = route_of<CODES>(p);
-  const bool plain = route != Route::PIECES && !p.a_decode && !p.bias;
+  const bool plain = route != Route::PIECES && is_plain(p, g_b);
   if (!plain) {
     ptx::meet(barrier, C::THREADS);  // the last readers of scales and buffers are done
     for (int token = C::thread(); token < C::TOKENS; token += C::THREADS) {

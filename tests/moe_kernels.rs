@@ -1,4 +1,5 @@
-//! The mixture-of-experts kernels on the CPU emulator against the CPU backend, bit for bit, launched as the planner says.
+//! The mixture-of-experts kernels, and dequantization as products use it, on the CPU emulator against the CPU backend, bit for
+//! bit, launched as the planner says.
 //!
 //! A case is made twice from one seed, each in memory of its own whose outputs are poisoned; in the end all bytes of both must
 //! agree, so stray and missing writes show like wrong ones. NVFP4_MOE_CASES sets how many of each kind.
@@ -11,13 +12,15 @@ use std::process::Command;
 
 use nvfp4::backend::cpu::Cpu;
 use nvfp4::backend::cuda::context::DeviceFacts;
+use nvfp4::backend::cuda::layouts;
 use nvfp4::backend::cuda::moe::{self, GatherLaunch, Launch};
 use nvfp4::format::block::ScaleRule;
 use nvfp4::format::dtype::Dtype;
 use nvfp4::format::layout::ScaleLayout;
 use nvfp4::format::route::Score;
 use nvfp4::plan::Job;
-use nvfp4::plan::dequantize::QuantIn;
+use nvfp4::plan::dequantize::{DequantizeProblem, QuantIn};
+use nvfp4::plan::groups::Groups;
 use nvfp4::plan::memory::{Matrix, Ptr};
 use nvfp4::plan::moe::*;
 use nvfp4::plan::quantize::{DecodeScales, QuantOut, Scales, Scope};
@@ -277,6 +280,29 @@ fn combine(rng: &mut Rng, arena: &mut Arena) -> Vec<Job> {
     vec![Job::Combine(CombineProblem { tokens, topk, cols, rows, y, inverse, weights, scaling, shared, out })]
 }
 
+/// Rows of strided groups whose codes, like a product's, lie any number of bytes apart.
+fn dequantize(rng: &mut Rng, arena: &mut Arena) -> Vec<Job> {
+    let (count, rows) = (rng.pick(&[1, 2, 5]), rng.pick(&[1, 7, 17, 130]));
+    let groups = Groups::Strided { count, rows };
+    let cols = 16 * rng.pick(&[1, 3, 8, 17, 33]);
+    let codes_row_stride = cols / 2 + rng.pick(&[0, 0, 8, 3]);
+    let codes_group_stride = rows * codes_row_stride + rng.pick(&[0, 8, 21]);
+    let codes: Vec<u8> = (0..count * codes_group_stride).map(|_| rng.next() as u8).collect();
+    let codes = arena.input(&codes);
+    let scales = arena.scales(rng, |tile| groups.scale_rows(tile), cols / 16, true);
+    let input = QuantIn {
+        codes,
+        codes_row_stride,
+        codes_group_stride,
+        scales,
+        scope: Scope::Tensor,
+        decode: Ptr::NULL,
+    };
+    let mut dst = arena.matrix(rng, count * rows, cols, Dtype::Bf16, None);
+    dst.group_stride = rows * dst.row_stride;
+    vec![Job::Dequantize(DequantizeProblem { groups, cols, input, dst })]
+}
+
 struct Emulator(libloading::Library);
 
 impl Emulator {
@@ -319,6 +345,13 @@ impl Emulator {
                 None => {}
             },
             Job::Combine(p) => moe::plan_combine(p, facts).iter().for_each(|l| self.launch(l, launched)),
+            Job::Dequantize(p) => {
+                let plan = layouts::plan_dequantize(p, facts);
+                plan.iter().for_each(|l| {
+                    let (kernel, grid, threads, params) = (l.kernel, l.grid, l.threads, l.params);
+                    self.launch(&Launch { kernel, grid, threads, params }, launched);
+                });
+            }
             _ => unreachable!("not a job of this test"),
         }
     }
@@ -331,8 +364,13 @@ fn kernels_agree_with_the_cpu_backend() {
     let cases = std::env::var("NVFP4_MOE_CASES").map_or(150, |n| n.parse().unwrap());
     let mut launched = Vec::new();
     type Make = fn(&mut Rng, &mut Arena) -> Vec<Job>;
-    let kinds: [(&str, Make); 4] =
-        [("route", route), ("permute", permute), ("gather", gather), ("combine", combine)];
+    let kinds: [(&str, Make); 5] = [
+        ("route", route),
+        ("permute", permute),
+        ("gather", gather),
+        ("combine", combine),
+        ("dequantize", dequantize),
+    ];
     for (kind, make) in kinds {
         for seed in 0..cases {
             let mut sides = [Arena::new(), Arena::new()];

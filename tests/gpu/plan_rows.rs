@@ -120,7 +120,11 @@ impl Words<'_> {
         let (groups, cols) = (self.groups(), self.size());
         let (codes, codes_row_stride, scales) = (self.ptr(), self.size(), self.scales());
         let (scope, decode, dtype) = (self.scope(), self.ptr(), self.dtype());
-        let input = QuantIn { codes, codes_row_stride, codes_group_stride: 0, scales, scope, decode };
+        let codes_group_stride = match groups {
+            Groups::Strided { rows, .. } => rows * codes_row_stride,
+            _ => 0,
+        };
+        let input = QuantIn { codes, codes_row_stride, codes_group_stride, scales, scope, decode };
         DequantizeProblem { groups, cols, input, dst: self.matrix(dtype).expect("a destination") }
     }
 

@@ -138,6 +138,18 @@ def random_calls(part, quick):
     agreement(part, code, text)
 
 
+def random_products(part, quick):
+    code, text = part.run(
+        [BIN / "random_calls", "device::a_device_agrees", "--nocapture"], NVFP4_TEST_DEVICE="cuda", NVFP4_RANDOM_ONLY="products",
+        NVFP4_RANDOM_CALLS="0", NVFP4_RANDOM_PRODUCTS="100" if quick else "1300", NVFP4_RANDOM_SEED=os.environ.get("NVFP4_SEED", "0"),
+    )
+    agreement(part, code, text)
+
+
+def products(part, quick):
+    part.counts("products", *part.run([BIN / "products", "5000" if quick else "100000", "500" if quick else "5000"]))
+
+
 def agreement(part, code, text):
     """The line of tests/random_calls/device.rs."""
     found = re.search(r"(\d+) problems, .*? (\d+) failed", text)
@@ -235,6 +247,8 @@ TOGETHER = [
     ("c", c_programs),
     ("runtime", runtime),
     ("random", random_calls),
+    ("random-products", random_products),
+    ("products", products),
     ("kernels", kernels),
     ("python-torch", python_tests("cuda", "torch")),
     ("python-cupy", python_tests("cupy", "cupy")),

@@ -2,8 +2,9 @@
 //!
 //! NVFP4_TEST_DEVICE=cuda runs them on GPU 0, from as many threads as there are cores; without it they take the way of
 //! device memory on the CPU, a few of them. NVFP4_RANDOM_CALLS is the number of seeds, each of which calls every operation,
-//! with both poisons; NVFP4_RANDOM_SEED the first one; NVFP4_TEST_THREADS sets the threads, NVFP4_TEST_SHORT=1 looks less closely, NVFP4_TEST_STEP
-//! and NVFP4_TEST_PRODUCT_STEP leave regular calls out.
+//! with both poisons; NVFP4_RANDOM_SEED the first one; NVFP4_RANDOM_ONLY=grouped_gemm takes that operation of every seed and
+//! no regular call; NVFP4_RANDOM_PRODUCTS is the number of sets of weights with eight products each. NVFP4_TEST_THREADS sets the threads, NVFP4_TEST_SHORT=1 looks less closely, NVFP4_TEST_STEP and
+//! NVFP4_TEST_PRODUCT_STEP leave regular calls out.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -22,11 +23,21 @@ use crate::arena::*;
 use crate::reference::*;
 use crate::support::{Library, Memory, check};
 use crate::{Call, OPERATIONS, Prepared, WORKSPACE, prepare, set_workspace};
-use crate::{regular, regular_moe};
+use crate::{products, regular, regular_moe, spread};
 
-fn operations() -> impl Iterator<Item = &'static (&'static str, crate::Make)> {
+/// The operations of a seed with their numbers, which choose their random arguments.
+fn operations() -> impl Iterator<Item = (usize, &'static (&'static str, crate::Make))> {
     let products = OPERATIONS.iter().filter(|(name, _)| *name == "grouped_gemm").cycle().take(PRODUCTS - 1);
-    OPERATIONS.iter().chain(products)
+    let only = only();
+    OPERATIONS
+        .iter()
+        .chain(products)
+        .enumerate()
+        .filter(move |(_, (name, _))| only.as_deref().is_none_or(|only| only == *name))
+}
+
+fn only() -> Option<String> {
+    std::env::var("NVFP4_RANDOM_ONLY").ok()
 }
 
 /// What a thread works with: the CPU, the device, and their memory.
@@ -75,7 +86,7 @@ impl Bench {
         let mut weights = prepare(&mut Rng::new(seed ^ 0x77), &self.libraries, &mut self.storage);
         let canonical = self.canonical(&weights);
         let mut problems = Vec::new();
-        for (i, (name, make)) in operations().enumerate() {
+        for (i, (name, make)) in operations() {
             for (poison, byte) in POISONS.into_iter().enumerate() {
                 self.arenas[poison].clear(byte);
                 weights.which = CPU;
@@ -83,6 +94,34 @@ impl Bench {
                 let call = make(&mut rng, &mut self.arenas[poison], &weights).expect("a legal call");
                 if let Err(problem) = self.compare(name, &call, poison, &weights, &canonical) {
                     problems.push(format!("{name} seed {seed} poison {byte:#x}: {problem}"));
+                    break;
+                }
+            }
+        }
+        for handle in weights.handles {
+            // SAFETY: a live handle.
+            check(unsafe { nvfp4_weights_destroy(handle) }).unwrap();
+        }
+        problems
+    }
+
+    /// Products of one set of weights; what was wrong.
+    fn products(&mut self, seed: u64) -> Vec<String> {
+        let weights = spread::weights(&mut Rng::new(seed * 31 + 7), &self.libraries, &mut self.storage);
+        let canonical = self.canonical(&weights);
+        let mut problems = Vec::new();
+        for i in 0..spread::CALLS as u64 {
+            for (poison, byte) in POISONS.into_iter().enumerate() {
+                let arena = &mut self.arenas[poison];
+                arena.clear(byte);
+                let mut rng = Rng::new(seed * 31 + 11 + (i << 40));
+                let (groups, rows) = spread::groups(&mut rng, arena, &weights);
+                let call = products::product(&mut rng, arena, &weights, groups, rows);
+                let found = self
+                    .compare("grouped_gemm", &call, poison, &weights, &canonical)
+                    .and_then(|()| self.fewer_rows(&call, poison, &weights));
+                if let Err(problem) = found {
+                    problems.push(format!("product {i} of weights {seed} poison {byte:#x}: {problem}"));
                     break;
                 }
             }
@@ -298,6 +337,24 @@ impl Bench {
         expect_faults(faults[DEVICE], self.libraries[CPU].take_faults())
     }
 
+    /// Behind `compare`: what must not depend on the batch gives the first rows the same bits without the others.
+    fn fewer_rows(&mut self, call: &Call, poison: usize, weights: &Prepared) -> Result<(), String> {
+        // SAFETY: the words of these arguments.
+        let args = unsafe { call.words.as_ptr().cast::<nvfp4_grouped_gemm_args>().read() };
+        let cut = [NVFP4_GROUPING_NONE, NVFP4_GROUPING_ENDS].contains(&args.groups.grouping) && args.rows > 1;
+        if args.flags & NVFP4_GEMM_BATCH_INVARIANT == 0 || args.out_dtype == NVFP4_DTYPE_NVFP4 || !cut {
+            return Ok(());
+        }
+        let used = self.arenas[poison].next + 64;
+        let all = self.arenas[poison].memory.bytes()[..used].to_vec();
+        let rows = 1 + (args.rows - 1) % 13.min(args.rows - 1);
+        let fewer = nvfp4_grouped_gemm_args { rows, ..args };
+        self.run(DEVICE, &words_of(&fewer, call), weights, Some("grouped_gemm"))?;
+        let after = &self.arenas[poison].memory.bytes()[..used];
+        same(&self.arenas[poison], after, &all)
+            .map_err(|e| format!("{rows} of {} rows alone: {e}", args.rows))
+    }
+
     /// The product that a grouped linear layer consists of; where it quantizes first, of what the CPU makes of its input.
     fn as_product(
         &mut self,
@@ -409,7 +466,9 @@ impl Bench {
                         ));
                     }
                     self.elements += 1;
-                    if args.activation == NVFP4_ACTIVATION_NONE && args.out_dtype == NVFP4_DTYPE_F32 {
+                    // An old output that is added may be larger than the product, and so its rounding.
+                    let plain = args.activation == NVFP4_ACTIVATION_NONE && !accumulate;
+                    if plain && args.out_dtype == NVFP4_DTYPE_F32 {
                         self.worst = self.worst.max(want.share(have));
                     }
                 }
@@ -463,6 +522,7 @@ fn a_device_agrees_with_the_cpu() {
         return;
     }
     let (first, seeds) = (number("NVFP4_RANDOM_SEED", 0), number("NVFP4_RANDOM_CALLS", 60));
+    let products = number("NVFP4_RANDOM_PRODUCTS", if asked { 0 } else { 4 });
     let cores = std::thread::available_parallelism().map_or(1, |n| n.get().min(16)) as u64;
     let threads = if asked { number("NVFP4_TEST_THREADS", cores) } else { 1 };
     // Regular calls first: the products take longest.
@@ -472,6 +532,7 @@ fn a_device_agrees_with_the_cpu() {
     let regular: Vec<usize> = sets
         .chain(regular::ROW_CALLS..LAYER_CALLS)
         .chain((0..regular::ROW_CALLS).filter(|&i| i % step == 0 || asked && regular::per_row(i)))
+        .filter(|_| only().is_none())
         .collect();
     let most = number("NVFP4_TEST_FAILURES", 20) as usize;
     let next = AtomicU64::new(0);
@@ -484,7 +545,9 @@ fn a_device_agrees_with_the_cpu() {
                 let mut calls = 0;
                 loop {
                     let turn = next.fetch_add(1, Ordering::Relaxed);
-                    if turn >= regular.len() as u64 + seeds || problems.lock().unwrap().len() > most {
+                    if turn >= regular.len() as u64 + seeds + products
+                        || problems.lock().unwrap().len() > most
+                    {
                         break;
                     }
                     let found = match regular.get(turn as usize) {
@@ -493,8 +556,17 @@ fn a_device_agrees_with_the_cpu() {
                             bench.regular(number)
                         }
                         None => {
-                            calls += operations().count() as u64;
-                            bench.seed(first + turn - regular.len() as u64)
+                            let turn = turn - regular.len() as u64;
+                            match turn.checked_sub(products) {
+                                None => {
+                                    calls += spread::CALLS as u64;
+                                    bench.products(first + turn)
+                                }
+                                Some(turn) => {
+                                    calls += operations().count() as u64;
+                                    bench.seed(first + turn)
+                                }
+                            }
                         }
                     };
                     problems.lock().unwrap().extend(found);
@@ -508,7 +580,7 @@ fn a_device_agrees_with_the_cpu() {
     println!(
         "{calls} problems, {elements} bytes and elements compared, {} failed; f32 products at worst {worst:.1e} of the bound; seeds {first} to {}",
         problems.len(),
-        first + seeds - 1
+        first + seeds.max(products).max(1) - 1
     );
     for problem in &problems {
         println!("FAILED {problem}");

@@ -13,6 +13,7 @@ mod reference;
 mod regular;
 mod regular_moe;
 mod rows;
+mod spread;
 #[path = "../support/mod.rs"]
 mod support;
 

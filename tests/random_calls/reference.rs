@@ -198,6 +198,8 @@ impl Product<'_> {
                     + least * (k as f64 * (scale + g_b.abs()) + 1.0);
                 let large = [magnitude, magnitude * g_a, scaled * g_b, value, bound, bias];
                 let loose = !large.iter().all(|x| below(x.abs(), 1e38));
+                // The order of a sum that does not fit chooses its sign, and whether it then meets an infinity of its own.
+                let value = if magnitude.is_finite() && !below(magnitude, 1e38) { 0.0 } else { value };
                 Expected { value, bound, loose }
             })
             .collect()
