@@ -15,7 +15,7 @@ namespace nvfp4 {
   KERNEL(NAME, F16, CODES, 3, 3, 32, 2, 4)     \
   KERNEL(NAME, F16, CODES, 3, 3, 64, 2, 3)     \
   KERNEL(NAME, F16, CODES, 2, 2, 128, 2, 3)    \
-  KERNEL(NAME, F16, CODES, 1, 2, 256, 1, 5)
+  KERNEL(NAME, F16, CODES, 1, 2, 256, 1, 4)
 
 KERNELS(bf16, false, false)
 KERNELS(f16, true, false)

@@ -31,17 +31,24 @@ template <bool F16_, bool CODES_, int UNITS_, int CONSUMERS_, int TOKENS_, int D
   static constexpr int BOX_BYTES = TOKENS * UNIT_COLS * 2, A_BYTES = DEPTH * BOX_BYTES, STRIP_BYTES = DEPTH * UNIT_BYTES;
   static constexpr int STAGE_BYTES = (A_BYTES + UNITS * STRIP_BYTES + 1023) / 1024 * 1024, STEP_COLS = DEPTH * UNIT_COLS;
   static constexpr int FOURS = HALVES * TOKENS / 8;  // of a thread's sums
+  // Wide tiles: a group's rows are shared out over its tiles, and a tile loads and multiplies what it has, rounded up.
+  static constexpr bool EVEN = TOKENS > 128;
+  static constexpr int COPY = EVEN ? 32 : TOKENS, COPY_BYTES = COPY * UNIT_COLS * 2;  // of tokens, by one tensor copy
+  static constexpr int WIDTHS = EVEN ? 3 : 1;     // numbers of tokens that are multiplied
+  template <int I> static constexpr int WIDTH = !EVEN ? TOKENS : I == 0 ? 144 : I == 1 ? 192 : 256;
+  static constexpr int WRITERS = 2;                  // warps that empty the warpgroups' boxes
   // Registers of a thread, which add up to the launch's 168 or 128.
   static constexpr int CONSUMER_REGISTERS = CONSUMERS == 3 ? 152 : DEPTH == 2 ? 224 : 232;
   static constexpr int PRODUCER_REGISTERS = CONSUMERS == 3 || DEPTH == 2 ? 56 : 40;
   using Stages = Ring<STAGES, STAGE_BYTES>;
   using Writers = Crew<TOKENS, HALVES>;
-  static constexpr int CREWS = UNITS;
   using Sums = typename Writers::Sums;
   using Shares = Partials<WARPS, FOURS>;
-  static constexpr int BARRIERS_AT = Stages::BYTES, JOBS_AT = BARRIERS_AT + Stages::BARRIER_BYTES + Jobs::BARRIER_BYTES;
-  static constexpr int STAGING_AT = (JOBS_AT + Jobs::BYTES + 127) / 128 * 128;
-  static constexpr int SHARED_BYTES = STAGING_AT + CREWS * Writers::BYTES + 1024;  // the ring starts at a multiple of 1024
+  using Box = Ring<1, Writers::BYTES>;
+  static constexpr int BARRIERS_AT = Stages::BYTES, JOB_BARRIERS_AT = BARRIERS_AT + Stages::BARRIER_BYTES;
+  static constexpr int BOX_BARRIERS_AT = JOB_BARRIERS_AT + Jobs::BARRIER_BYTES, JOBS_AT = BOX_BARRIERS_AT + CONSUMERS * Box::BARRIER_BYTES;
+  static constexpr int BOXES_AT = (JOBS_AT + Jobs::BYTES + 127) / 128 * 128;
+  static constexpr int SHARED_BYTES = BOXES_AT + CONSUMERS * Writers::BYTES + 1024;  // the ring starts at a multiple of 1024
   // Token tiles that follow one another with the same weights. Few tokens: a group has one or two.
   static constexpr uint32_t SHARE = TOKENS > 64 ? 64 : 1;
   static_assert(SHARED_BYTES <= 232448 && JOBS_AT % 16 == 0 && DEPTH <= 2, "a short step has one unit");
@@ -55,7 +62,7 @@ NVFP4_INLINE void fill_stages(const Sm90ManyParams& params, const Job& job, cons
   const GemmParams& p = params.common.gemm;
   const Tile& t = job.tile;
   const uint32_t across = blocks_of(p.weight_rows, UNIT_ROWS), first = t.features * F::UNITS, deep = blocks_of(p.cols, UNIT_COLS);
-  const uint32_t units = min(static_cast<uint32_t>(F::UNITS), across - first);
+  const uint32_t units = min(static_cast<uint32_t>(F::UNITS), across - first), copies = F::EVEN ? blocks_of(t.count, F::COPY) : 1;
   const int64_t run = static_cast<int64_t>(t.group) * across + first, unit_stride = static_cast<int64_t>(deep) * UNIT_BYTES;
   const uint8_t* weights = p.weights + p.units_at + run * unit_stride + static_cast<int64_t>(job.begin) * F::STRIP_BYTES;
   const bool strided = p.grouping == GROUPS_STRIDED;
@@ -67,12 +74,14 @@ NVFP4_INLINE void fill_stages(const Sm90ManyParams& params, const Job& job, cons
   for (uint32_t step = job.begin, end = job.end; step < end; step++) {
     const uint32_t here = min(static_cast<uint32_t>(F::DEPTH), deep - step * F::DEPTH);
     ring.wait_free(cursor);
-    ring.expect(cursor, here * (F::BOX_BYTES + units * UNIT_BYTES));
+    ring.expect(cursor, here * (copies * F::COPY_BYTES + units * UNIT_BYTES));
     const uint32_t stage = ring.stage(cursor), full = ring.full(cursor);
     for (uint32_t unit = 0; unit < units; unit++)
       ptx::bulk_load(stage + F::A_BYTES + unit * F::STRIP_BYTES, weights + unit * unit_stride, here * UNIT_BYTES, full, policy);
     for (uint32_t box = 0; box < here; box++)
-      ptx::tensor_load(stage + box * F::BOX_BYTES, params.map, static_cast<int>(step * F::DEPTH + box) * UNIT_COLS, row, group, full, ptx::EVICT_LAST);
+      for (uint32_t copy = 0; copy < copies; copy++)
+        ptx::tensor_load(stage + box * F::BOX_BYTES + copy * F::COPY_BYTES, params.map, static_cast<int>(step * F::DEPTH + box) * UNIT_COLS,
+                         row + copy * F::COPY, group, full, ptx::EVICT_LAST);
     weights += F::STRIP_BYTES;
     cursor.advance();
   }
@@ -119,8 +128,10 @@ template <class F> struct Consumer {
 
   NVFP4_INLINE Consumer(const typename F::Stages& ring, int warpgroup)
       : ring(ring), exponent(ptx::opaque(0x70007000u)) {
-    const uint32_t unit = F::A_BYTES + (F::HALVES == 2 ? warpgroup * F::STRIP_BYTES : 0), half = F::HALVES == 2 ? 0 : warpgroup;
-    const uint32_t thread = threadIdx.x & 127;
+    // A warpgroup with half a unit takes both halves of 64 threads' words: 64 neighbouring rows, 16 a warp.
+    const uint32_t lane = threadIdx.x & 31, warp = threadIdx.x >> 5 & 3, whole = F::HALVES == 2;
+    const uint32_t unit = F::A_BYTES + whole * warpgroup * F::STRIP_BYTES, half = whole ? 0 : lane >> 4;
+    const uint32_t thread = whole ? warp * 32 + lane : warpgroup * 64 + warp * 16 + (lane & 15);
     values_at = ptx::opaque(unit + half * UNIT_HALF + 16 * thread);
     scales_at = unit + UNIT_SCALES + 16 * (thread >> 2) + 8 * half;
   }
@@ -129,8 +140,39 @@ template <class F> struct Consumer {
     words.load(stage + values_at + unit * UNIT_BYTES, stage + scales_at + unit * UNIT_BYTES);
   }
 
-  // acc = the products of `count` > 0 stages, the last of them short by a unit or not.
-  NVFP4_INLINE void multiply(typename F::Sums& acc, uint32_t count, bool is_short) {
+  // acc = the products of `count` > 0 stages, the last of them short by a unit or not, with at least the first `tokens` tokens:
+  // by the WIDTHs FIRST … LAST. Every stage is the producer's again.
+  template <int FIRST = 0, int LAST = F::WIDTHS - 1>
+  NVFP4_INLINE void multiply(typename F::Sums& acc, uint32_t count, bool is_short, uint32_t tokens) {
+    if constexpr (FIRST < LAST) {
+      constexpr int MIDDLE = (FIRST + LAST) / 2;
+      if (tokens <= F::template WIDTH<MIDDLE>)
+        multiply<FIRST, MIDDLE>(acc, count, is_short, tokens);
+      else
+        multiply<MIDDLE + 1, LAST>(acc, count, is_short, tokens);
+    } else if constexpr (!F::EVEN) {
+      multiply_stages(acc, count, is_short);
+      finish(acc);
+    } else {
+      // Accumulators of a loop of their own, cleared: else the compiler waits for every product of every loop.
+      constexpr int SUMS = F::template WIDTH<FIRST> / 2;
+      float sums[F::HALVES][SUMS];
+#pragma unroll
+      for (int half = 0; half < F::HALVES; half++) {
+#pragma unroll
+        for (int i = 0; i < SUMS; i++) sums[half][i] = 0.f;
+        ptx::wgmma_pin(sums[half]);
+      }
+      multiply_stages(sums, count, is_short);
+      finish(sums);
+#pragma unroll
+      for (int half = 0; half < F::HALVES; half++)
+#pragma unroll
+        for (int i = 0; i < F::TOKENS / 2; i++) acc[half][i] = i < SUMS ? sums[half][i] : 0.f;
+    }
+  }
+
+  template <int SUMS> NVFP4_INLINE void multiply_stages(float (&acc)[F::HALVES][SUMS], uint32_t count, bool is_short) {
     Words words[2];
     bool add = false;  // the first products overwrite
     ring.wait_full(cursor);
@@ -144,7 +186,7 @@ template <class F> struct Consumer {
   }
 
   // One stage of UNITS along k; its first words are there, and those of the next stage, if `more`, will be.
-  template <int UNITS> NVFP4_INLINE void multiply_stage(typename F::Sums& acc, Words (&words)[2], bool add, bool more) {
+  template <int UNITS, int SUMS> NVFP4_INLINE void multiply_stage(float (&acc)[F::HALVES][SUMS], Words (&words)[2], bool add, bool more) {
     const uint32_t stage = ring.stage(cursor);
     const uint32_t tokens = ptx::warp_max(ptx::wgmma_descriptor_low(stage));
     Cursor ahead = cursor;
@@ -164,7 +206,7 @@ template <class F> struct Consumer {
         ptx::wgmma_fence();
         const uint32_t at = tokens + unit * (F::BOX_BYTES / 16) + 4 * pair;
 #pragma unroll
-        for (int half = 0; half < F::HALVES; half++) ptx::wgmma<F::F16>(acc[half], fragments[pair][half].even, at, pair > 0 || unit > 0 || add);
+        for (int half = 0; half < F::HALVES; half++) ptx::wgmma<F::F16>(acc[half], fragments[pair][half].even, at, F::EVEN || pair > 0 || unit > 0 || add);
 #pragma unroll
         for (int half = 0; half < F::HALVES; half++) ptx::wgmma<F::F16>(acc[half], fragments[pair][half].odd, at + 2, 1);
         ptx::wgmma_commit();
@@ -184,7 +226,7 @@ template <class F> struct Consumer {
   }
 
   // The accumulators are complete and every stage is the producer's again.
-  NVFP4_INLINE void finish(typename F::Sums& acc) {
+  template <int SUMS> NVFP4_INLINE void finish(float (&acc)[F::HALVES][SUMS]) {
     ptx::wgmma_wait<0>();
 #pragma unroll
     for (int half = 0; half < F::HALVES; half++) ptx::wgmma_pin(acc[half]);
@@ -199,70 +241,147 @@ template <class F> struct Consumer {
   }
 };
 
-// Totals of the runs of a tile, a thread's own, in the workspace and most likely in the cache.
+// Totals of the runs of a tile, a thread's own: the upper halves of the floats wait in the warpgroup's box, the lower ones in
+// the workspace, most likely in the cache. 16 bytes hold halves of eight sums.
 template <class F> class Totals {
  public:
-  NVFP4_INLINE Totals(float* totals)
-      : mine(reinterpret_cast<float4*>(totals) + (static_cast<int64_t>(blockIdx.x) * F::WARPS + (threadIdx.x >> 5)) * F::FOURS * 32 + (threadIdx.x & 31)) {}
+  NVFP4_INLINE Totals(uint8_t* box, float* workspace)
+      : upper(reinterpret_cast<uint4*>(box) + (threadIdx.x & 127)),
+        lower(reinterpret_cast<uint4*>(workspace) + (static_cast<int64_t>(blockIdx.x) * F::WARPS + (threadIdx.x >> 5)) * EIGHTS * 32 + (threadIdx.x & 31)) {}
 
   NVFP4_INLINE void add(const float (&acc)[F::FOURS][4], bool first) {
 #pragma unroll
-    for (int i = 0; i < F::FOURS; i++) {
-      const float4 x = first ? make_float4(0.f, 0.f, 0.f, 0.f) : __ldcg(mine + i * 32);
-      __stcg(mine + i * 32, make_float4(__fadd_rn(x.x, acc[i][0]), __fadd_rn(x.y, acc[i][1]), __fadd_rn(x.z, acc[i][2]), __fadd_rn(x.w, acc[i][3])));
-      if (i % 8 == 7) ptx::keep_order();
+    for (int from = 0; from < EIGHTS; from += 2) {
+      uint4 low[2];
+#pragma unroll
+      for (int i = 0; i < 2; i++) low[i] = first ? make_uint4(0, 0, 0, 0) : __ldcg(lower + (from + i) * 32);
+#pragma unroll
+      for (int i = 0; i < 2; i++) {
+        uint4 high = first ? make_uint4(0, 0, 0, 0) : upper[(from + i) * 128];
+        join(acc[2 * (from + i)], high.x, high.y, low[i].x, low[i].y);
+        join(acc[2 * (from + i) + 1], high.z, high.w, low[i].z, low[i].w);
+        upper[(from + i) * 128] = high;
+        __stcg(lower + (from + i) * 32, low[i]);
+      }
+      __syncwarp();  // over which ptxas collects no loads until registers run out
     }
   }
   // acc becomes the total of all runs.
   NVFP4_INLINE void add_to(float (&acc)[F::FOURS][4]) {
+    constexpr int TOGETHER = EIGHTS < 8 ? EIGHTS : 8;  // on their way at once
 #pragma unroll
-    for (int i = 0; i < F::FOURS; i++) {
-      const float4 x = __ldcg(mine + i * 32);
-      acc[i][0] = __fadd_rn(x.x, acc[i][0]), acc[i][1] = __fadd_rn(x.y, acc[i][1]);
-      acc[i][2] = __fadd_rn(x.z, acc[i][2]), acc[i][3] = __fadd_rn(x.w, acc[i][3]);
-      if (i % 8 == 7) ptx::keep_order();
+    for (int from = 0; from < EIGHTS; from += TOGETHER) {
+      uint4 low[TOGETHER];
+#pragma unroll
+      for (int i = 0; i < TOGETHER; i++) low[i] = __ldcg(lower + (from + i) * 32);
+#pragma unroll
+      for (int i = 0; i < TOGETHER; i++) {
+        const uint4 high = upper[(from + i) * 128];
+        const uint32_t h[4] = {high.x, high.y, high.z, high.w}, l[4] = {low[i].x, low[i].y, low[i].z, low[i].w};
+#pragma unroll
+        for (int j = 0; j < 8; j++) {
+          float& sum = acc[2 * (from + i) + j / 4][j % 4];
+          sum = __fadd_rn(total(h[j / 2], l[j / 2], j & 1), sum);
+        }
+      }
+      __syncwarp();
     }
   }
 
  private:
-  float4* mine;
+  static constexpr int EIGHTS = F::FOURS / 2;
+  uint4 *upper, *lower;
+
+  static NVFP4_INLINE float total(uint32_t high, uint32_t low, int odd) { return __uint_as_float(__byte_perm(low, high, odd ? 0x7632 : 0x5410)); }
+  // Two words of each half += four sums.
+  static NVFP4_INLINE void join(const float (&x)[4], uint32_t& h0, uint32_t& h1, uint32_t& l0, uint32_t& l1) {
+    const uint32_t t0 = __float_as_uint(__fadd_rn(total(h0, l0, 0), x[0])), t1 = __float_as_uint(__fadd_rn(total(h0, l0, 1), x[1]));
+    const uint32_t t2 = __float_as_uint(__fadd_rn(total(h1, l1, 0), x[2])), t3 = __float_as_uint(__fadd_rn(total(h1, l1, 1), x[3]));
+    h0 = __byte_perm(t0, t1, 0x7632), l0 = __byte_perm(t0, t1, 0x5410);
+    h1 = __byte_perm(t2, t3, 0x7632), l1 = __byte_perm(t2, t3, 0x5410);
+  }
 };
 
+// The first of a warpgroup's stored weight rows in a tile; in the last tile it may be past the last one.
+template <class F> NVFP4_INLINE uint32_t first_row_of(const Tile& t, uint32_t warpgroup) {
+  return t.features * F::FEATURES + warpgroup * F::Writers::WIDTH;
+}
+
 template <class F>
-NVFP4_INLINE void consume(const Sm90ManyParams& params, const typename F::Stages& ring, int warpgroup, JobReader jobs, uint8_t* staging) {
+NVFP4_INLINE void consume(const Sm90ManyParams& params, const typename F::Stages& ring, int warpgroup, JobReader jobs,
+                          const typename F::Box& box, uint8_t* memory) {
   const GemmParams& p = params.common.gemm;
   Consumer<F> consumer(ring, warpgroup);
   const uint32_t deep = blocks_of(p.cols, UNIT_COLS);
   typename F::Sums acc;
   float(&fours)[F::FOURS][4] = reinterpret_cast<float(&)[F::FOURS][4]>(acc);
+  const uint32_t barrier = 1 + warpgroup;
   for (; ptx::warp_max(jobs.more()); jobs.done()) {
-    const Job& job = *jobs;
-    const float g_b = reinterpret_cast<const float*>(p.weights)[job.tile.group];  // long before it is needed
-    uint32_t left = ptx::warp_max(job.end - job.begin);
-    const bool short_end = ptx::warp_max(job.end * F::DEPTH > deep);
+    const auto turn = [&] { return typename F::Box::Cursor{0, (*jobs).turn & 1}; };  // of the box
+    uint32_t left = ptx::warp_max((*jobs).end - (*jobs).begin);
+    const uint32_t tokens = ptx::warp_max((*jobs).tile.count);
+    const bool short_end = ptx::warp_max((*jobs).end * F::DEPTH > deep);
+    bool first = true;
     while (true) {
       const uint32_t count = min(left, params.run_steps);
-      consumer.multiply(acc, count, short_end && left == count);
+      consumer.multiply(acc, count, short_end && left == count, tokens);
       left -= count;
       if (left == 0) break;
-      consumer.finish(acc);
-      Totals<F>(params.totals).add(fours, left + count == job.end - job.begin);
+      if (first) {
+        box.wait_free(turn());
+        ptx::meet(barrier, 128);  // nobody reads the box as a buffer any more
+      }
+      Totals<F>(memory, params.totals).add(fours, first);
+      first = false;
     }
-    consumer.finish(acc);
-    if (job.end - job.begin > params.run_steps) Totals<F>(params.totals).add_to(fours);
+    if (!first) Totals<F>(memory, params.totals).add_to(fours);
+    const Job& job = *jobs;
     if (!job.whole) {
       typename F::Shares shares(p.partials, reinterpret_cast<uint64_t*>(p.counters), params.common.token, static_cast<int>(threadIdx.x >> 5));
       if (!job.owns) {
         shares.leave(fours);
         shares.publish();
+        if (!first) ptx::meet(barrier, 128);  // totals are out of the box for what the next tile leaves there
         continue;
       }
       shares.collect(job.first_block, fours);
     }
-    const Tile& t = job.tile;
-    const uint32_t crew = F::HALVES == 2 ? warpgroup : 0, block = t.features * F::UNITS + crew;
-    if (block < blocks_of(p.weight_rows, UNIT_ROWS))
-      write_block<typename F::Writers, F::CODES>(p, t, block, acc, g_b, staging + crew * F::Writers::BYTES, 1 + crew);
+    if (first) box.wait_free(turn());
+    else ptx::meet(barrier, 128);  // everybody has taken its totals out
+    const uint32_t first_row = first_row_of<F>(job.tile, warpgroup);
+    if (write_sums<typename F::Writers, F::CODES>(p, job.tile, first_row, acc, job.g_b, memory, barrier)) {
+      ptx::async_fence();
+      __syncwarp();
+      if ((threadIdx.x & 31) == 0) box.arrive(turn());
+    }
+  }
+}
+
+// ---- writers
+
+template <class F, class BoxOf>
+NVFP4_INLINE void write_boxes(const Sm90ManyParams& params, int writer, JobReader jobs, BoxOf box_of, const uint8_t* boxes) {
+  using C = typename F::Writers;
+  const GemmParams& p = params.common.gemm;
+  const Route route = route_of<F::CODES>(p);
+  for (; jobs.more(); jobs.done()) {
+    const Job& job = *jobs;
+    if (route == Route::PIECES || !job.owns) continue;
+#pragma unroll 1
+    for (int warpgroup = writer; warpgroup < F::CONSUMERS; warpgroup += F::WRITERS) {
+      const uint32_t first_row = first_row_of<F>(job.tile, warpgroup);
+      const typename F::Box box = box_of(warpgroup);
+      const typename F::Box::Cursor c{0, job.turn & 1};
+      const uint8_t* memory = boxes + warpgroup * C::BYTES;
+      box.wait_full(c);
+      if (route == Route::ROWS)
+        send_rows<C>(p, job.tile, first_row, box.stage(c));
+      else if (p.out_dtype == DTYPE_F16)
+        gate_rows<C, true>(p, job.tile, first_row, memory);
+      else
+        gate_rows<C, false>(p, job.tile, first_row, memory);
+      box.release(c);
+    }
   }
 }
 
@@ -274,23 +393,33 @@ template <class F> NVFP4_INLINE void run_many(const Sm90ManyParams& params, uint
   uint8_t* base = dynamic + (-ptx::shared_address(dynamic) & 1023);
   const uint32_t shared = ptx::shared_address(base);
   const typename F::Stages ring(shared, shared + F::BARRIERS_AT);
-  const Jobs jobs(0, shared + F::BARRIERS_AT + F::Stages::BARRIER_BYTES);
+  const Jobs jobs(0, shared + F::JOB_BARRIERS_AT);
   Job* slots = reinterpret_cast<Job*>(base + F::JOBS_AT);
+  const auto box_of = [&](int warpgroup) {
+    return typename F::Box(shared + F::BOXES_AT + warpgroup * F::Writers::BYTES, shared + F::BOX_BARRIERS_AT + warpgroup * F::Box::BARRIER_BYTES);
+  };
   if (threadIdx.x == F::CONSUMERS * 128) {
     ptx::tensor_prefetch(params.map);
     ring.init(1, F::WARPS);
-    jobs.init(1, F::WARPS + 1);
+    jobs.init(1, F::WARPS + 1 + F::WRITERS);
+    for (int i = 0; i < F::CONSUMERS; i++) box_of(i).init(4, 1);
   }
   __syncthreads();
   const int warpgroup = static_cast<int>(ptx::warp_max(threadIdx.x >> 7));
+  uint8_t* boxes = base + F::BOXES_AT;
   if (warpgroup == F::CONSUMERS) {
     ptx::lower_registers<F::PRODUCER_REGISTERS>();
-    const uint32_t warp = threadIdx.x >> 5 & 3;
-    if (warp == 0) produce<F>(params, ring, JobReader(jobs, slots));
-    if (warp == 1) plan_jobs<F::SHARE>(params.common, F::TOKENS, F::FEATURES, F::STEP_COLS, jobs, slots);
+    const int warp = static_cast<int>(ptx::warp_max(threadIdx.x >> 5 & 3));
+    if (warp == 0) {
+      produce<F>(params, ring, JobReader(jobs, slots));
+    } else if (warp == 1) {
+      plan_jobs<F::SHARE, true, F::EVEN>(params.common, F::TOKENS, F::FEATURES, F::STEP_COLS, jobs, slots);
+    } else {
+      write_boxes<F>(params, warp - 2, JobReader(jobs, slots), box_of, boxes);
+    }
   } else {
     ptx::raise_registers<F::CONSUMER_REGISTERS>();
-    consume<F>(params, ring, warpgroup, JobReader(jobs, slots), base + F::STAGING_AT);
+    consume<F>(params, ring, warpgroup, JobReader(jobs, slots), box_of(warpgroup), boxes + warpgroup * F::Writers::BYTES);
   }
 }
 

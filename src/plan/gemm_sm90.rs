@@ -61,7 +61,7 @@ pub const FORMS: [Form; 7] = [
     many(3, 3, 32, 2, 4),
     many(3, 3, 64, 2, 3),
     many(2, 2, 128, 2, 3),
-    many(1, 2, 256, 1, 5),
+    many(1, 2, 256, 1, 4),
 ];
 
 impl Form {
@@ -78,21 +78,27 @@ impl Form {
         self.depth * UNIT_COLS
     }
 
-    /// `SHARED_BYTES` of kernels/sm90_few.cuh and sm90_many.cuh: stages, jobs, staging, barriers.
+    /// Tokens of a tensor copy, `COPY` of kernels/sm90_many.cuh: wide tiles take as many as they have.
+    pub const fn copied_tokens(&self) -> usize {
+        if self.tokens > 128 { 32 } else { self.tokens }
+    }
+
+    /// `SHARED_BYTES` of kernels/sm90_few.cuh and sm90_many.cuh: stages, jobs, staging or boxes, barriers.
     pub const fn shared_bytes(&self) -> usize {
         const JOBS: usize = 4;
-        let (weights, barriers) = (self.units * self.depth * UNIT_BYTES, 16 * (self.stages + JOBS));
+        let weights = self.units * self.depth * UNIT_BYTES;
         match self.family {
             Family::Few => {
                 let stage = weights + self.tokens * (2 * self.step_cols() + 16);
-                self.stages * stage + JOBS * 128 + self.warps * 640 + barriers
+                self.stages * stage + JOBS * 128 + self.warps * 640 + 16 * (self.stages + JOBS)
             }
             Family::Many => {
                 let stage = (weights + self.tokens * 2 * self.step_cols()).next_multiple_of(1024);
-                // Warpgroups that share a unit write pieces of twice as many tokens.
-                let piece = 8 * self.warps / self.units;
-                let staging = self.units * (2 * piece * 272 + 4 * self.tokens + 512);
-                (self.stages * stage + barriers + JOBS * 128).next_multiple_of(128) + staging + 1024
+                // A box a warpgroup, which has a unit or a half of one.
+                let (boxes, halves) = (self.warps / 4, 8 * self.units / self.warps);
+                let barriers = 16 * (self.stages + JOBS + boxes);
+                let boxed = self.tokens * (128 * halves + 16) + 4 * self.tokens + 256 * halves;
+                (self.stages * stage + barriers + JOBS * 128).next_multiple_of(128) + boxes * boxed + 1024
             }
         }
     }
@@ -215,7 +221,8 @@ pub fn plan_form(p: &GemmProblem, machine: &Machine, form: usize, schedule: Sche
     };
     let sums_at = flags_at + flags;
     let totals_at = sums_at + sums;
-    let totals = if many && run_steps < steps { grid * f.tile_bytes() } else { 0 };
+    // Upper halves of totals wait in shared memory.
+    let totals = if many && run_steps < steps { grid * f.tile_bytes() / 2 } else { 0 };
     let workspace_bytes = if p.groups.total_rows() == 0 { 0 } else { totals_at + totals };
     Some(Sm90Plan {
         form,

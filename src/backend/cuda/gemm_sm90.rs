@@ -132,7 +132,7 @@ pub(super) unsafe fn multiply(
         }
     };
     let params = Sm90ManyParams {
-        map: tensor_map(queue, p, &a, form.tokens)?,
+        map: tensor_map(queue, p, &a, form.copied_tokens())?,
         common,
         totals: workspace + plan.totals_at as u64,
         run_steps: plan.run_steps as u32,
@@ -173,7 +173,7 @@ unsafe fn decode(queue: &Queue, p: &GemmProblem, q: &QuantIn, to: &Matrix) -> Re
     unsafe { layouts::dequantize(queue, &problem) }
 }
 
-/// [groups][rows][K] from the right, in boxes of 64 k × the tile's tokens. Groups that lie one after another are one.
+/// [groups][rows][K] from the right, in boxes of 64 k × `tokens`. Groups that lie one after another are one.
 fn tensor_map(queue: &Queue, p: &GemmProblem, a: &Matrix, tokens: usize) -> Result<CUtensorMap> {
     let (rows, groups) = match p.groups {
         Groups::Strided { rows, .. } if a.group_stride == 0 => (rows, 1),
