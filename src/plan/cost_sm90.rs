@@ -21,25 +21,24 @@ struct Cost {
     cut: f32,
     /// and adds the sums of one.
     part: f32,
-    /// Rows up to a multiple of this cost a step what they are worth; the kernel leaves the rest of a tile alone.
-    grain: usize,
 }
 
-const fn cost(start: f32, step: f32, tile: f32, cut: f32, part: f32, grain: usize) -> Cost {
-    Cost { start, step, tile, cut, part, grain }
+const fn cost(start: f32, step: f32, tile: f32, cut: f32, part: f32) -> Cost {
+    Cost { start, step, tile, cut, part }
 }
 
 /// Of [`FORMS`], in their order. Fitted by benches/gpu/fit.py to the 4700 times of benches/gpu/sweep.py that lie near the
 /// best of their problem: 17 shapes, 1 to 1024 tokens a group, even and routed splits, every form and schedule.
 /// Mean error 4 %; what the model takes is 1.01 times the best for splits that it knows.
 const COSTS: [Cost; FORMS.len()] = [
-    cost(5.1, 0.448, 1.5, 1.7, 0.4, 8),
-    cost(5.3, 0.440, 1.3, 1.9, 0.6, 8),
-    cost(3.3, 0.518, 3.2, 2.5, 1.5, 16),
-    cost(3.0, 0.620, 1.5, 3.1, 1.0, 32),
-    cost(2.0, 0.810, 2.0, 1.8, 1.9, 64),
-    cost(2.0, 0.782, 1.0, 2.7, 1.9, 128),
-    cost(2.0, 0.724, 1.0, 4.6, 2.1, 256),
+    cost(5.1, 0.448, 1.5, 1.7, 0.4),
+    cost(5.3, 0.440, 1.3, 1.9, 0.6),
+    cost(3.3, 0.518, 3.2, 2.5, 1.5),
+    cost(3.0, 0.620, 1.5, 3.1, 1.0),
+    cost(2.0, 0.810, 2.0, 1.8, 1.9),
+    cost(2.0, 0.430, 1.0, 2.7, 1.0),
+    cost(2.0, 0.782, 1.0, 2.7, 1.9),
+    cost(2.0, 0.724, 1.0, 4.6, 2.1),
 ];
 /// Bytes of weights that memory gives in a microsecond; a launch that only reads: 4.57e6.
 const READ: f32 = 4.6e6;
@@ -77,7 +76,10 @@ struct Split {
     /// Tiles, and steps of 64 k of each that count in full.
     tiles: f32,
     steps: f32,
-    weight_bytes: f32,
+    /// Groups that have rows, their tiles of tokens, and bytes of the weights of one.
+    active: f32,
+    token_tiles: f32,
+    group_bytes: f32,
     varies: bool,
 }
 
@@ -98,27 +100,30 @@ impl Load {
 
     /// The groups have these lengths, as many each.
     fn split(&self, form: usize, lengths: &[usize], varies: bool) -> Split {
-        let (grain, form) = (COSTS[form].grain, &FORMS[form]);
-        let (mut tiles, mut filled, mut active) = (0, 0, 0);
+        let form = &FORMS[form];
+        let (mut tiles, mut multiplied, mut active) = (0, 0, 0);
         for &rows in lengths {
-            tiles += rows.div_ceil(form.tokens);
-            filled += rows.next_multiple_of(grain);
+            let down = rows.div_ceil(form.tokens);
+            tiles += down;
+            multiplied += down * form.width(rows.div_ceil(down.max(1)));
             active += (rows > 0) as usize;
         }
         let each = self.groups as f32 / lengths.len() as f32;
         let steps = self.cols.div_ceil(form.step_cols()) * form.depth;
-        let unit_bytes = self.rows.div_ceil(UNIT_ROWS) * self.cols.div_ceil(UNIT_COLS) * UNIT_BYTES;
+        let group_bytes = self.rows.div_ceil(UNIT_ROWS) * self.cols.div_ceil(UNIT_COLS) * UNIT_BYTES;
         Split {
             tiles: (tiles * self.rows.div_ceil(form.rows())) as f32 * each,
-            steps: steps as f32 * filled as f32 / (tiles * form.tokens).max(1) as f32,
-            weight_bytes: unit_bytes as f32 * active as f32 * each,
+            steps: steps as f32 * multiplied as f32 / (tiles * form.tokens).max(1) as f32,
+            active: active as f32 * each,
+            token_tiles: tiles as f32 * each,
+            group_bytes: group_bytes as f32,
             varies,
         }
     }
 
     fn split_cost(&self, form: usize, schedule: Schedule, split: &Split) -> f32 {
         let (c, form) = (&COSTS[form], &FORMS[form]);
-        let Split { tiles, steps, weight_bytes, varies } = *split;
+        let Split { tiles, steps, varies, .. } = *split;
         let blocks = (self.processors * form.resident) as f32;
         let (waves, rest) = ((tiles / blocks).floor(), tiles % blocks);
         // Waves of whole tiles, and tiles that are cut.
@@ -131,9 +136,7 @@ impl Load {
             Schedule::SplitTwoWaves => (waves, rest),
             Schedule::SplitAll => (0.0, tiles),
         };
-        // Blocks of a processor that has fewer of them share it with fewer.
-        let alone = if cut > 0.0 { 1.0 } else { (tiles / blocks).clamp(1.0 / form.resident as f32, 1.0) };
-        let mut multiply = whole * (alone * steps * c.step + c.tile);
+        let mut multiply = whole * (steps * c.step + c.tile);
         if cut > 0.0 {
             let workers = blocks.min(cut * steps / form.depth as f32 / LEAST_STEPS).max(1.0);
             let sharers = (workers / cut).max(1.0);
@@ -143,6 +146,9 @@ impl Load {
         if self.codes.is_some() && form.family == Family::Few {
             multiply *= 1.0 + (CODES_STEP - 1.0) * form.tokens as f32 / 16.0;
         }
+        // A block that walks on through the token tiles of a group has its weights brought again.
+        let again = form.family == Family::Few && schedule == Schedule::SplitAll;
+        let weight_bytes = split.group_bytes * if again { split.token_tiles } else { split.active };
         c.start + later(multiply, weight_bytes / READ)
     }
 
