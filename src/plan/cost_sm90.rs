@@ -6,7 +6,7 @@
 //! those of a router that sends rows anywhere.
 
 use super::gemm_cuda::{UNIT_BYTES, UNIT_COLS, UNIT_ROWS};
-use super::gemm_sm90::{FORMS, Family, Schedule};
+use super::gemm_sm90::{FORMS, Family, Form, LEAST_STEPS, Schedule};
 
 /// Microseconds of a form on an H200 (132 processors, driver 580.159.04, 2026-11-21).
 #[derive(Clone, Copy, Debug)]
@@ -47,8 +47,6 @@ const CODES_STEP: f32 = 1.16;
 /// The pass that decodes activations for `many`: its launch, and the bytes it reads and writes in a microsecond.
 const DECODE_LAUNCH: f32 = 6.0;
 const DECODE_RATE: f32 = 1.3e6;
-/// Steps of a form below which a block is not worth having where tiles are cut: `least` of kernels/sm90_schedule.cuh.
-const LEAST_STEPS: f32 = 4.0;
 /// How much splits that vary count beside even ones. Half of the tiles of a form may be wasted on a row too many, or the
 /// next form on rows that are not there: 0 gives 1.01 times the best for even splits and 1.06 for routed ones, 1 gives
 /// 1.03 and 1.02.
@@ -76,80 +74,71 @@ struct Split {
     /// Tiles, and steps of 64 k of each that count in full.
     tiles: f32,
     steps: f32,
-    /// Groups that have rows, their tiles of tokens, and bytes of the weights of one.
-    active: f32,
-    token_tiles: f32,
-    group_bytes: f32,
+    /// Bytes of the weights of groups that have rows, and of every tile of tokens.
+    weight_bytes: f32,
+    tile_bytes: f32,
     varies: bool,
 }
 
+/// A load in a form.
+#[derive(Clone, Copy)]
+pub struct FormLoad {
+    form: usize,
+    /// All groups have the average, and they vary.
+    even: Split,
+    varying: Option<Split>,
+    blocks: f32,
+    /// What a step is worth, and what comes before the product.
+    step: f32,
+    before: f32,
+}
+
 impl Load {
-    /// Microseconds of a form and a schedule.
-    pub fn microseconds(&self, form: usize, schedule: Schedule) -> f32 {
-        let even = self.split_cost(form, schedule, &self.split(form, &[self.average], false));
-        let mut us = even;
+    pub fn of(&self, form: usize) -> FormLoad {
+        let f = &FORMS[form];
+        let mut varying = None;
         if self.varies && self.average > 1 {
             // A third of the groups each: a router's standard deviation below the average, on it, above it.
-            let around = (self.average as f32).sqrt().round() as usize;
+            let around = ((self.average as f32).sqrt() + 0.5) as usize;
             let lengths = [self.average - around, self.average, self.average + around];
-            let varying = self.split_cost(form, schedule, &self.split(form, &lengths, true));
-            us += VARYING * (varying - even);
+            varying = Some(self.split(f, &lengths, true));
         }
-        us + self.decode_cost(FORMS[form].family)
+        let step = match f.family {
+            Family::Few if self.codes.is_some() => 1.0 + (CODES_STEP - 1.0) * f.tokens as f32 / 16.0,
+            _ => 1.0,
+        };
+        FormLoad {
+            form,
+            even: self.split(f, &[self.average], false),
+            varying,
+            blocks: (self.processors * f.resident) as f32,
+            step: step * COSTS[form].step,
+            before: COSTS[form].start + self.decode_cost(f.family),
+        }
     }
 
     /// The groups have these lengths, as many each.
-    fn split(&self, form: usize, lengths: &[usize], varies: bool) -> Split {
-        let form = &FORMS[form];
-        let (mut tiles, mut multiplied, mut active) = (0, 0, 0);
+    fn split(&self, form: &Form, lengths: &[usize], varies: bool) -> Split {
+        // Narrow integers: this runs in every call, and divisions are most of it.
+        let (tokens, mut tiles, mut multiplied, mut active) = (form.tokens as u32, 0, 0, 0);
         for &rows in lengths {
-            let down = rows.div_ceil(form.tokens);
+            let rows = rows.min(u32::MAX as usize) as u32;
+            let down = rows.div_ceil(tokens);
             tiles += down;
-            multiplied += down * form.width(rows.div_ceil(down.max(1)));
-            active += (rows > 0) as usize;
+            multiplied += down * form.width(rows.div_ceil(down.max(1)) as usize) as u32;
+            active += (rows > 0) as u32;
         }
         let each = self.groups as f32 / lengths.len() as f32;
         let steps = self.cols.div_ceil(form.step_cols()) * form.depth;
-        let group_bytes = self.rows.div_ceil(UNIT_ROWS) * self.cols.div_ceil(UNIT_COLS) * UNIT_BYTES;
+        let across = (self.rows as u32).div_ceil(form.rows() as u32);
+        let bytes = self.rows.div_ceil(UNIT_ROWS) * self.cols.div_ceil(UNIT_COLS) * UNIT_BYTES;
         Split {
-            tiles: (tiles * self.rows.div_ceil(form.rows())) as f32 * each,
-            steps: steps as f32 * multiplied as f32 / (tiles * form.tokens).max(1) as f32,
-            active: active as f32 * each,
-            token_tiles: tiles as f32 * each,
-            group_bytes: group_bytes as f32,
+            tiles: tiles as f32 * across as f32 * each,
+            steps: steps as f32 * multiplied as f32 / (tiles * tokens).max(1) as f32,
+            weight_bytes: bytes as f32 * active as f32 * each,
+            tile_bytes: bytes as f32 * tiles as f32 * each,
             varies,
         }
-    }
-
-    fn split_cost(&self, form: usize, schedule: Schedule, split: &Split) -> f32 {
-        let (c, form) = (&COSTS[form], &FORMS[form]);
-        let Split { tiles, steps, varies, .. } = *split;
-        let blocks = (self.processors * form.resident) as f32;
-        let (waves, rest) = ((tiles / blocks).floor(), tiles % blocks);
-        // Waves of whole tiles, and tiles that are cut.
-        let (whole, cut) = match schedule {
-            // Where a split varies, its last wave is half full.
-            Schedule::WholeTiles if varies => ((tiles / blocks + 0.5).max(1.0), 0.0),
-            Schedule::WholeTiles => ((tiles / blocks).ceil(), 0.0),
-            Schedule::SplitRemainder => (waves, rest),
-            Schedule::SplitTwoWaves if waves > 0.0 && rest > 0.0 => (waves - 1.0, rest + blocks),
-            Schedule::SplitTwoWaves => (waves, rest),
-            Schedule::SplitAll => (0.0, tiles),
-        };
-        let mut multiply = whole * (steps * c.step + c.tile);
-        if cut > 0.0 {
-            let workers = blocks.min(cut * steps / form.depth as f32 / LEAST_STEPS).max(1.0);
-            let sharers = (workers / cut).max(1.0);
-            multiply +=
-                cut * steps / workers * c.step + (cut / workers).max(1.0) * c.tile + c.cut + sharers * c.part;
-        }
-        if self.codes.is_some() && form.family == Family::Few {
-            multiply *= 1.0 + (CODES_STEP - 1.0) * form.tokens as f32 / 16.0;
-        }
-        // A block that walks on through the token tiles of a group has its weights brought again.
-        let again = form.family == Family::Few && schedule == Schedule::SplitAll;
-        let weight_bytes = split.group_bytes * if again { split.token_tiles } else { split.active };
-        c.start + later(multiply, weight_bytes / READ)
     }
 
     /// What decoding the activations takes before the product.
@@ -161,6 +150,47 @@ impl Load {
             }
             _ => 0.0,
         }
+    }
+}
+
+impl FormLoad {
+    /// Microseconds with a schedule.
+    pub fn microseconds(&self, schedule: Schedule) -> f32 {
+        let even = self.split_cost(schedule, &self.even);
+        match &self.varying {
+            Some(varying) => even + VARYING * (self.split_cost(schedule, varying) - even),
+            None => even,
+        }
+    }
+
+    fn split_cost(&self, schedule: Schedule, split: &Split) -> f32 {
+        let (c, form, blocks) = (&COSTS[self.form], &FORMS[self.form], self.blocks);
+        let Split { tiles, steps, .. } = *split;
+        let waves = (tiles / blocks) as u32 as f32;
+        let rest = tiles - waves * blocks;
+        // Waves of whole tiles, and tiles that are cut.
+        let (whole, cut) = match schedule {
+            // Where a split varies, its last wave is half full.
+            Schedule::WholeTiles if split.varies => ((tiles / blocks + 0.5).max(1.0), 0.0),
+            Schedule::WholeTiles => (waves + if rest > 0.0 { 1.0 } else { 0.0 }, 0.0),
+            Schedule::SplitRemainder => (waves, rest),
+            Schedule::SplitTwoWaves if waves > 0.0 && rest > 0.0 => (waves - 1.0, rest + blocks),
+            Schedule::SplitTwoWaves => (waves, rest),
+            Schedule::SplitAll => (0.0, tiles),
+        };
+        let mut multiply = whole * (steps * self.step + c.tile);
+        if cut > 0.0 {
+            let workers = blocks.min(cut * steps / (form.depth * LEAST_STEPS) as f32).max(1.0);
+            let sharers = (workers / cut).max(1.0);
+            multiply += cut * steps / workers * self.step
+                + (cut / workers).max(1.0) * c.tile
+                + c.cut
+                + sharers * c.part;
+        }
+        // A block that walks on through the token tiles of a group has its weights brought again.
+        let again = form.family == Family::Few && schedule == Schedule::SplitAll;
+        let bytes = if again { split.tile_bytes } else { split.weight_bytes };
+        self.before + later(multiply, bytes / READ)
     }
 }
 
@@ -186,7 +216,7 @@ mod tests {
         for form in 0..FORMS.len() {
             for schedule in SCHEDULES {
                 let us = |groups, average, cols, rows| {
-                    load(groups, average, cols, rows).microseconds(form, schedule)
+                    load(groups, average, cols, rows).of(form).microseconds(schedule)
                 };
                 for average in [1, 5, 16, 40, 100, 300, 1000] {
                     let here = us(48, average, 4096, 4096);
@@ -203,7 +233,7 @@ mod tests {
     fn nothing_to_do_costs_a_start() {
         for form in 0..FORMS.len() {
             for schedule in SCHEDULES {
-                let us = load(0, 0, 4096, 4096).microseconds(form, schedule);
+                let us = load(0, 0, 4096, 4096).of(form).microseconds(schedule);
                 assert!(us.is_finite() && us < 10.0, "{form} {schedule:?}: {us}");
             }
         }
@@ -214,8 +244,8 @@ mod tests {
         for (at, form) in FORMS.iter().enumerate() {
             let values = load(8, 64, 8192, 1536);
             let codes = Load { codes: Some(64), ..values };
-            let more =
-                codes.microseconds(at, Schedule::SplitAll) / values.microseconds(at, Schedule::SplitAll);
+            let more = codes.of(at).microseconds(Schedule::SplitAll)
+                / values.of(at).microseconds(Schedule::SplitAll);
             assert!(more > 1.0 && more < 1.5, "{form:?}: {more}");
         }
     }
@@ -235,7 +265,7 @@ mod tests {
             (128, 256, 2048, 1536, 6, WholeTiles, 301.6),
             (8, 512, 4096, 1024, 6, WholeTiles, 47.8),
         ] {
-            let us = load(groups, tokens, cols, rows).microseconds(form, schedule);
+            let us = load(groups, tokens, cols, rows).of(form).microseconds(schedule);
             let off = us / measured;
             assert!(
                 (0.85..1.15).contains(&off),

@@ -9,7 +9,6 @@ use super::gemm::{Activations, GemmProblem};
 use super::gemm_cuda::{self, GemmPlan, Machine, UNIT_BYTES, UNIT_COLS, UNIT_ROWS};
 use super::groups::Groups;
 use super::tuning::{Choice, Key, Operand, Tuning};
-use crate::format::dtype::Dtype;
 
 /// `Schedule` of kernels/sm90_schedule.cuh.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -139,6 +138,8 @@ pub struct Sm90Plan {
     pub workspace_bytes: usize,
 }
 
+/// Steps that a block is worth having for where tiles are cut: `least` of kernels/sm90_schedule.cuh.
+pub const LEAST_STEPS: usize = 4;
 /// Rows a group, on average, that `few` takes of activations that tensor copies cannot address.
 const MOST_LOOSE: usize = 64;
 
@@ -151,13 +152,16 @@ const LONGEST_RUN_F16: usize = 32;
 pub fn plan(p: &GemmProblem, machine: &Machine) -> Option<Sm90Plan> {
     let load = load(p, machine);
     let copies = FORMS.iter().any(|form| form.family == Family::Many && takes(form, p));
-    if !copies && load.average > MOST_LOOSE {
+    // The portable kernel's runs are shorter, and so are its bits others.
+    if !copies && load.average > MOST_LOOSE && !p.batch_invariant {
         return None;
     }
     let mut best: Option<(f32, usize, Schedule)> = None;
-    for (form, f) in FORMS.iter().enumerate().filter(|(_, f)| takes(f, p) && near(f, load.average)) {
+    let average = if copies { load.average } else { load.average.min(MOST_LOOSE) };
+    for (form, f) in FORMS.iter().enumerate().filter(|(_, f)| takes(f, p) && near(f, average)) {
+        let load = load.of(form);
         for &schedule in schedules(f.family, p.batch_invariant) {
-            let us = load.microseconds(form, schedule);
+            let us = load.microseconds(schedule);
             if best.is_none_or(|(least, ..)| us < least) {
                 best = Some((us, form, schedule));
             }
@@ -217,7 +221,10 @@ pub fn plan_form(p: &GemmProblem, machine: &Machine, form: usize, schedule: Sche
     {
         return None;
     }
-    let (grid, many) = (machine.processors * f.resident, f.family == Family::Many);
+    // No more blocks than can have work: a tile each, or steps of one.
+    let busy = if cut { tiles.max(tiles.saturating_mul(steps) / LEAST_STEPS) } else { tiles };
+    let grid = (machine.processors * f.resident).min(busy.max(1));
+    let many = f.family == Family::Many;
     let run_steps = run_steps(p, f);
     let up = |bytes: usize| bytes.next_multiple_of(128);
     let decoded = many && matches!(p.a, Activations::Codes(_));
@@ -249,15 +256,17 @@ pub fn plan_form(p: &GemmProblem, machine: &Machine, form: usize, schedule: Sche
 }
 
 /// Steps of a run of `many`: as long as the bound allows, and of one length. Products that must not depend on the batch
-/// have the runs of the portable kernel and of `few`, whose bits they then share.
+/// have the runs of `few`, whose bits they then share.
 fn run_steps(p: &GemmProblem, form: &Form) -> usize {
     let steps = p.weights.shape.cols.div_ceil(form.step_cols());
-    let longest = match p.a {
-        _ if p.batch_invariant => return gemm_cuda::RUN_STEPS / form.depth,
-        Activations::Values { a, .. } if a.dtype == Dtype::F16 => LONGEST_RUN_F16 / form.depth,
-        _ => LONGEST_RUN_BF16 / form.depth,
+    let longest = match Operand::of(p) {
+        Operand::F16 => LONGEST_RUN_F16 / form.depth,
+        Operand::Bf16 | Operand::Codes => LONGEST_RUN_BF16 / form.depth,
     };
-    steps.div_ceil(steps.div_ceil(longest).max(1)).max(1)
+    match p.batch_invariant {
+        true => longest,
+        false => steps.div_ceil(steps.div_ceil(longest).max(1)).max(1),
+    }
 }
 
 /// Rows of activations that lie in memory once: groups may share theirs.
@@ -341,6 +350,7 @@ pub fn kernel_name(p: &GemmProblem, form: &Form) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::format::dtype::Dtype;
     use crate::plan::gemm::{Activation, GemmOut};
     use crate::plan::gemm_cuda::tests::{SHAPES, ends};
     use crate::plan::groups::Groups;
@@ -480,7 +490,7 @@ mod tests {
                 let p = GemmProblem { batch_invariant: true, ..problem(groups, 1536, 8192, 8192) };
                 let plan = plan(&p, &H200).expect("Hopper takes it");
                 assert_eq!(plan.schedule, Schedule::WholeTiles);
-                assert_eq!(plan.run_steps * FORMS[plan.form].depth, gemm_cuda::RUN_STEPS);
+                assert_eq!(plan.run_steps * FORMS[plan.form].depth, LONGEST_RUN_BF16);
                 assert_eq!(plan_form(&p, &H200, plan.form, Schedule::SplitAll), None);
             }
         }
