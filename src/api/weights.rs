@@ -67,14 +67,15 @@ pub struct nvfp4_weights_prepare_args {
     pub transposed: u32,
     /// VALUES, and CODES with requantize: one of NVFP4_SCALE_RULE_*.
     pub scale_rule: nvfp4_scale_rule,
-    /// float[E] in device memory. CODES: required, finite and above 0, of decode_scope. VALUES: static decode scales, or
-    /// NULL for amax / 2688 of each matrix.
+    /// float array in device memory. CODES: required, finite and above 0, by decode_scope. VALUES: float[E], static decode
+    /// scales, or NULL for amax / 2688 of each matrix.
     pub decode_scales: *const f32,
     /// Caller-owned memory of nvfp4_weights_storage_size bytes, 64-byte aligned; the weights live in it until destroyed.
     pub storage: *mut core::ffi::c_void,
     /// Its bytes.
     pub storage_size: usize,
-    /// CODES: one of NVFP4_WEIGHTS_SCOPE_*, what decode_scales is indexed by. On a CUDA context GROUP only so far.
+    /// CODES: one of NVFP4_WEIGHTS_SCOPE_*, what decode_scales is indexed by. ROW waits for
+    /// the stream on a GPU too, and refuses with a status what is no decode scale.
     pub decode_scope: nvfp4_weights_scope,
     /// CODES of scope ROW: 1: matrices whose rows have different decode scales are quantized again with one, amax / 2688 of
     /// their values, by scale_rule; the others keep their bytes. 0: they are refused, the first row that differs is named.

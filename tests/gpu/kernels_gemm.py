@@ -31,10 +31,10 @@ WeightsParams = struct(
     ("storage codes scales decode values fault", P),
     ("row_stride group_stride", I64),
     ("units_at", U64),
-    ("groups rows cols gate_up scale_layout dtype transposed rule", U32),
+    ("groups rows cols gate_up scale_layout dtype transposed rule decode_step reserved", U32),
 )
 Sm90Params = struct("Sm90Params", ("gemm", GemmParams), ("token", U64), ("schedule dependent", U32))
-assert ctypes.sizeof(GemmParams) == 240 and ctypes.sizeof(WeightsParams) == 104 and ctypes.sizeof(Sm90Params) == 256
+assert ctypes.sizeof(GemmParams) == 240 and ctypes.sizeof(WeightsParams) == 112 and ctypes.sizeof(Sm90Params) == 256
 
 BF16, F16, F32D, CODES = 0, 1, 2, 3
 NONE, ENDS, MASKED, STRIDED = 0, 1, 2, 3
@@ -315,6 +315,7 @@ class Weights:
         inputs = [Buffer(device, a.size * a.itemsize, 0xEE, a) for a in (codes, lay_out(scales, layout, 0xCC), decode)]
         p = self.params(layout, fault)
         p.codes, p.scales, p.decode = [b.ptr for b in inputs]
+        p.decode_step = 1
         device.launch("nvfp4_weights_pack", self.grid(), 128, 0, p)
         self.fault = int(fault.get().view(np.uint32)[0])
 
