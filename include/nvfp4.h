@@ -16,7 +16,8 @@
  *  - Memory is the caller's. Pointers in args structs are device memory of the context's backend (host memory on the
  *    CPU) and must stay valid until the stream's work is done; matrices are 16-byte aligned, index and decode-scale
  *    arrays naturally. Where there are no elements a pointer may be NULL. Outputs may not overlap
- *    inputs or each other; a strided matrix counts from its first byte to its last, the gaps between rows included.
+ *    inputs or each other. Matrices with row strides of the same bytes may lie between one another's rows (columns
+ *    of one matrix); any other strided matrix counts from its first byte to its last, gaps included.
  *  - A workspace query takes the arguments of the call, pointers too: it checks them all, but follows none.
  *  - Run calls (those with args and a stream) allocate nothing and wait for nothing; they can be captured in graphs.
  *  - Faults that only the device can see (bad group ends, NaN, saturation) set the context's sticky fault word.
@@ -29,9 +30,6 @@
 
 #include <stddef.h>
 #include <stdint.h>
-
-/** CUDA_ERROR_OUT_OF_MEMORY. */
-#define CUDA_OUT_OF_MEMORY 2
 
 /** Version of the library: major. */
 #define NVFP4_VERSION_MAJOR 0

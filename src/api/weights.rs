@@ -278,12 +278,12 @@ fn storage_size(context: &Context, shape: &WeightsShape) -> Result<usize> {
 fn canonical_bytes(shape: &WeightsShape, layout: ScaleLayout) -> Result<(usize, usize)> {
     let rows = |rows: usize| rows.checked_mul(shape.groups);
     let code_rows = rows(shape.rows).ok_or(Error::TooLarge { argument: "codes" })?;
-    let codes = check::extent("codes", code_rows, shape.cols / 2, shape.cols / 2, 1)?;
+    let codes = check::extent("codes", code_rows, shape.cols / 2, shape.cols / 2, 1)?.bytes;
     let blocks = shape.cols / BLOCK;
     let width = if layout.is_tiled() { blocks.next_multiple_of(4) } else { blocks };
     let scale_rows = shape.rows.checked_next_multiple_of(layout.tile_rows()).and_then(rows);
     let scale_rows = scale_rows.ok_or(Error::TooLarge { argument: "scales" })?;
-    Ok((codes, check::extent("scales", scale_rows, width, width, 1)?))
+    Ok((codes, check::extent("scales", scale_rows, width, width, 1)?.bytes))
 }
 
 fn source(
@@ -341,7 +341,7 @@ fn source(
             let transposed = check::flag("transposed", args.transposed)?;
             let (rows, cols) = if transposed { (shape.cols, shape.rows) } else { (shape.rows, shape.cols) };
             let row_stride = check::stride("src_row_stride", args.src_row_stride, cols)?;
-            let one = check::extent("src", rows, row_stride, cols, 1)?;
+            let one = check::extent("src", rows, row_stride, cols, 1)?.bytes;
             let dense = rows.checked_mul(row_stride).ok_or(Error::TooLarge { argument: "src" })?;
             let group_stride = match args.src_group_stride {
                 0 => dense,
