@@ -12,7 +12,7 @@ use crate::model::{Model, Place};
 use crate::packed::{Form, names};
 use crate::report::{self, size};
 use crate::select::{DEFAULT_EXCLUDES, Experts, Matrices, Patterns, reason_to_keep};
-use crate::writer::{Job, Sink, Target};
+use crate::writer::{Job, RESUME_ABOVE, Sink, Target};
 use crate::{Result, report::shown};
 use safetensors::tensor::Dtype;
 use serde_json::{Map, Value, json};
@@ -49,6 +49,9 @@ pub struct Args {
     /// Begin anew where an interrupted run of another command left a part of OUT
     #[arg(long)]
     restart: bool,
+    /// Files from this size on can be taken up again where an interrupted run left them; smaller ones leave nothing behind
+    #[arg(long, value_name = "MIB", default_value_t = RESUME_ABOVE)]
+    resume_above: u64,
     /// Print nothing but errors
     #[arg(long, short)]
     quiet: bool,
@@ -133,7 +136,13 @@ fn plan(
     Ok(Plan { layouts: layouts.collect::<Result<_>>()?, fates, config })
 }
 
-fn write(args: &Args, model: &Model, target: &Target, plan: &Plan, experts: Experts) -> Result<usize> {
+fn write(
+    args: &Args,
+    model: &Model,
+    target: &Target,
+    plan: &Plan,
+    experts: Experts,
+) -> Result<Option<String>> {
     let mut engine = Engine::create(args.threads)?;
     let mut texts = Vec::new();
     if let Target::Directory(_) = target {
@@ -148,24 +157,25 @@ fn write(args: &Args, model: &Model, target: &Target, plan: &Plan, experts: Expe
         "command": "quantize", "rule": args.rule.name(), "include": args.include, "exclude": args.exclude,
         "experts": format!("{experts:?}"),
     });
-    let (layouts, quiet, restart) = (plan.layouts.as_slice(), args.quiet, args.restart);
-    let job = Job { model, target, layouts, texts, options, restart, quiet };
+    let layouts = plan.layouts.as_slice();
+    let (resume_above, quiet, restart) = (args.resume_above, args.quiet, args.restart);
+    let job = Job { model, target, layouts, texts, options, restart, resume_above, quiet };
     job.run(|file, sink| {
-        for (place, fate) in &plan.fates[file] {
+        let bytes = |(place, _): &(Place, Fate)| model.tensor(*place).bytes() as u64;
+        sink.each(&plan.fates[file], bytes, |(place, fate)| {
             let tensor = model.tensor(*place);
             sink.bar.set_message(shown(&tensor.name));
             match fate {
-                Fate::Copied { piece } => sink.copy(*piece, model.data(*place))?,
+                Fate::Copied { piece } => sink.copy(*piece, model.data(*place)),
                 Fate::Quantized { matrices, codes, scales, decode_scales } => {
                     let pieces = [*codes, *scales, *decode_scales];
                     quantize(model, *place, matrices, args.rule, pieces, &mut engine, sink).map_err(|e| {
                         let (file, name) = (args.input.display(), shown(&tensor.name));
                         format!("{file}: tensor {name}: {e}; --exclude keeps a tensor as it is")
-                    })?
+                    })
                 }
             }
-        }
-        Ok(())
+        })
     })
 }
 
@@ -203,7 +213,7 @@ fn summary(
     model: &Model,
     reasons: &[Option<String>],
     plan: &Plan,
-    resumed: usize,
+    resumed: Option<String>,
     began: Instant,
 ) -> String {
     let mut text = String::new();
@@ -229,12 +239,7 @@ fn summary(
         text.push_str("No tensor was quantized: the output is a copy.\n");
     }
     let weights: usize = tensors().filter(|(_, r)| r.is_none()).map(|(t, _)| t.values()).sum();
-    if resumed > 0 {
-        text.push_str(&format!(
-            "{resumed} of {} files were there from an interrupted run.\n",
-            plan.layouts.len()
-        ));
-    }
+    text.push_str(&resumed.unwrap_or_default());
     text.push_str(&format!(
         "{}: {done} tensors ({:.1} million weights) as NVFP4, rule {}, {} kept; {} → {} in {:.1} s\n",
         args.output.display(),

@@ -213,6 +213,73 @@ fn replaces_an_old_output_only_by_a_complete_one() {
     assert_eq!(dir.names(), ["in.safetensors", "link", "nan.safetensors", "out.safetensors"]);
 }
 
+/// An interrupted run leaves its file and a note beside the target; the same command goes on behind what is there.
+#[test]
+fn a_large_file_is_taken_up_again() {
+    let dir = Folder::new();
+    let good = model(0);
+    let values = gauss(256, 9);
+    let at = good.windows(4).rposition(|w| w == values[255].to_le_bytes()).unwrap();
+    let mut bad = good.clone();
+    bad[at..at + 4].copy_from_slice(&f32::NAN.to_le_bytes());
+    let input = dir.file("in.safetensors", &good);
+    let (whole, output) = (dir.path("whole"), dir.path("out.safetensors"));
+    let options =
+        ["--include", "*query*", "--include", "*value*", "--include", "lm_head", "--resume-above", "0"];
+    succeeded(&quantize(&input, &whole, &options));
+    assert_eq!(dir.names(), ["in.safetensors", "whole"]);
+    let modified = fs::metadata(&input).unwrap().modified().unwrap();
+    let put = |bytes: &[u8]| {
+        fs::write(&input, bytes).unwrap();
+        fs::File::options().write(true).open(&input).unwrap().set_modified(modified).unwrap();
+    };
+    let stop = || {
+        put(&bad);
+        failed(&quantize(&input, &output, &options), &["lm_head.weight", "NaN"]);
+        put(&good);
+    };
+    stop();
+    let left = [".out.safetensors.part", ".out.safetensors.part.run", "in.safetensors", "whole"];
+    assert_eq!(dir.names(), left);
+    failed(&quantize(&input, &output, &["--resume-above", "0"]), &["another command or input", "--restart"]);
+    let done = quantize(&input, &output, &options);
+    succeeded(&done);
+    assert!(
+        text(&done.stdout).contains("11 tensors of an unfinished one were there"),
+        "{}",
+        text(&done.stdout)
+    );
+    assert!(fs::read(&output).unwrap() == fs::read(&whole).unwrap());
+    assert_eq!(dir.names(), ["in.safetensors", "out.safetensors", "whole"]);
+
+    // What is noted is not written again; a note that was cut off counts up to its last whole line.
+    stop();
+    let (part, note) = (dir.path(left[0]), dir.path(left[1]));
+    let said = fs::read_to_string(&note).unwrap();
+    assert!(said.ends_with("\n11\n") && said.lines().count() == 2, "{said}");
+    fs::write(&note, format!("{said}12")).unwrap();
+    let mut bytes = fs::read(&part).unwrap();
+    let codes =
+        SafeTensors::deserialize(&fs::read(&whole).unwrap()).unwrap().tensor(Q).unwrap().data().to_vec();
+    let first = bytes.windows(codes.len()).position(|w| w == codes).unwrap();
+    bytes[first] ^= 0xFF;
+    fs::write(&part, &bytes).unwrap();
+    succeeded(&quantize(&input, &output, &options));
+    let written = fs::read(&output).unwrap();
+    let mut expected = fs::read(&whole).unwrap();
+    expected[first] ^= 0xFF;
+    assert!(written == expected);
+
+    // A file that is not what the note speaks of, and a fresh start.
+    stop();
+    fs::write(&part, b"short").unwrap();
+    succeeded(&quantize(&input, &output, &options));
+    assert!(fs::read(&output).unwrap() == fs::read(&whole).unwrap());
+    stop();
+    succeeded(&quantize(&input, &output, &["--resume-above", "0", "--restart"]));
+    assert_eq!(dir.names(), ["in.safetensors", "out.safetensors", "whole"]);
+}
+
 #[test]
 fn a_disk_that_takes_no_more_leaves_nothing() {
     let dir = Folder::new();
