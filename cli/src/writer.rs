@@ -241,11 +241,11 @@ impl Job<'_> {
     /// What has to be the same for a finished shard to be of use.
     fn fingerprint(&self) -> Value {
         let about = |file: &String| {
-            let path =
-                if self.model.is_directory { self.model.path.join(file) } else { self.model.path.clone() };
-            let about = fs::metadata(path).ok();
-            let time = about.as_ref().and_then(|a| a.modified().ok()).map(|t| format!("{t:?}"));
-            json!({ "file": file, "bytes": about.map(|a| a.len()), "modified": time })
+            let path = match self.model.is_directory {
+                true => &self.model.path.join(file),
+                false => &self.model.path,
+            };
+            json!({ "file": file, "is": about(path) })
         };
         json!({
             "version": env!("CARGO_PKG_VERSION"),
@@ -282,6 +282,13 @@ impl Job<'_> {
             .with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
             .with_finish(ProgressFinish::AndClear) // an error's message gets a line of its own
     }
+}
+
+/// What tells a file that was read from another one of its name.
+pub fn about(path: &Path) -> Value {
+    let about = fs::metadata(path).ok();
+    let time = about.as_ref().and_then(|a| a.modified().ok()).map(|t| format!("{t:?}"));
+    json!({ "bytes": about.map(|a| a.len()), "modified": time })
 }
 
 /// A shard has its name only once it is whole; the header says whether it is the one that is wanted.
