@@ -98,3 +98,23 @@ def test_moe(device, context, rng) -> None:
         context, normal(device, rng, 4, 32, 64, scale=0.1), normal(device, rng, 4, 64, 32, scale=0.1), 2, activation=nvfp4.Activation.RELU2
     )
     assert plain(x, logits).shape == (9, 64)
+
+
+def test_layers_are_tuned(device, context, rng) -> None:
+    """On a GPU each product is measured on what the layer gives it; what comes out afterwards is the same product."""
+    gpu = context.backend == nvfp4.Backend.CUDA
+    x, logits, grouped = normal(device, rng, 5, 256), normal(device, rng, 5, 4), normal(device, rng, 5, 2, 256)
+    linear = nvfp4.Linear.from_values(context, normal(device, rng, 192, 256, scale=0.1), quantize=True)
+    several = nvfp4.GroupedLinear.from_values(context, normal(device, rng, 2, 128, 256, scale=0.1))
+    moe = nvfp4.MoE.from_values(
+        context, normal(device, rng, 4, 128, 256, scale=0.1), normal(device, rng, 4, 256, 64, scale=0.1), 2
+    )
+    for layer, *args in ((linear, x), (several, grouped), (moe, x, logits)):
+        nvfp4.prepare_for(layer, *args)
+        before = device.get(layer(*args, out_dtype="f32"))
+        tuned = nvfp4.tune(layer, *args, out_dtype="f32", repeats=2)
+        assert (tuned.candidates > 0) == gpu and (tuned.best_us > 0) == gpu and bool(tuned.kernel) == gpu
+        after = device.get(layer(*args, out_dtype="f32"))
+        np.testing.assert_allclose(after, before, rtol=0, atol=2e-2 * np.abs(before).max())
+    if gpu:
+        context.load_tuning(None)
