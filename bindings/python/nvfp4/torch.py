@@ -22,14 +22,14 @@ from . import fused, linears, moe, products, quantizers
 from ._call import Groups
 from ._call import Quantized as _Quantized
 from .context import Context, Stream, backend_query
-from .enums import Activation, Backend, GemmFlags, ScaleLayout, ScaleRule, Scope
+from .enums import Activation, Backend, GemmFlags, ScaleLayout, ScaleRule, Scope, WeightsScope
 from .errors import InvalidArgumentError
 from .moe import Router
 from .products import Weights as _Weights
 
 __all__ = [
-    "Activation", "Quantized", "Router", "ScaleLayout", "ScaleRule", "Scope", "Weights", "add_rmsnorm_quantize", "available", "dequantize", "gemm",
-    "grouped_gemm", "grouped_linear", "linear", "moe_forward", "moe_route", "quantize", "rmsnorm_quantize", "swiglu_quantize", "warm_up",
+    "Activation", "Quantized", "Router", "ScaleLayout", "ScaleRule", "Scope", "Weights", "WeightsScope", "add_rmsnorm_quantize",
+    "available", "dequantize", "gemm", "grouped_gemm", "grouped_linear", "linear", "moe_forward", "moe_route", "quantize", "rmsnorm_quantize", "swiglu_quantize", "warm_up",
 ]
 
 _lock = threading.Lock()
@@ -302,7 +302,9 @@ class Weights(torch.nn.Module):
     """
 
     def __init__(self, src: Any = None, *, codes: Any = None, scales: Any = None, decode_scales: Any = None, transposed: bool = False,
-                 gate_up: bool = False, scale_rule: int = ScaleRule.AMAX, scale_layout: int = ScaleLayout.LINEAR) -> None:
+                 gate_up: bool = False, scale_rule: int = ScaleRule.AMAX, scale_layout: int = ScaleLayout.LINEAR,
+                 decode_scope: int = WeightsScope.GROUP, requantize: bool = False) -> None:
+        """decode_scope, requantize: those of `nvfp4.Weights.prepare`."""
         super().__init__()
         given = src if src is not None else codes
         if given is None:
@@ -313,7 +315,8 @@ class Weights(torch.nn.Module):
         size = _Weights.storage_size(context, groups, rows, cols * (1 if src is not None else 2), gate_up)
         self.storage = _aligned(size, given.device)
         made = _Weights.prepare(context, src, codes=codes, scales=scales, decode_scales=decode_scales, transposed=transposed,
-                                gate_up=gate_up, scale_rule=scale_rule, scale_layout=scale_layout, storage=self.storage,
+                                gate_up=gate_up, scale_rule=scale_rule, scale_layout=scale_layout, decode_scope=decode_scope,
+                                requantize=requantize, storage=self.storage,
                                 stream=where["stream"])
         self.rows, self.number = rows, next(_numbers)
         _weights[self.number] = made

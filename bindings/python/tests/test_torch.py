@@ -216,6 +216,20 @@ def test_cuda_graph(device) -> None:
             assert torch.equal(y, layer(x))
 
 
+def test_weights_of_fused_shards(device) -> None:
+    """One decode scale a row, as shards of their own have: kept where they agree, refused or quantized again where not."""
+    q, x = nv.quantize(values(device, 32, 64, seed=1)), values(device, 4, 64)
+    one = {"codes": q.codes, "scales": q.scales, "decode_scope": nv.WeightsScope.ROW}
+    rows = q.decode_scales.expand(32).contiguous()
+    assert torch.equal(nv.Weights(**one, decode_scales=rows)(x), nv.Weights(**one | {"decode_scope": 1}, decode_scales=q.decode_scales)(x))
+    rows[16:] *= 0.25
+    with pytest.raises(nvfp4.InvalidArgumentError, match="group 0, row 16"):
+        nv.Weights(**one, decode_scales=rows)
+    exact = x.double() @ (nv.dequantize(q).double() * torch.where(torch.arange(32, device=device) < 16, 1, 0.25)[:, None]).T
+    got = nv.Weights(**one, decode_scales=rows, requantize=True)(x).double()
+    assert ((got - exact).norm() / exact.norm()).item() < 0.1
+
+
 def test_weights_live_as_long_as_their_module(device) -> None:
     x, weights = values(device, 4, 64), nv.Weights(values(device, 32, 64, seed=1))
     y = weights(x)

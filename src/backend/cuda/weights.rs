@@ -28,7 +28,7 @@ const fn kernel(name: &'static str, registers: u32, threads: u32) -> Kernel {
 pub static KERNELS: &[Kernel] = &[
     kernel("nvfp4_weights_pack", 64, 128),
     kernel("nvfp4_weights_quantize", 255, 128),
-    kernel("nvfp4_weights_amax", 64, 256),
+    kernel("nvfp4_weights_amax", 80, 256),
     kernel("nvfp4_weights_finish", 32, 256),
     kernel("nvfp4_weights_unpack", 64, 128),
 ];
