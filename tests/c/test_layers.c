@@ -195,7 +195,7 @@ static void calibrated(size_t groups, nvfp4_scope scope) {
         double w = ((const float *)(const void *)want)[i], d = ((const float *)(const void *)out)[i] - w;
         difference += d * d, norm += w * w;
     }
-    CHECK_THAT(difference <= 1e-4 * norm && norm > 0, "relative %g", sqrt(difference / norm));
+    CHECK_THAT(difference <= 2.5e-3 * norm && norm > 0, "relative %g", sqrt(difference / norm));
     unsigned char *codes = mem_out(rows * K / 2), *scales = mem_out(rows * K / 16);
     float *found = mem_out(entries * 4);
     nvfp4_quantize_args q = {.struct_size = sizeof q, .src = a, .src_row_stride = (int64_t)(groups * K), .src_group_stride = K, .rows = (int64_t)rows, .cols = K,

@@ -29,7 +29,8 @@ from .products import Weights as _Weights
 
 __all__ = [
     "Activation", "Quantized", "Router", "ScaleLayout", "ScaleRule", "Scope", "Weights", "WeightsScope", "add_rmsnorm_quantize",
-    "available", "dequantize", "gemm", "grouped_gemm", "grouped_linear", "linear", "moe_forward", "moe_route", "quantize", "rmsnorm_quantize", "swiglu_quantize", "warm_up",
+    "available", "dequantize", "gemm", "grouped_gemm", "grouped_linear", "linear", "moe_forward", "moe_route",
+    "quantize", "rmsnorm_quantize", "swiglu_quantize", "warm_up",
 ]
 
 _lock = threading.Lock()
