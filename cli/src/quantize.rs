@@ -261,7 +261,7 @@ fn summary(
     let weights: usize = tensors().filter(|(_, r)| r.is_none()).map(|(t, _)| t.values()).sum();
     text.push_str(&resumed.unwrap_or_default());
     if let Some(sample) = &plan.sample {
-        let (given, used) = (sample.len(), plan.calibrated);
+        let (given, used) = (sample.tensors(), plan.calibrated);
         text.push_str(&format!("{used} of {done} have an input scale, from a sample of {given} tensors.\n"));
     }
     text.push_str(&format!(

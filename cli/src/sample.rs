@@ -46,7 +46,7 @@ impl Sample {
     }
 
     /// How many tensors the sample holds.
-    pub fn len(&self) -> usize {
+    pub fn tensors(&self) -> usize {
         self.source.tensors.len()
     }
 

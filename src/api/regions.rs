@@ -189,7 +189,7 @@ pub fn grouped_extent(
                 _ if rows == 1 => total.into(),
                 // [rows, groups, cols], and groups in the same columns below one another.
                 one if across <= row_stride => Extent { bytes: total, width: across * bytes, ..one },
-                one if group_stride % row_stride == 0 => Extent { bytes: total, ..one },
+                one if group_stride.is_multiple_of(row_stride) => Extent { bytes: total, ..one },
                 _ => total.into(),
             })
         }
