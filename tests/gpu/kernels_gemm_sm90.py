@@ -227,7 +227,7 @@ def timing(device, which, extra):
                 g = torch.full((e,), 1 / 64, device="cuda")
                 p = WeightsParams()
                 p.storage, p.units_at, p.fault, p.codes, p.scales, p.decode = s.data_ptr(), header, fault.data_ptr(), codes.data_ptr(), scales.data_ptr(), g.data_ptr()
-                p.groups, p.rows, p.cols, p.gate_up = e, n, k, 0
+                p.groups, p.rows, p.cols, p.gate_up, p.decode_step = e, n, k, 0, 1
                 device.launch("nvfp4_weights_pack", (cdiv(k, 64), cdiv(n, 128), e), 128, 0, p)
                 torch.cuda.synchronize()
                 storages.append(s)
