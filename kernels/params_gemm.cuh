@@ -46,7 +46,8 @@ struct GemmParams {
   uint32_t out_layout;
   uint32_t out_scope;
   float limit, alpha, beta;    // of SwiGLU; limit 0: none
-  uint32_t reserved[2];
+  uint32_t batch_invariant;    // 1: the same bits as in kernels for other numbers of tokens
+  uint32_t reserved;
 };
 static_assert(sizeof(GemmParams) == 240, "src/backend/cuda/gemm.rs mirrors this struct");
 

@@ -139,11 +139,16 @@ static void tuning(void) {
     full.out = mem_out(ROWS * N * 2);
     full.groups.ends = mem_in(GROUPS * 4);
     nvfp4_tune_args args = {.struct_size = sizeof args, .operation = NVFP4_OPERATION_GROUPED_GEMM, .args = &full};
-    CASE("the CPU has nothing to choose") {
+    CASE("the CPU has nothing to choose, a GPU times what it can take") {
         OK(tune(context, &args, stream, &result));
-        CHECK(result.candidates == 0 && result.kernel[0] == 0 && result.best_us == 0);
         const unsigned char *out = full.out;
-        CHECK(out[0] == out[1] && (out[0] == 0xA5 || out[0] == 0x5A));
+        if (on_gpu()) {
+            CHECK(result.candidates > 0 && result.kernel[0] != 0 && result.best_us > 0 && result.best_us <= result.default_us);
+            CHECK(mem_guards_ok());
+        } else {
+            CHECK(result.candidates == 0 && result.kernel[0] == 0 && result.best_us == 0);
+            CHECK(out[0] == out[1] && (out[0] == 0xA5 || out[0] == 0x5A));
+        }
     }
     CASE("tune takes layers") {
         unsigned char *untouched = mem_out(ROWS * GROUPS * K * 4);
@@ -211,7 +216,20 @@ static void tuning(void) {
         BAD_HANDLE(nvfp4_tuning_load(NULL, "/nowhere", &choices), "context");
         CHECK(choices == 55);
         BAD_ARGUMENT(nvfp4_tuning_load(context, "/nowhere", NULL), "choices is NULL");
-        REFUSED(nvfp4_tuning_save(context, "/nowhere"), NVFP4_STATUS_UNSUPPORTED, "CPU");
+        if (on_gpu()) {
+            char path[] = "/tmp/nvfp4-choices-XXXXXX";
+            int file = mkstemp(path);
+            MUST(file >= 0 && close(file) == 0);
+            OK(tune(context, &args, stream, &result));
+            OK(nvfp4_tuning_save(context, path));
+            OK(nvfp4_tuning_load(context, NULL, &choices));
+            OK(nvfp4_tuning_load(context, path, &choices));
+            CHECK(choices == 1);
+            MUST(unlink(path) == 0);
+        } else {
+            REFUSED(nvfp4_tuning_save(context, "/nowhere"), NVFP4_STATUS_UNSUPPORTED, "CPU");
+        }
+        choices = 55;
         BAD_ARGUMENT(nvfp4_tuning_save(context, NULL), "path is NULL");
         BAD_ARGUMENT(nvfp4_tuning_save(context, ""), "path");
         BAD_HANDLE(nvfp4_tuning_save(NULL, "/nowhere"), "context");
@@ -258,7 +276,6 @@ static nvfp4_weights *made_of(int64_t groups, int64_t rows, int64_t cols) {
 }
 
 int main(void) {
-    program_of_the_cpu("its operands lie in host memory");
     open_context(&context, &stream, 2);
     quantize.out.static_decode_scales = norm.out.static_decode_scales = hyper.out.static_decode_scales = &one;
     swiglu.out.static_decode_scales = &one;

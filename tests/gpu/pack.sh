@@ -32,7 +32,7 @@ link=(-Iinclude -Itests/c -L"$dir/lib" -lnvfp4 '-Wl,-rpath,$ORIGIN/../lib' -lm -
 for file in tests/c/test_*.c; do
   "$cc" -std=c11 -O1 -w "$file" -o "$dir/bin/$(basename "$file" .c)" "${link[@]}"
 done
-for file in runtime graph startup timing; do "$cc" -std=gnu11 -O2 -w "tests/gpu/$file.c" -o "$dir/bin/$file" "${link[@]}"; done
+for file in runtime graph products startup timing tuning; do "$cc" -std=gnu11 -O2 -w "tests/gpu/$file.c" -o "$dir/bin/$file" "${link[@]}"; done
 "$cc" -std=gnu11 -O2 -w -shared -fPIC tests/gpu/launches.c -o "$dir/lib/liblaunches.so" -ldl
 
 cp -r include examples "$dir"
