@@ -88,7 +88,7 @@ pub fn permute_workspace_size(context: &Context, args: &nvfp4_moe_permute_args) 
     plan(args, Regions::of_shapes()).map(|_| 0)
 }
 
-fn plan(
+pub(in crate::api) fn plan(
     args: &nvfp4_moe_permute_args,
     mut regions: Regions,
 ) -> Result<(PermuteProblem, Option<GatherProblem>)> {
@@ -133,7 +133,6 @@ fn gather(
         None => codes(args, permute, &groups, regions)?,
         Some(dtype) => {
             super::unused("src_quantized", super::input_is_set(&args.src_quantized), "by this src_dtype")?;
-            let values = !args.gathered.is_null() || groups.total_rows() == 0 || regions.is_of_shapes();
             let to_codes = super::quantized_is_set(&args.out);
             let cols = match to_codes {
                 true => check::cols("cols", args.cols)?,
@@ -150,11 +149,12 @@ fn gather(
             } else {
                 let names = ("gathered", "gathered_row_stride");
                 let (p, stride, rows) = (args.gathered, args.gathered_row_stride, groups.total_rows());
-                let dst = operand::write_rows(names, p, dtype, stride, rows, cols, regions)?;
-                match dst {
+                match operand::write_rows(names, p, dtype, stride, rows, cols, regions)? {
                     Some(dst) => Gather::Values { src, dst },
                     // Without rows nothing is gathered.
-                    None if values => return Ok(None),
+                    None if rows == 0 => return Ok(None),
+                    // The question is about shapes; any place will do.
+                    None if regions.is_of_shapes() => Gather::Values { src, dst: src },
                     None => return Err(Error::Null { argument: "gathered" }),
                 }
             }
