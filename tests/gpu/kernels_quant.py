@@ -716,23 +716,17 @@ def run_times(gpu, lib, options):
         def edit(list_, steps=steps):
             shape_steps(list_, steps)
         report(f"static bf16 tiled steps {steps}", big("t", rows=R, cols=K), moved, None, edit=edit)
-    def swap(new, steps=None, grid_factor=1):
+    def swap(new, steps=None):
         """Times another kernel of tests/gpu/variants.cu in place of the last launch's."""
         def edit(list_):
             if steps:
                 shape_steps(list_, steps)
             list_[-1].name = new.encode()
-            list_[-1].grid_x *= grid_factor
         return edit
 
     if gpu.has_variants:
         for new, steps in (("try_quantize_2x5", 2), ("try_quantize_2x6", 2), ("try_quantize_4x4", 4), ("try_quantize_4x4", 2)):
             report(f"variant {new} steps {steps}", big("t", rows=R, cols=K), moved, None, edit=swap(new, steps))
-        row = lambda **k: big("t", rows=R, cols=K, scope=ROW, dynamic=True, **k)
-        report("variant try_rows_x4_3", row(), moved, None, edit=swap("try_rows_x4_3"))
-        report("variant try_rows_1x3", row(), moved, None, edit=swap("try_rows_1x3", grid_factor=4))
-        report("variant try_norm_1x3", row(producer=NORM), moved, None, edit=swap("try_norm_1x3", grid_factor=4))
-        report("variant norm, a row a CTA", row(producer=NORM), moved, None, edit=one_row)
     report("static bf16 linear", big("t", rows=R, cols=K, layout=0), moved, None)
     report("static bf16 8x4", big("t", rows=R, cols=K, layout=2), moved, None)
     report("static f16 tiled", big("t", rows=R, cols=K, dtype=1), moved, 0.88)
