@@ -263,8 +263,12 @@ impl Passes<'_> {
         };
         let threads = blocks.next_multiple_of(32);
         let kernel = find([family, dtype_name(dtype), variant]);
-        // CTAs of four rows stay and walk on.
-        let most = if height == 4 { 2 * self.facts.sm_count } else { u32::MAX };
+        // CTAs of four rows stay and walk on. Of small ones more fit, and more of them than fit balance better.
+        let most = match (height, threads) {
+            (4, ..=256) => 8 * self.facts.sm_count,
+            (4, _) => 2 * self.facts.sm_count,
+            _ => u32::MAX,
+        };
         let grid = (self.capped(rows.div_ceil(height)).min(most), 1);
         (threads <= most_threads).then_some(Step::Rows { kernel, grid, threads: threads as u32, params })
     }
