@@ -51,7 +51,8 @@ NVFP4_INLINE void plain_rows(const RowsParams& p) {
       if (lane == 0) peaks[q & 1][warp] = m;
       __syncthreads();
       const float amax = __uint_as_float(ptx::warp_max(lane < warps ? peaks[q & 1][lane] : 0));
-      const Encode encode = encode_from_amax(amax);
+      Encode encode = encode_from_amax(amax);
+      if constexpr (NB > 1) find_ties<D>(encode);
       if (threadIdx.x == 0) p.decode[logical + q * apart] = decode_scale_from_amax(amax);
 
       uint8_t* const codes_at = p.codes + (logical + q * apart) * p.codes_row_stride;
@@ -60,7 +61,7 @@ NVFP4_INLINE void plain_rows(const RowsParams& p) {
         const uint32_t b = n * blockDim.x + threadIdx.x;
         if (b >= blocks) continue;
         uint2 codes;
-        scales[n] |= quantize_block<AMAX>(x[n], encode, codes, faults) << 8 * q;
+        scales[n] |= quantize_block<AMAX, (NB > 1)>(x[n], encode, codes, faults) << 8 * q;
         *reinterpret_cast<uint2*>(codes_at + 8ull * b) = codes;
       }
     }
