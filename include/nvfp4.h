@@ -1011,7 +1011,7 @@ typedef struct nvfp4_grouped_linear_args {
   float alpha;
   /** SWIGLU: added to up; default 0. */
   float beta;
-  /** NVFP4_GEMM_* or'ed; _DEPENDENT_LAUNCH counts where quantize is 0. */
+  /** NVFP4_GEMM_* or'ed; _DEPENDENT_LAUNCH counts where quantize is 0: behind its own quantizer the product starts early. */
   nvfp4_gemm_flags flags;
   /** [tokens, G, output columns] values, written; 16-byte aligned. NULL when out_dtype is NVFP4. */
   void *out;

@@ -38,7 +38,10 @@ NVFP4_INLINE void over_run(const PermuteParams& p, Each each) {
 
 // Rows of every warp by expert, and the chunk's first slot that holds no id.
 NVFP4_INLINE void count_runs(const PermuteParams& p, PermuteMemory& m) {
-  for (uint32_t i = threadIdx.x; i < PERMUTE_WARPS * MOST_EXPERTS; i += PERMUTE_THREADS) m.rows[i / MOST_EXPERTS][i % MOST_EXPERTS] = 0;
+  for (uint32_t e = threadIdx.x; e < p.local_experts; e += PERMUTE_THREADS) {
+#pragma unroll
+    for (uint32_t w = 0; w < PERMUTE_WARPS; w++) m.rows[w][e] = 0;
+  }
   if (threadIdx.x == 0) m.first_bad = 0xFFFFFFFFu;
   __syncthreads();
   int32_t* const rows = m.rows[threadIdx.x >> 5];

@@ -161,6 +161,20 @@ NVFP4_INLINE uint32_t e2m1_pair(float low, float high) {
 }
 #endif
 
+// Programmatic dependent launches: both do nothing in an ordinary launch, and are nothing before sm_90.
+// The next launch may start as soon as processors have room.
+NVFP4_INLINE void allow_dependents() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+// All launches before this one are over and their writes visible.
+NVFP4_INLINE void wait_for_launches() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+
 // Device scope, also for words in host memory: system scope needs a link that has atomics (over PCIe memcheck calls it an
 // error), and the host only loads and clears such a word.
 NVFP4_INLINE uint32_t atomic_or(uint32_t* p, uint32_t bits) { return atomicOr(p, bits); }

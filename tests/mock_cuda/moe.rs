@@ -22,9 +22,11 @@ fn tell_sizes(mock: &Mock) {
         ("nvfp4_moe_count", 80),
         ("nvfp4_moe_place", 80),
         ("nvfp4_moe_sources", 80),
-        ("nvfp4_moe_gather", 64),
-        ("nvfp4_moe_gather_codes", 168),
-        ("nvfp4_moe_quantize_bf16", 280),
+        ("nvfp4_moe_route_few", 96),
+        ("nvfp4_moe_scatter", 64),
+        ("nvfp4_moe_gather_codes", 176),
+        ("nvfp4_moe_quantize_bf16", 312),
+        ("nvfp4_moe_scatter_bf16", 312),
         ("nvfp4_moe_combine_bf16", 120),
         ("nvfp4_moe_combine_any", 120),
     ] {
@@ -88,7 +90,7 @@ fn each_part_launches_its_kernels() {
         for (tokens, launches) in [(5, 2), (4096, 2), (4097, 4)] {
             let before = mock.launches();
             let args = permute(base, tokens);
-            assert_eq!(launched(nvfp4_moe_permute(gpu.context, &args, gpu.stream)), "nvfp4_moe_gather");
+            assert_eq!(launched(nvfp4_moe_permute(gpu.context, &args, gpu.stream)), "nvfp4_moe_scatter");
             assert_eq!(mock.launches() - before, launches, "{tokens} tokens");
         }
         let mut bytes = 1;
@@ -113,7 +115,7 @@ fn each_part_launches_its_kernels() {
             ..permute(base, 5)
         };
         let status = nvfp4_moe_permute(gpu.context, &quantizes, gpu.stream);
-        assert_eq!(launched(status), "nvfp4_moe_quantize_bf16");
+        assert_eq!(launched(status), "nvfp4_moe_scatter_bf16");
 
         let mut combine = nvfp4_moe_combine_args {
             struct_size: size_of::<nvfp4_moe_combine_args>(),

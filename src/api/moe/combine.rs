@@ -77,7 +77,19 @@ pub unsafe fn combine(context: &Context, args: &nvfp4_moe_combine_args, stream: 
     let scaling = super::scaling("scaling", args.scaling)?;
     let out = super::out(args.out, args.out_dtype, args.out_row_stride, tokens, cols, regions)?;
     regions.check_overlap()?;
-    let problem = CombineProblem { tokens, topk, cols, rows, y, inverse, weights, scaling, shared, out };
+    let problem = CombineProblem {
+        tokens,
+        topk,
+        cols,
+        rows,
+        y,
+        inverse,
+        weights,
+        scaling,
+        shared,
+        out,
+        in_layer: false,
+    };
     // SAFETY: the caller's promise.
     unsafe { stream.submit(Job::Combine(problem), None, None) }
 }

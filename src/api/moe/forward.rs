@@ -123,12 +123,8 @@ pub unsafe fn forward(
     regions.check_overlap()?;
     // SAFETY: the caller's promise, for all of them.
     unsafe {
-        if let Some(route) = steps.route {
-            stream.submit(Job::Route(route), None, None)?;
-        }
-        stream.submit(Job::Permute(steps.permute), None, None)?;
-        stream.submit(Job::Gather(steps.gather), None, None)?;
-        stream.submit(Job::Gemm(steps.first), w1.keep(), None)?;
+        stream.submit(Job::Dispatch(steps.dispatch), None, None)?;
+        stream.submit(Job::ChainedGemm(steps.first), w1.keep(), None)?;
         stream.submit(Job::Gemm(steps.second), w2.keep(), None)?;
         stream.submit(Job::Combine(steps.combine), None, None)
     }

@@ -19,15 +19,15 @@ use crate::plan::dequantize::QuantIn;
 use crate::plan::gemm::{Activation, Activations, GemmOut, GemmProblem};
 use crate::plan::groups::Groups;
 use crate::plan::memory::{Matrix, Ptr, Vector};
-use crate::plan::moe::{CombineProblem, Gather, GatherProblem, PermuteProblem, RouteProblem};
+use crate::plan::moe::{
+    CombineProblem, DispatchProblem, Gather, GatherProblem, PermuteProblem, RouteProblem,
+};
 use crate::plan::quantize::{DecodeScales, QuantOut, Scales, Scope};
 use crate::plan::scratch::Scratch;
 
 /// The steps of a layer.
 pub struct Steps {
-    pub route: Option<RouteProblem>,
-    pub permute: PermuteProblem,
-    pub gather: GatherProblem,
+    pub dispatch: DispatchProblem,
     pub first: GemmProblem,
     pub second: GemmProblem,
     pub combine: CombineProblem,
@@ -160,7 +160,7 @@ pub fn plan(
             });
         }
     };
-    let gather = GatherProblem { permute, cols: shape1.cols, what };
+    let dispatch = DispatchProblem { route, gather: GatherProblem { permute, cols: shape1.cols, what } };
 
     let batch_invariant = args.flags & NVFP4_GEMM_BATCH_INVARIANT != 0;
     let product = |a, weights: &Weights, bias, activation, out| {
@@ -183,6 +183,8 @@ pub fn plan(
     let mut first = product(a.read(), w1, bias1, activation, h.written());
     let out = GemmOut::Values { out: y, accumulate: false };
     let mut second = product(h.read(), w2, bias2, Activation::None, out);
+    // The ends stand behind the first product's launch, the weights behind more.
+    second.dependent_launch = true;
     let size = |p: &GemmProblem| {
         context.backend().gemm_workspace_size(p).ok_or(Error::TooLarge { argument: "workspace" })
     };
@@ -201,9 +203,10 @@ pub fn plan(
         scaling: super::scaling("scaling", args.scaling)?,
         shared: super::shared(args.shared, args.shared_dtype, args.shared_row_stride, tokens, cols, regions)?,
         out: super::out(args.out, args.out_dtype, args.out_row_stride, tokens, cols, regions)?,
+        in_layer: shape1.groups > 0,
     };
     let needed = scratch.bytes().ok_or(Error::TooLarge { argument: "workspace" })?;
-    Ok((Steps { route, permute, gather, first, second, combine }, needed))
+    Ok((Steps { dispatch, first, second, combine }, needed))
 }
 
 fn weights(context: &Context, name: &'static str, weights: &Weights, regions: &mut Regions) -> Result<()> {
