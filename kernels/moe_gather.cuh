@@ -28,6 +28,7 @@ NVFP4_INLINE void gather_scales(const GatherCodesParams& p, const Span& from, ui
 NVFP4_INLINE void gather_codes(const GatherCodesParams& p) {
   const uint64_t tiles = (p.blocks + 3) / 4;
   const Span tokens{0, p.tokens, 0, 0};
+  ptx::wait_for_launches();
   SpanFinder finder(p.groups, tile_rows(p.scales.layout));
 #pragma unroll 1
   for (uint64_t unit = blockIdx.x; unit < p.scale_rows; unit += gridDim.x) {
@@ -73,6 +74,7 @@ NVFP4_INLINE void gather_quantize(const GatherRowsParams& g) {
   __shared__ uint32_t shared[32];
   const uint64_t blocks = p.cols / 16, tiles = (blocks + 3) / 4;
   const uint32_t layout = p.scales.layout;
+  ptx::wait_for_launches();
   SpanFinder finder(p.groups, tile_rows(layout));
   uint32_t faults = 0;
 #pragma unroll 1

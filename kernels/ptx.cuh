@@ -41,6 +41,9 @@ NVFP4_INLINE uint4 load_keep(const void* p) {
   return v;
 }
 
+// Brings the line of an address into L2, for later: no register waits for it.
+NVFP4_INLINE void prefetch(const void* p) { asm volatile("prefetch.global.L2 [%0];" ::"l"(p)); }
+
 // Largest value of a warp in one instruction (sm_80); the intrinsic needs a header that hides this.
 NVFP4_INLINE uint32_t warp_max(uint32_t v) { return __reduce_max_sync(0xFFFFFFFFu, v); }
 NVFP4_INLINE uint32_t warp_or(uint32_t v) { return __reduce_or_sync(0xFFFFFFFFu, v); }

@@ -32,7 +32,6 @@ pub enum Job {
     ChainedGemm(gemm::GemmProblem),
     Route(moe::RouteProblem),
     Permute(moe::PermuteProblem),
-    Gather(moe::GatherProblem),
     Dispatch(moe::DispatchProblem),
     Combine(moe::CombineProblem),
     Copy { dst: Ptr<u8>, src: Ptr<u8>, bytes: usize },

@@ -9,7 +9,7 @@ use super::super::types::*;
 use crate::error::{Error, Result};
 use crate::plan::Job;
 use crate::plan::groups::Groups;
-use crate::plan::moe::{Gather, GatherProblem, PermuteProblem};
+use crate::plan::moe::{DispatchProblem, Gather, GatherProblem, PermuteProblem};
 use crate::plan::quantize::{DecodeScales, QuantOut, Scope};
 
 /// Arguments of nvfp4_moe_permute.
@@ -74,10 +74,9 @@ pub unsafe fn permute(context: &Context, args: &nvfp4_moe_permute_args, stream: 
     let (permute, gather) = plan(args, Regions::default())?;
     // SAFETY: the caller's promise.
     unsafe {
-        stream.submit(Job::Permute(permute), None, None)?;
         match gather {
-            Some(gather) => stream.submit(Job::Gather(gather), None, None),
-            None => Ok(()),
+            Some(gather) => stream.submit(Job::Dispatch(DispatchProblem { route: None, gather }), None, None),
+            None => stream.submit(Job::Permute(permute), None, None),
         }
     }
 }

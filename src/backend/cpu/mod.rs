@@ -81,7 +81,6 @@ impl Cpu {
                 Job::Gemm(p) | Job::ChainedGemm(p) => gemm::run(self, p),
                 Job::Route(p) => moe::route(self, p),
                 Job::Permute(p) => moe::permute(self, p),
-                Job::Gather(p) => moe::gather(self, p),
                 Job::Dispatch(p) => moe::dispatch(self, p),
                 Job::Combine(p) => moe::combine(self, p),
                 // Buffers may be copied onto themselves, so the ranges may meet.

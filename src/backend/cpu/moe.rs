@@ -129,7 +129,7 @@ unsafe fn slice_mut<'a, T>(p: Ptr<T>, count: usize) -> &'a mut [T] {
 
 /// # Safety
 /// As [`route`]; the permutation was made by [`permute`].
-pub unsafe fn gather(cpu: &Cpu, p: &GatherProblem) {
+unsafe fn gather(cpu: &Cpu, p: &GatherProblem) {
     let groups = p.permute.groups();
     match p.what {
         Gather::Values { src, dst } => over_rows(cpu, &groups, 1, p.cols, |span, rows, _| {

@@ -64,7 +64,6 @@ impl Device {
                 Job::ChainedGemm(p) => gemm::gemm(queue, p, true),
                 Job::Route(p) => moe::route(queue, p),
                 Job::Permute(p) => moe::permute(queue, p),
-                Job::Gather(p) => moe::gather(queue, p),
                 Job::Dispatch(p) => moe::dispatch(queue, p),
                 Job::Combine(p) => moe::combine(queue, p),
             }

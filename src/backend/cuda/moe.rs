@@ -136,19 +136,24 @@ pub unsafe fn route(queue: &Queue, p: &RouteProblem) -> Result<()> {
 /// As [`route`].
 pub unsafe fn permute(queue: &Queue, p: &PermuteProblem) -> Result<()> {
     // SAFETY: the caller's promise.
-    plan_permute(p, queue.facts).iter().flatten().try_for_each(|launch| unsafe { launch.run(queue) })
+    let launches = plan_permute(p, queue.facts);
+    launches.iter().flatten().enumerate().try_for_each(|(i, launch)| unsafe {
+        if i == 0 { launch.run(queue) } else { launch.run_early(queue) }
+    })
 }
 
+/// Behind [`permute`], which may still be at work.
+///
 /// # Safety
 /// As [`route`]; the permutation was made by [`permute`].
-pub unsafe fn gather(queue: &Queue, p: &GatherProblem) -> Result<()> {
+unsafe fn gather(queue: &Queue, p: &GatherProblem) -> Result<()> {
     // SAFETY: the caller's promise.
     unsafe {
         match plan_gather(p, queue.facts) {
             None => Ok(()),
-            Some(GatherLaunch::Values(launch)) => launch.run(queue),
-            Some(GatherLaunch::Codes(launch)) => launch.run(queue),
-            Some(GatherLaunch::Quantize(launch)) => launch.run(queue),
+            Some(GatherLaunch::Values(launch)) => launch.run_early(queue),
+            Some(GatherLaunch::Codes(launch)) => launch.run_early(queue),
+            Some(GatherLaunch::Quantize(launch)) => launch.run_early(queue),
         }
     }
 }
@@ -310,7 +315,10 @@ pub fn plan_gather(p: &GatherProblem, facts: &DeviceFacts) -> Option<GatherLaunc
             let most = if form == ANY { MOST_THREADS / 2 } else { MOST_THREADS };
             let threads = (p.cols / BLOCK).next_multiple_of(32).min(most);
             GatherLaunch::Quantize(match out.scales.layout {
-                ScaleLayout::Linear => Launch::new(SCATTER_QUANTIZE + form, tokens, threads, params),
+                ScaleLayout::Linear => {
+                    let grid = walkers(p.permute.tokens, 2048 / threads, facts);
+                    Launch::new(SCATTER_QUANTIZE + form, (grid, 1), threads, params)
+                }
                 _ => Launch::new(QUANTIZE + form, padded(&out.scales, 2048 / threads), threads, params),
             })
         }
@@ -435,23 +443,24 @@ pub fn plan_dispatch(p: &DispatchProblem, facts: &DeviceFacts) -> Option<Dispatc
     let routing = routed.map_or(RouteParams::default(), |route| route_params(&route, facts));
     let sort = permute_params(permute, slots, 1, facts);
     let routed = routed.is_some() as u32;
+    // A row of CTAs more writes the order.
     let gather = match p.gather.what {
         Gather::Values { src, dst } => {
             let gather = values(&p.gather, src, dst);
             let parts = (gather.row_bytes as usize / 16).div_ceil(DISPATCH_THREADS).clamp(1, MOST_PARTS);
             let params = DispatchParams { route: routing, permute: sort, gather, routed, reserved: 0 };
-            DispatchLaunch::Values(Launch::new(DISPATCH, (permute.tokens, parts), DISPATCH_THREADS, params))
+            DispatchLaunch::Values(Launch::new(DISPATCH, (permute.tokens, parts + 1), DISPATCH_THREADS, params))
         }
         Gather::Codes { scales, .. } if scales.layout == ScaleLayout::Linear => {
             let gather = codes(&p.gather);
             let params = DispatchParams { route: routing, permute: sort, gather, routed, reserved: 0 };
-            DispatchLaunch::Codes(Launch::new(DISPATCH_CODES, (permute.tokens, 1), DISPATCH_THREADS, params))
+            DispatchLaunch::Codes(Launch::new(DISPATCH_CODES, (permute.tokens, 2), DISPATCH_THREADS, params))
         }
         Gather::Quantize { src, out } if out.scales.layout == ScaleLayout::Linear => {
             let (gather, form) = quantize(&p.gather, src, out, facts);
             let params = DispatchParams { route: routing, permute: sort, gather, routed, reserved: 0 };
             let kernel = DISPATCH_QUANTIZE + form;
-            DispatchLaunch::Quantize(Launch::new(kernel, (permute.tokens, 1), DISPATCH_THREADS, params))
+            DispatchLaunch::Quantize(Launch::new(kernel, (permute.tokens, 2), DISPATCH_THREADS, params))
         }
         _ => return None,
     };
