@@ -1244,7 +1244,10 @@ typedef struct nvfp4_moe_forward_args {
   float alpha;
   /** SWIGLU: added to up; default 0. */
   float beta;
-  /** 0 or NVFP4_GEMM_BATCH_INVARIANT: a token's bits depend on its own values alone (with scales that are static, per row). */
+  /**
+   * NVFP4_GEMM_* or'ed: _BATCH_INVARIANT, a token's bits depend on its own values alone (with scales that are static, per
+   * row); _DEPENDENT_LAUNCH, the layer's first launch may start before the work in front has ended, and waits for it.
+   */
   nvfp4_gemm_flags flags;
   /** quantize 1: one of NVFP4_SCALE_RULE_*. */
   nvfp4_scale_rule scale_rule;

@@ -76,6 +76,7 @@ NVFP4_INLINE Slot route_wide(const RouteParams& p, uint64_t token, WideRoute<WAR
 template <int WARPS>
 NVFP4_INLINE void route_few(const RouteParams& p, WideRoute<WARPS>& m) {
   ptx::allow_dependents();  // who starts behind this launch waits for it before anything else
+  ptx::wait_for_launches();
   uint32_t faults = 0;
 #pragma unroll 1
   for (uint64_t token = blockIdx.x; token < p.tokens; token += gridDim.x) {

@@ -64,7 +64,7 @@ struct Arena {
 
 impl Arena {
     fn new() -> Arena {
-        Arena { memory: vec![[0xA5A5_A5A5_A5A5_A5A5; 8]; 1 << 17], next: 64 }
+        Arena { memory: vec![[0xA5A5_A5A5_A5A5_A5A5; 8]; 1 << 18], next: 64 }
     }
     fn bytes(&self) -> &[u8] {
         // SAFETY: plain words.
@@ -222,7 +222,8 @@ fn dispatch(rng: &mut Rng, arena: &mut Arena) -> Vec<Job> {
     if let Some(route) = &route {
         permute.ids = route.ids;
     }
-    vec![Job::Dispatch(DispatchProblem { route, gather: gather_of(rng, arena, permute) })]
+    let gather = gather_of(rng, arena, permute);
+    vec![Job::Dispatch(DispatchProblem { route, gather, dependent_launch: rng.chance(2) })]
 }
 
 fn gather_of(rng: &mut Rng, arena: &mut Arena, permute: PermuteProblem) -> GatherProblem {

@@ -95,6 +95,8 @@ pub enum Gather {
 pub struct DispatchProblem {
     pub route: Option<RouteProblem>,
     pub gather: GatherProblem,
+    /// The first launch may start before the work in front of it has ended, for which it then waits.
+    pub dependent_launch: bool,
 }
 
 /// Rows of the experts → tokens.

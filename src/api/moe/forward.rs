@@ -71,7 +71,8 @@ pub struct nvfp4_moe_forward_args {
     pub alpha: f32,
     /// SWIGLU: added to up; default 0.
     pub beta: f32,
-    /// 0 or NVFP4_GEMM_BATCH_INVARIANT: a token's bits depend on its own values alone (with scales that are static, per row).
+    /// NVFP4_GEMM_* or'ed: _BATCH_INVARIANT, a token's bits depend on its own values alone (with scales that are static, per
+    /// row); _DEPENDENT_LAUNCH, the layer's first launch may start before the work in front has ended, and waits for it.
     pub flags: nvfp4_gemm_flags,
     /// quantize 1: one of NVFP4_SCALE_RULE_*.
     pub scale_rule: nvfp4_scale_rule,

@@ -75,7 +75,7 @@ pub unsafe fn permute(context: &Context, args: &nvfp4_moe_permute_args, stream: 
     // SAFETY: the caller's promise.
     unsafe {
         match gather {
-            Some(gather) => stream.submit(Job::Dispatch(DispatchProblem { route: None, gather }), None, None),
+            Some(gather) => stream.submit(Job::Dispatch(DispatchProblem { route: None, gather, dependent_launch: false }), None, None),
             None => stream.submit(Job::Permute(permute), None, None),
         }
     }

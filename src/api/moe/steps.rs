@@ -4,7 +4,7 @@ use core::ffi::c_void;
 
 use super::super::check::{self, CACHE_LINE, Regions};
 use super::super::context::Context;
-use super::super::gemm::{self, NVFP4_GEMM_BATCH_INVARIANT, nvfp4_grouped_gemm_args};
+use super::super::gemm::{self, NVFP4_GEMM_BATCH_INVARIANT, NVFP4_GEMM_DEPENDENT_LAUNCH, nvfp4_grouped_gemm_args};
 use super::super::operand;
 use super::super::types::*;
 use super::super::weights::Weights;
@@ -100,8 +100,8 @@ pub fn plan(
     regions: &mut Regions,
 ) -> Result<(Steps, usize)> {
     check::reserved("reserved", args.reserved)?;
-    if args.flags & !NVFP4_GEMM_BATCH_INVARIANT != 0 {
-        let known = "NVFP4_GEMM_BATCH_INVARIANT (2)";
+    if args.flags & !(NVFP4_GEMM_BATCH_INVARIANT | NVFP4_GEMM_DEPENDENT_LAUNCH) != 0 {
+        let known = "NVFP4_GEMM_BATCH_INVARIANT (2), _DEPENDENT_LAUNCH (4)";
         return Err(Error::UnknownValue { argument: "flags", value: args.flags, known });
     }
     let (tokens, topk, slots) = super::slots(args.tokens, args.topk)?;
@@ -160,7 +160,11 @@ pub fn plan(
             });
         }
     };
-    let dispatch = DispatchProblem { route, gather: GatherProblem { permute, cols: shape1.cols, what } };
+    let dispatch = DispatchProblem {
+        route,
+        gather: GatherProblem { permute, cols: shape1.cols, what },
+        dependent_launch: args.flags & NVFP4_GEMM_DEPENDENT_LAUNCH != 0,
+    };
 
     let batch_invariant = args.flags & NVFP4_GEMM_BATCH_INVARIANT != 0;
     let product = |a, weights: &Weights, bias, activation, out| {

@@ -180,10 +180,15 @@ pub unsafe fn dispatch(queue: &Queue, p: &DispatchProblem) -> Result<()> {
             return gather(queue, &p.gather);
         };
         if let Some(route) = &plan.route {
-            route.run(queue)?;
+            // The kernels of many tokens do not wait.
+            if p.dependent_launch && std::ptr::eq(route.kernel, &KERNELS[ROUTE_FEW]) {
+                route.run_early(queue)?;
+            } else {
+                route.run(queue)?;
+            }
         }
-        // Behind nothing of this call it is an ordinary launch.
-        match (&plan.gather, plan.route.is_some()) {
+        // Behind nothing of this call it is an ordinary launch, unless it may start early there too.
+        match (&plan.gather, p.dependent_launch || plan.route.is_some()) {
             (DispatchLaunch::Values(launch), false) => launch.run(queue),
             (DispatchLaunch::Codes(launch), false) => launch.run(queue),
             (DispatchLaunch::Quantize(launch), false) => launch.run(queue),
