@@ -248,8 +248,8 @@ pub fn plan_permute(p: &PermuteProblem, facts: &DeviceFacts) -> [Option<Launch<P
     }
     let chunk = match slots {
         0..=ONE_CHUNK => slots.max(1),
-        // Its counts have room in its part of the source rows.
-        _ => slots.div_ceil(MOST_CHUNKS).max(CHUNK).max(p.local_experts + 1),
+        // The counts of all of them have room in the source rows.
+        _ => slots.div_ceil(MOST_CHUNKS).max(CHUNK).max(2 * (p.local_experts + 1)),
     };
     // Runs of whole warps.
     let chunk = chunk.next_multiple_of(32 * PERMUTE_WARPS);
@@ -525,7 +525,9 @@ fn in_words(s: &Scales) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::format::route::Score;
     use crate::plan::memory::Ptr;
+    use crate::plan::moe::Router;
     use crate::plan::quantize::Scope;
 
     const FACTS: DeviceFacts = DeviceFacts {
@@ -575,18 +577,21 @@ mod tests {
         assert!(plan_permute(&sort(3, 1, 0), &FACTS)[0].is_some(), "the inverse is");
     }
 
-    fn quantizes(edit: impl FnOnce(&mut Matrix, &mut QuantOut, &mut usize)) -> Launch<GatherRowsParams> {
-        let mut cols = 4096;
-        let mut src = matrix(Dtype::Bf16, cols);
-        let base = Ptr::new(1024 as *const u8);
-        let mut out = QuantOut {
+    fn quantizes_to(layout: ScaleLayout, cols: usize) -> QuantOut {
+        QuantOut {
             codes: Ptr::new(8192 as *const u8),
             codes_row_stride: cols / 2,
-            scales: Scales { base, layout: ScaleLayout::Tiled128x4, row_stride: 0 },
+            scales: Scales { base: Ptr::new(1024 as *const u8), layout, row_stride: 0 },
             rule: ScaleRule::Amax,
             scope: Scope::Row,
             decode: DecodeScales::Dynamic(Ptr::new(256 as *const f32)),
-        };
+        }
+    }
+
+    fn quantizes(edit: impl FnOnce(&mut Matrix, &mut QuantOut, &mut usize)) -> Launch<GatherRowsParams> {
+        let mut cols = 4096;
+        let mut src = matrix(Dtype::Bf16, cols);
+        let mut out = quantizes_to(ScaleLayout::Tiled128x4, cols);
         edit(&mut src, &mut out, &mut cols);
         let p = GatherProblem { permute: sort(100, 2, 8), cols, what: Gather::Quantize { src, out } };
         match plan_gather(&p, &FACTS) {
@@ -613,6 +618,41 @@ mod tests {
         any(|src, _| src.base = Ptr::new(4104 as *const u8));
         any(|_, out| out.codes_row_stride += 1);
         any(|_, out| out.rule = ScaleRule::MinMse);
+    }
+
+    #[test]
+    fn few_slots_are_sorted_and_gathered_by_one_launch() {
+        let router = Router {
+            score: Score::Softmax,
+            bias: Ptr::NULL,
+            renormalise: true,
+            scaling: 1.0,
+            groups: 1,
+            top_groups: 1,
+        };
+        let launches = |tokens, experts, values: bool| {
+            let permute = sort(tokens, 8, 32);
+            let (ids, weights) = (permute.ids, Ptr::NULL);
+            let logits = matrix(Dtype::Bf16, experts);
+            let (mask, topk) = (Ptr::NULL, 8);
+            let route = RouteProblem { tokens, experts, topk, logits, router, mask, ids, weights };
+            let (src, dst) = (matrix(Dtype::Bf16, 4096), matrix(Dtype::Bf16, 4096));
+            let what = match values {
+                true => Gather::Values { src, dst },
+                false => Gather::Quantize { src, out: quantizes_to(ScaleLayout::Tiled8x4, 4096) },
+            };
+            let gather = GatherProblem { permute, cols: 4096, what };
+            let p = DispatchProblem { route: Some(route), gather, dependent_launch: false };
+            plan_dispatch(&p, &FACTS).map(|plan| match plan.gather {
+                DispatchLaunch::Values(l) => (plan.route.map(|l| l.kernel.name), l.params.routed, l.grid),
+                _ => panic!("another gather"),
+            })
+        };
+        assert_eq!(launches(1, 256, true), Some((None, 1, (1, 3))));
+        assert_eq!(launches(1, 257, true), Some((Some("nvfp4_moe_route_few"), 0, (1, 3))));
+        assert_eq!(launches(32, 128, true), Some((Some("nvfp4_moe_route_few"), 0, (32, 3))));
+        assert_eq!(launches(33, 128, true), None);
+        assert_eq!(launches(1, 128, false), None, "tiles have padding");
     }
 
     fn combines(edit: impl FnOnce(&mut CombineProblem)) -> Launch<CombineParams> {
