@@ -105,7 +105,6 @@ template <class D>
 NVFP4_INLINE void combine_words(const CombineParams& p) {
   constexpr uint32_t BATCH = 8;
   bool bad = false;
-  ptx::allow_dependents();  // this started behind all but the launch in front, and so does who starts behind it
   if (!p.early) ptx::wait_for_launches();
 #pragma unroll 1
   for (uint64_t token = blockIdx.x; token < p.tokens; token += gridDim.x) {
