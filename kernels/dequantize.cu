@@ -32,7 +32,8 @@ NVFP4_INLINE void dequantize_units(const DequantizeParams& p) {
     const uint64_t r = tile_row + in_tile - span.first_scale_row;
     if (r >= span.rows) continue;
     const float g = p.decode ? p.decode[scope_index(p.scope, span, r)] : 1.f;
-    const uint8_t* codes = p.codes + (span.first_row + r) * p.codes_row_stride;
+    const uint8_t* codes = p.codes + (p.groups.kind == GROUPS_STRIDED ? span.group * p.codes_group_stride + r * p.codes_row_stride
+                                                                    : (span.first_row + r) * p.codes_row_stride);
     const uint8_t* scales = scale_address(p.scales, span, r, b0, tiles);
     const uint32_t scale_step = !TILED ? WIDTH : layout == TILED_128X4 ? 512 : 32;
     const uint64_t out = row_offset(p.dst, p.groups, span, r);

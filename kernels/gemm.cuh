@@ -121,8 +121,8 @@ template <class S> struct Values {
 // The scale byte of a block of codes as a bfloat16, exact.
 NVFP4_INLINE uint32_t widen_scale(uint32_t byte) {
   const uint32_t magnitude = byte & 0x7F;
-  const uint32_t wide = (magnitude ? 0x7000 | store_scale(magnitude) << 4 : 0) | (byte & 0x80) << 8;  // s · 2^112
-  return ptx::multiply_pair<false, false>(wide, 0x0780u);
+  const uint32_t wide = (magnitude ? 0x7000 | store_scale(magnitude) << 4 : 0) | (byte & 0x80) << 8;  // s · 2^119
+  return ptx::multiply_pair<false, false>(wide, 0x0400u);
 }
 
 // Eight codes → eight bfloat16 e2m1 · e4m3. The bytes of a bfloat16 e2m1 come from tables that the codes index; a byte

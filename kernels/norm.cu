@@ -1,5 +1,5 @@
 // RMSNorm, with the residual added or streams mixed before it, → NVFP4. 16-byte aligned rows, scales static or per row.
-// norm_rows: 16-bit types, up to 512 blocks a row, the plain rule; grouped: rows of groups. norm_four (x4): many rows.
+// norm_rows: 16-bit types, up to 512 blocks a row, the plain rule. norm_four (x4): many rows.
 // cached_rows (rule): any rule and type, up to 1024 blocks. Everything else: nvfp4_general in quantize.cu.
 #include "norm_four.cuh"
 
@@ -14,8 +14,6 @@ using namespace nvfp4;
 
 NVFP4_KERNEL(nvfp4_norm_bf16, RowsParams, 512, 2) { norm_rows<Bf16, NORM, 1, false>(p); }
 NVFP4_KERNEL(nvfp4_norm_f16, RowsParams, 512, 2) { norm_rows<F16, NORM, 1, false>(p); }
-NVFP4_KERNEL(nvfp4_norm_bf16_grouped, RowsParams, 512, 2) { norm_rows<Bf16, NORM, 1, true>(p); }
-NVFP4_KERNEL(nvfp4_norm_f16_grouped, RowsParams, 512, 2) { norm_rows<F16, NORM, 1, true>(p); }
 NVFP4_KERNEL(nvfp4_norm_bf16_x4, RowsParams, 448, FOUR_ROWS_CTAS) { norm_four<Bf16>(p); }
 NVFP4_KERNEL(nvfp4_norm_f16_x4, RowsParams, 448, FOUR_ROWS_CTAS) { norm_four<F16>(p); }
 NVFP4_KERNEL(nvfp4_norm_bf16_rule, RowsParams, 512, 1) { cached_rows<PlainBlock<Bf16>, Bf16, NORM, FIND_AMAX, 1, 2>(p); }

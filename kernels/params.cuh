@@ -105,6 +105,7 @@ struct DequantizeParams {
   uint64_t cols;
   const uint8_t* codes;
   uint64_t codes_row_stride;
+  uint64_t codes_group_stride;  // strided groups
   ScalesParams scales;
   const float* decode;  // NULL: 1
   MatrixParams dst;
@@ -114,7 +115,7 @@ struct DequantizeParams {
   uint32_t vector;
   uint32_t steps;
 };
-static_assert(sizeof(DequantizeParams) == 136, "mirrored in params.rs");
+static_assert(sizeof(DequantizeParams) == 144, "mirrored in params.rs");
 
 struct MoveScalesParams {
   GroupsParams groups;

@@ -1,5 +1,5 @@
 // The inline assembly of the product, each wrapper with its reason. Shared memory is addressed by 32-bit offsets.
-// Under NVFP4_EMULATED tests/gpu/emulator has the same functions in plain C++.
+// Under NVFP4_EMULATED tests/emulator has the same functions in plain C++.
 #pragma once
 #include "ptx.cuh"
 #ifndef NVFP4_EMULATED

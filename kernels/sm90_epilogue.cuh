@@ -30,8 +30,14 @@ template <int TOKENS_, int HALVES_> struct Crew {
   }
 };
 
-// What v takes beside the sums. The power of two that decoded weights lack is exact, so without scales of rows it joins
-// g_b; scales and bias lie in shared memory, at the thread's first token and row.
+// Whether v is the sum times one factor: the power of two that decoded weights lack joins g_b, which is exact but where it
+// runs out of exponents. Sums beyond f32 are infinite where it does not join them, and finite where it does; so batch
+// invariance, which the other kernels share, goes without.
+NVFP4_INLINE bool is_plain(const GemmParams& p, float g_b) {
+  return !p.a_decode && !p.bias && !p.batch_invariant && fabsf(g_b) <= 0x1p120f;
+}
+
+// What v takes beside the sums; scales and bias lie in shared memory, at the thread's first token and row.
 struct Factors {
   float g_b;
   const float *g_a, *bias;
@@ -217,7 +223,7 @@ NVFP4_INLINE void write_pieces(const GemmParams& p, const Tile& t, uint32_t bloc
   const Factors f{g_b, reinterpret_cast<const float*>(staging + C::SCALES_AT) + first_token,
                   reinterpret_cast<const float*>(staging + C::BIAS_AT) + C::row()};
   const int here = min(t.rows - t.row0, C::TOKENS);
-  const bool gated = p.activation == ACTIVATION_SWIGLU;
+  const bool gated = p.activation == ACTIVATION_SWIGLU, plain = is_plain(p, g_b);
   const bool as_they_are = !CODES && K::HALF && p.activation == ACTIVATION_NONE && takes_vectors(p);
   const bool gates = !CODES && K::HALF && gated && p.out_dtype != DTYPE_F32 && !p.accumulate && takes_vectors(p);
   const uint32_t cols = gated ? p.weight_rows / 2 : p.weight_rows;
@@ -227,10 +233,10 @@ NVFP4_INLINE void write_pieces(const GemmParams& p, const Tile& t, uint32_t bloc
   for (int i = 0; tokens < here; i++, tokens += PIECE) {
     uint8_t* buffer = staging + (i & 1) * C::BUFFER;
     uint8_t* to = buffer + first_token * PITCH + C::row() * K::SIZE;
-    if (p.a_decode || p.bias)
-      stage_one_of<C, KEEP, false, 0, C::TOKENS / PIECE>(p, acc, i, f, to);
-    else
+    if (plain)
       stage_one_of<C, KEEP, true, 0, C::TOKENS / PIECE>(p, acc, i, f, to);
+    else
+      stage_one_of<C, KEEP, false, 0, C::TOKENS / PIECE>(p, acc, i, f, to);
     ptx::meet(barrier, C::THREADS);
     Piece piece;
     piece.staged = buffer;
@@ -264,7 +270,7 @@ NVFP4_INLINE void write_pieces(const GemmParams& p, const Tile& t, uint32_t bloc
 template <class C, bool CODES>
 NVFP4_INLINE void write_block(const GemmParams& p, const Tile& t, uint32_t block, const typename C::Sums& acc, float g_b, uint8_t* staging,
                               uint32_t barrier) {
-  if (p.a_decode || p.bias) {
+  if (!is_plain(p, g_b)) {
     for (int token = C::thread(); token < C::TOKENS; token += C::THREADS) {
       const int row = t.row0 + token;
       reinterpret_cast<float*>(staging + C::SCALES_AT)[token] = row < t.rows ? a_decode_scale(p, t, row) : 1.f;

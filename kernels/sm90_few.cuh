@@ -278,25 +278,22 @@ template <class S> NVFP4_INLINE void add(float (&total)[S::FOURS][4], const floa
     for (int j = 0; j < 4; j++) total[i][j] = __fadd_rn(total[i][j], acc[i][j]);
 }
 
-// The sums of a segment. Only the last step of a tile may have units short of DEPTH.
+// The sums of a segment. Only the last step of a tile may have units short of DEPTH; it belongs to the run in front of it,
+// as in the other kernels, whose bits a batch-invariant product shares.
 template <class S>
 NVFP4_INLINE void multiply_segment(float (&total)[S::FOURS][4], const Job& s, uint32_t units, const Operands<S>& at,
                                    const typename S::Stages& ring, typename S::Stages::Cursor& c) {
   static_assert(S::DEPTH <= 2, "a short step has one unit");
-  const uint32_t exponent = ptx::opaque(0x70007000u), end = min(s.end, units / S::DEPTH);
+  const uint32_t exponent = ptx::opaque(0x70007000u), end = s.end, full = min(end, units / S::DEPTH);
   clear<S>(total);
 #pragma unroll 1
   for (uint32_t step = s.begin; step < end; step += S::RUN) {
+    const uint32_t stop = min(end, step + S::RUN);
     float acc[S::FOURS][4];
     clear<S>(acc);
 #pragma unroll 1
-    for (uint32_t left = min(end - step, S::RUN); left > 0; left--) multiply_stage<S, S::DEPTH>(acc, at, exponent, ring, c);
-    add<S>(total, acc);
-  }
-  if (end < s.end) {
-    float acc[S::FOURS][4];
-    clear<S>(acc);
-    multiply_stage<S, 1>(acc, at, exponent, ring, c);
+    for (uint32_t left = min(full, stop) - step; left > 0; left--) multiply_stage<S, S::DEPTH>(acc, at, exponent, ring, c);
+    if (full < stop) multiply_stage<S, 1>(acc, at, exponent, ring, c);
     add<S>(total, acc);
   }
 }

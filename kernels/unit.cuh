@@ -10,7 +10,7 @@
 // 16-bit half (mask VALUE_BITS), which is the bfloat16 e2m1 · 2^-126. The words hold them rotated so that
 //   step 2p:     A<<6, A<<2, A rotated by 28, Z         Z = A where Z_MASK is set, else B
 //   step 2p + 1: B<<4, B by 30, B by 24, Z by 26
-// are the registers under the mask. Scales are unsigned e5m3 with bias 15, which holds every e4m3 exactly; 16 bytes at
+// are the registers under the mask. Scales are unsigned e5m3 with bias 22, which holds every e4m3 exactly; 16 bytes at
 // 4096 + 16(8w + l/4) are words [half·2 + p]: the even step at bits 11:4 (h = 0) and 27:20 (h = 1), the odd step at the
 // same place after a rotation by 8. A zero scale has zero codes. A NaN scale is 0xFF: NaN in both decodes below.
 // Rows past N and k past K are zero.
@@ -24,7 +24,7 @@ constexpr uint32_t VALUE_BITS = 0x81C081C0u, Z_MASK = 0xC180C180u;
 constexpr uint32_t STORED_NAN = 0xFF;
 
 // What the accumulator of a product of decoded weights must be multiplied by: exact.
-constexpr float DECODE_UNDO = 16384.f;
+constexpr float DECODE_UNDO = 128.f;
 
 // The row of the caller's matrix that is stored as `row`; rows from N on are padding and stay where they are.
 NVFP4_INLINE uint32_t canonical_row(uint32_t row, uint32_t rows, bool gate_up) {
@@ -43,9 +43,10 @@ template <bool F16> NVFP4_INLINE uint32_t decode_register(uint32_t x) {
   }
 }
 
-// Two words and their scale word → fragments of two k16 steps, e2m1 · e4m3 · 2^-14. That is exact: products are whole
-// multiples of 2^-10, and 2^-24 is where float16 ends.
-// `exponent` is 0x70007000, which makes a stored scale the bfloat16 s · 2^112.
+// Two words and their scale word → fragments of two k16 steps, e2m1 · e4m3 · 2^-7. That is exact: products are whole
+// multiples of 2^-10, and 2^-24 is where float16 ends. The bias of the scales makes them no smaller: tensor cores align a
+// float16 below 2^-14 like one of that size, and cut off what then hangs over (K = 16 was past the bound with 2^-14).
+// `exponent` is 0x70007000, which makes a stored scale the bfloat16 s · 2^119 and leaves it the float16 s · 2^7.
 template <bool F16> NVFP4_INLINE Fragments decode_words(uint32_t a, uint32_t b, uint32_t scales, uint32_t exponent) {
   uint32_t even, odd;
   if constexpr (F16) {
@@ -104,20 +105,20 @@ NVFP4_INLINE void unpack_words(uint32_t (&pairs)[2][4], uint32_t a, uint32_t b) 
   pairs[1][3] = gather_pair(ptx::rotate_left(z, Z_ROTATION));
 }
 
-// e4m3 without its sign ↔ e5m3 with bias 15; subnormals become normal, exactly.
+// e4m3 without its sign ↔ e5m3 with bias 22; subnormals become normal, exactly.
 NVFP4_INLINE uint32_t store_scale(uint32_t e4m3) {
   if (e4m3 == 0x7F) return STORED_NAN;
   const uint32_t exponent = e4m3 >> 3, mantissa = e4m3 & 7;
-  if (exponent) return (exponent + 8) << 3 | mantissa;
+  if (exponent) return (exponent + 15) << 3 | mantissa;
   if (!mantissa) return 0;
   const uint32_t top = mantissa >= 4 ? 2 : mantissa >= 2 ? 1 : 0;
-  return (6 + top) << 3 | (mantissa << (3 - top) & 7);
+  return (13 + top) << 3 | (mantissa << (3 - top) & 7);
 }
 NVFP4_INLINE uint32_t load_scale(uint32_t e5m3) {
   if (e5m3 == STORED_NAN) return 0x7F;
   if (e5m3 == 0) return 0;
   const uint32_t exponent = e5m3 >> 3, mantissa = e5m3 & 7;
-  return exponent > 8 ? (exponent - 8) << 3 | mantissa : (8 | mantissa) >> (9 - exponent);
+  return exponent > 15 ? (exponent - 15) << 3 | mantissa : (8 | mantissa) >> (16 - exponent);
 }
 // Four stored scales [h][step] ↔ their word.
 NVFP4_INLINE uint32_t pack_scales(const uint32_t (&s)[2][2]) {

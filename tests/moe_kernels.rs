@@ -1,23 +1,25 @@
-//! The mixture-of-experts kernels on the CPU emulator against the CPU backend, bit for bit, launched as the planner says.
+//! The mixture-of-experts kernels, and dequantization as products use it, on the CPU emulator against the CPU backend, bit for
+//! bit, launched as the planner says.
 //!
 //! A case is made twice from one seed, each in memory of its own whose outputs are poisoned; in the end all bytes of both must
 //! agree, so stray and missing writes show like wrong ones. NVFP4_MOE_CASES sets how many of each kind.
 #![cfg(all(target_arch = "x86_64", target_os = "linux"))]
 
-mod native;
+#[path = "emulator/mod.rs"]
+mod emulator;
 
-use std::path::PathBuf;
-use std::process::Command;
-
+use emulator::Emulator;
 use nvfp4::backend::cpu::Cpu;
 use nvfp4::backend::cuda::context::DeviceFacts;
+use nvfp4::backend::cuda::layouts;
 use nvfp4::backend::cuda::moe::{self, DispatchLaunch, GatherLaunch, Launch};
 use nvfp4::format::block::ScaleRule;
 use nvfp4::format::dtype::Dtype;
 use nvfp4::format::layout::ScaleLayout;
 use nvfp4::format::route::Score;
 use nvfp4::plan::Job;
-use nvfp4::plan::dequantize::QuantIn;
+use nvfp4::plan::dequantize::{DequantizeProblem, QuantIn};
+use nvfp4::plan::groups::Groups;
 use nvfp4::plan::memory::{Matrix, Ptr};
 use nvfp4::plan::moe::*;
 use nvfp4::plan::quantize::{DecodeScales, QuantOut, Scales, Scope};
@@ -317,32 +319,38 @@ fn combine(rng: &mut Rng, arena: &mut Arena) -> Vec<Job> {
     })]
 }
 
-struct Emulator(libloading::Library);
+/// Rows of strided groups whose codes, like a product's, lie any number of bytes apart.
+fn dequantize(rng: &mut Rng, arena: &mut Arena) -> Vec<Job> {
+    let (count, rows) = (rng.pick(&[1, 2, 5]), rng.pick(&[1, 7, 17, 130]));
+    let groups = Groups::Strided { count, rows };
+    let cols = 16 * rng.pick(&[1, 3, 8, 17, 33]);
+    let codes_row_stride = cols / 2 + rng.pick(&[0, 0, 8, 3]);
+    let codes_group_stride = rows * codes_row_stride + rng.pick(&[0, 8, 21]);
+    let codes: Vec<u8> = (0..count * codes_group_stride).map(|_| rng.next() as u8).collect();
+    let codes = arena.input(&codes);
+    let scales = arena.scales(rng, |tile| groups.scale_rows(tile), cols / 16, true);
+    let input = QuantIn {
+        codes,
+        codes_row_stride,
+        codes_group_stride,
+        scales,
+        scope: Scope::Tensor,
+        decode: Ptr::NULL,
+    };
+    let mut dst = arena.matrix(rng, count * rows, cols, Dtype::Bf16, None);
+    dst.group_stride = rows * dst.row_stride;
+    vec![Job::Dequantize(DequantizeProblem { groups, cols, input, dst })]
+}
 
 impl Emulator {
-    fn build() -> Emulator {
-        let folder = native::root().join("tests/emulator");
-        let library = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("libmoe_kernels.so");
-        let mut compiler = Command::new(std::env::var_os("CXX").unwrap_or("c++".into()));
-        compiler.args(["-std=c++20", "-O2", "-mfma", "-mf16c", "-ffp-contract=off", "-fno-strict-aliasing"]);
-        compiler.args(["-shared", "-fPIC", "-DNVFP4_EMULATED", "-o"]).arg(&library);
-        compiler.arg("-I").arg(&folder).arg("-I").arg(native::root().join("kernels"));
-        compiler.args([folder.join("kernels.cpp"), folder.join("emulator.cpp")]);
-        assert!(compiler.status().expect("a C++ compiler").success());
-        // SAFETY: the library has no initializers but those of C++.
-        Emulator(unsafe { libloading::Library::new(library) }.expect("it loads"))
-    }
-
     fn launch<P>(&self, launch: &Launch<P>, launched: &mut Vec<&'static str>) {
-        type Run<P> = unsafe extern "C" fn(u32, u32, u32, *const P);
         launched.push(launch.kernel.name);
         assert!(launch.grid.0 > 0 && launch.grid.1 > 0 && launch.threads.is_multiple_of(32));
         assert!(launch.threads <= launch.kernel.threads);
-        let name = format!("{}_run", launch.kernel.name);
-        // SAFETY: the function has this type; the addresses are those of the arena.
+        let (run, _) = self.kernel(launch.kernel.name).expect("the emulator has every kernel");
+        // SAFETY: the kernel has this struct; the addresses are those of the arena.
         unsafe {
-            let run = self.0.get::<Run<P>>(name.as_bytes()).expect("the emulator has every kernel");
-            run(launch.grid.0, launch.grid.1, launch.threads, &launch.params);
+            run(&[launch.grid.0, launch.grid.1, 1], launch.threads, (&raw const launch.params).cast());
         }
     }
 
@@ -375,6 +383,13 @@ impl Emulator {
                 }
             },
             Job::Combine(p) => moe::plan_combine(p, facts).iter().for_each(|l| self.launch(l, launched)),
+            Job::Dequantize(p) => {
+                let plan = layouts::plan_dequantize(p, facts);
+                plan.iter().for_each(|l| {
+                    let (kernel, grid, threads, params) = (l.kernel, l.grid, l.threads, l.params);
+                    self.launch(&Launch { kernel, grid, threads, params }, launched);
+                });
+            }
             _ => unreachable!("not a job of this test"),
         }
     }
@@ -388,8 +403,13 @@ fn kernels_agree_with_the_cpu_backend() {
     let mut launched = Vec::new();
     type Make = fn(&mut Rng, &mut Arena) -> Vec<Job>;
     // Dispatches have the most forms.
-    let kinds: [(&str, Make, u64); 4] =
-        [("route", route, 1), ("permute", permute, 1), ("dispatch", dispatch, 3), ("combine", combine, 1)];
+    let kinds: [(&str, Make, u64); 5] = [
+        ("route", route, 1),
+        ("permute", permute, 1),
+        ("dispatch", dispatch, 3),
+        ("combine", combine, 1),
+        ("dequantize", dequantize, 1),
+    ];
     for (kind, make, times) in kinds {
         for seed in 0..cases * times {
             let mut sides = [Arena::new(), Arena::new()];

@@ -5,53 +5,68 @@ import statistics
 import torch
 
 
-class Timer:
-    """Holds the stream that work is captured on; `native` of nvfp4's borrowed stream."""
+#: A graph is made so long that its start does not count, and no longer than so many calls.
+LEAST_US, MOST_CALLS = 2000.0, 256
 
-    def __init__(self):
-        self.stream = torch.cuda.Stream()
-        self.l2 = torch.cuda.get_device_properties(0).L2_cache_size
 
-    def copies(self, byte_count, most=64):
-        """How many sets of operands keep a rotation of them out of the cache."""
-        return max(2, min(most, -(-3 * self.l2 // max(byte_count, 1))))
+class Run:
+    """Calls that were captured, one after another, and are replayed. Keeps what they work on."""
 
-    def us(self, calls, replays=7, least_us=200.0):
-        """Microseconds of one of `calls`, functions that submit work to the current stream, one after another in a graph."""
+    def __init__(self, timer, calls):
+        self.stream, self.calls = timer.stream, calls
+        torch.cuda.synchronize()  # operands are made on another stream
         with torch.cuda.stream(self.stream):
             for call in calls[: max(2, min(len(calls), 4))]:
                 call()
         self.stream.synchronize()
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, stream=self.stream, capture_error_mode="thread_local"):
-            for call in calls:
-                call()
-        once = self._replay(graph, 1)
-        repeat = max(1, min(20, int(least_us / max(once, 1.0))))
-        times = [self._replay(graph, repeat) for _ in range(replays)]
-        return statistics.median(times) / len(calls)
+        self._capture(1)
+        self.replay(1)
+        times = min(MOST_CALLS // len(calls), int(LEAST_US / max(self.replay(1), 1.0)) + 1)
+        if times > 1:
+            self._capture(times)
+        self.once = self.replay(1)
 
-    def _replay(self, graph, count):
+    def _capture(self, times):
+        self.graph, self.count = torch.cuda.CUDAGraph(), times * len(self.calls)
+        with torch.cuda.graph(self.graph, stream=self.stream, capture_error_mode="thread_local"):
+            for _ in range(times):
+                for call in self.calls:
+                    call()
+
+    def replay(self, count):
+        """Microseconds of one replay of `count`."""
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         with torch.cuda.stream(self.stream):
             start.record()
             for _ in range(count):
-                graph.replay()
+                self.graph.replay()
             end.record()
         end.synchronize()
         return start.elapsed_time(end) * 1e3 / count
 
 
-def copy_ceiling(timer):
-    """Bytes a second, read and written, of torch's copy_ of two gigabytes."""
-    a = torch.empty(1 << 30, dtype=torch.bfloat16, device="cuda").normal_()
-    b = torch.empty_like(a)
-    times = []
-    for _ in range(12):  # not in a graph: a copy node there is slower
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        start.record()
-        b.copy_(a)
-        end.record()
-        end.synchronize()
-        times.append(start.elapsed_time(end))
-    return 2 * a.numel() * 2 / statistics.median(times[2:]) * 1e3
+class Timer:
+    """Holds the stream that work is captured on; `native` of nvfp4's borrowed stream."""
+
+    def __init__(self):
+        self.stream = torch.cuda.Stream()
+        properties = torch.cuda.get_device_properties(0)
+        self.l2, self.processors = properties.L2_cache_size, properties.multi_processor_count
+
+    def copies(self, byte_count, most=64):
+        """How many sets of operands keep a rotation of them out of the cache."""
+        return max(2, min(most, -(-3 * self.l2 // max(byte_count, 1))))
+
+    def capture(self, calls):
+        """Functions that submit work to the current stream, as a graph."""
+        return Run(self, calls)
+
+    def compare(self, runs, rounds=7, least_us=LEAST_US):
+        """Microseconds of one call of each run, turn by turn: all see the same card."""
+        repeat = [max(1, min(20, int(least_us / max(run.once, 1.0)))) for run in runs]
+        times = [[run.replay(count) for run, count in zip(runs, repeat)] for _ in range(rounds)]
+        return [statistics.median(column) / run.count for run, column in zip(runs, zip(*times))]
+
+    def us(self, calls, rounds=7, least_us=LEAST_US):
+        """Microseconds of one of `calls`."""
+        return self.compare([self.capture(calls)], rounds, least_us)[0]

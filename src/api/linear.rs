@@ -138,6 +138,18 @@ pub fn linear_workspace_size(
     plan(context, args, form, weights, &mut Regions::of_shapes()).map(|(_, _, needed)| needed)
 }
 
+/// The jobs of a call in their order, and the bytes of its workspace.
+pub(super) fn jobs(
+    context: &Context,
+    args: &nvfp4_grouped_linear_args,
+    form: Form,
+    weights: &Weights,
+    regions: &mut Regions,
+) -> Result<(Vec<Job>, usize)> {
+    let (quantize, product, needed) = plan(context, args, form, weights, regions)?;
+    Ok((quantize.map(Job::Quantize).into_iter().chain([Job::Gemm(product)]).collect(), needed))
+}
+
 fn plan(
     context: &Context,
     args: &nvfp4_grouped_linear_args,

@@ -1,6 +1,6 @@
 //! NVFP4 rows → values.
 
-use super::groups::Groups;
+use super::groups::{Groups, Span};
 use super::memory::{Matrix, Ptr};
 use super::quantize::{Scales, Scope};
 
@@ -16,6 +16,16 @@ pub struct QuantIn {
     pub scope: Scope,
     /// Decode scales by scope; NULL means 1.
     pub decode: Ptr<f32>,
+}
+
+impl QuantIn {
+    /// Bytes before the codes of row `r` of a span.
+    pub fn codes_row(&self, groups: &Groups, span: &Span, r: usize) -> usize {
+        match groups {
+            Groups::Strided { .. } => span.group * self.codes_group_stride + r * self.codes_row_stride,
+            _ => (span.first_row + r) * self.codes_row_stride,
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug)]

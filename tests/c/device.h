@@ -145,6 +145,18 @@ STAGED(moe_forward, nvfp4_moe_forward_args)
 STAGED(linear, nvfp4_linear_args)
 STAGED(grouped_linear, nvfp4_grouped_linear_args)
 
+/* The arguments of the call that is tuned are what points into memory. */
+static inline nvfp4_status staged_tune(nvfp4_context *context, const nvfp4_tune_args *args, nvfp4_stream *stream, nvfp4_tune_result *result) {
+    uint64_t room[256];
+    if (!on_device() || !args || args->operation != NVFP4_OPERATION_GROUPED_GEMM) return nvfp4_tune(context, args, stream, result);
+    nvfp4_tune_args moved = *args;
+    moved.args = relocated(args->args, sizeof(nvfp4_grouped_gemm_args), room);
+    if (device.captures == 0) arena_move(true);
+    nvfp4_status status = nvfp4_tune(context, &moved, stream, result);
+    if (device.captures == 0) arena_settle(), arena_move(false);
+    return status;
+}
+
 static inline nvfp4_status staged_weights_prepare(nvfp4_context *context, const nvfp4_weights_prepare_args *args,
                                                   nvfp4_stream *stream, nvfp4_weights **weights) {
     uint64_t room[256];
@@ -205,6 +217,7 @@ static inline nvfp4_status settled(nvfp4_status status) {
 #define nvfp4_moe_forward(...) staged_moe_forward(__VA_ARGS__)
 #define nvfp4_linear(...) staged_linear(__VA_ARGS__)
 #define nvfp4_grouped_linear(...) staged_grouped_linear(__VA_ARGS__)
+#define nvfp4_tune(...) staged_tune(__VA_ARGS__)
 #define nvfp4_weights_prepare(...) staged_weights_prepare(__VA_ARGS__)
 #define nvfp4_graph_launch(...) staged_graph_launch(__VA_ARGS__)
 #define nvfp4_graph_begin_capture(...) counted_begin_capture(__VA_ARGS__)

@@ -189,7 +189,6 @@ static void refuse_linear(nvfp4_weights *weights, nvfp4_weights *single, nvfp4_w
 }
 
 int main(void) {
-    program_of_the_cpu("its operands lie in host memory");
     nvfp4_context *other;
     nvfp4_stream *other_stream;
     open_context(&context, &stream, 2);

@@ -33,6 +33,10 @@ switch_stack:
 extern "C" void switch_stack(void** save, void* to);
 
 namespace emulator {
+
+constexpr size_t SHARED = 232448;
+alignas(1024) uint8_t shared_memory[SHARED];
+
 namespace {
 
 constexpr size_t STACK = 128 << 10;
@@ -42,6 +46,7 @@ struct Fiber {
   void* sp;
   uint32_t barriers, exchanges;
   bool done;
+  Copies copies;
 };
 struct Warp {
   uint64_t slots[2][32];
@@ -69,6 +74,8 @@ void enter() {
 
 }  // namespace
 
+Copies& copies() { return fibers[current].copies; }
+
 void barrier() {
   Fiber& f = fibers[current];
   const uint64_t target = uint64_t(blockDim.x) * ++f.barriers;
@@ -87,22 +94,26 @@ const uint64_t* exchange(uint64_t value) {
   return slots;
 }
 
-void launch(uint32_t grid_x, uint32_t grid_y, uint32_t block, const std::function<void()>& body) {
+void launch(Index grid, uint32_t block, const std::function<void()>& body) {
   if (block % 32) abort();
   while (fibers.size() < block) fibers.emplace_back();
   warps.resize(block / 32);
   blockDim = {block, 1, 1};
-  gridDim = {grid_x, grid_y, 1};
+  gridDim = grid;
   work = &body;
-  for (uint32_t y = 0; y < grid_y; y++)
-    for (uint32_t x = 0; x < grid_x; x++) {
-      blockIdx = {x, y, 0};
+  for (uint32_t z = 0; z < grid.z; z++)
+    for (uint32_t y = 0; y < grid.y; y++)
+      for (uint32_t x = 0; x < grid.x; x++) {
+      blockIdx = {x, y, z};
       arrived = 0;
+      memset(shared_memory, 0xFF, SHARED);
       for (Warp& w : warps) w.arrived = 0;
       for (uint32_t t = 0; t < block; t++) {
         Fiber& f = fibers[t];
         f.barriers = f.exchanges = 0;
         f.done = false;
+        f.copies.waiting.clear();
+        f.copies.committed = 0;
         void** top = reinterpret_cast<void**>((reinterpret_cast<uintptr_t>(f.stack.get()) + STACK) & ~uintptr_t(15));
         *--top = nullptr;
         *--top = reinterpret_cast<void*>(&enter);
@@ -126,7 +137,7 @@ void launch(uint32_t grid_x, uint32_t grid_y, uint32_t block, const std::functio
         for (Warp& w : warps) warp_now += w.arrived;
         idle = left == before && moved == arrived && warp_moved == warp_now ? idle + 1 : 0;
         if (idle > 2) {
-          fprintf(stderr, "emulator: CTA (%u, %u) is stuck: a barrier or shuffle that not every thread reaches\n", x, y);
+          fprintf(stderr, "emulator: CTA (%u, %u, %u) is stuck: a barrier or shuffle that not every thread reaches\n", x, y, z);
           abort();
         }
       }

@@ -1,25 +1,31 @@
-// Runs kernels of kernels/ on a CPU, one CTA at a time, every thread a fiber: enough of CUDA for the row and layout
-// kernels, so that their indexing, barriers and bits are tested where there is no GPU. Not a model of memory ordering.
+// Runs kernels of kernels/ on a CPU, one CTA at a time, every thread a fiber: enough of CUDA for all kernels but Hopper's
+// products, so that their indexing, barriers and bits are tested where there is no GPU. Not a model of memory ordering.
 #pragma once
 #include <math.h>
 #include <stdint.h>
 #include <string.h>
 
 #include <functional>
+#include <vector>
 
+#define __device__
 #define __shared__ static
+#define NVFP4_DYNAMIC_SHARED(name) uint8_t* name = emulator::shared_memory
 #define NVFP4_INLINE inline
 #define NVFP4_NOINLINE __attribute__((noinline))
 #define NVFP4_KERNEL(name, Params, threads, ctas)                                                       \
   static void name(const Params& p);                                                                    \
-  extern "C" void name##_run(uint32_t grid_x, uint32_t grid_y, uint32_t block, const void* params) {    \
-    emulator::launch(grid_x, grid_y, block, [=] { name(*static_cast<const Params*>(params)); });        \
+  extern "C" const uint32_t name##_bytes = sizeof(Params);                                              \
+  extern "C" void name##_run(const Index* grid, uint32_t block, const void* params) {                   \
+    emulator::launch(*grid, block, [=] { name(*static_cast<const Params*>(params)); });                 \
   }                                                                                                     \
   static void name(const Params& p)
 
 struct uint2 { uint32_t x, y; };
 struct uint4 { uint32_t x, y, z, w; };
+struct alignas(8) float2 { float x, y; };
 struct alignas(16) float4 { float x, y, z, w; };
+inline float2 make_float2(float x, float y) { return {x, y}; }
 inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
 inline uint2 make_uint2(uint32_t x, uint32_t y) { return {x, y}; }
 inline uint4 make_uint4(uint32_t x, uint32_t y, uint32_t z, uint32_t w) { return {x, y, z, w}; }
@@ -27,10 +33,17 @@ struct Index { uint32_t x, y, z; };
 extern Index threadIdx, blockIdx, blockDim, gridDim;
 
 namespace emulator {
-void launch(uint32_t grid_x, uint32_t grid_y, uint32_t block, const std::function<void()>& body);
+void launch(Index grid, uint32_t block, const std::function<void()>& body);
 void barrier();
 // Every lane's value of a warp, once all have come.
 const uint64_t* exchange(uint64_t value);
+
+// What a launch gives beyond the static arrays; NaNs when a CTA starts.
+extern uint8_t shared_memory[];
+// Asynchronous copies of this thread into it: they land when they are waited for and not before.
+struct Copy { uint32_t to; const void* from; uint32_t bytes; int group; };
+struct Copies { std::vector<Copy> waiting; int committed; };
+Copies& copies();
 
 template <class T>
 uint64_t bits(T v) {
@@ -65,6 +78,9 @@ inline uint32_t __match_any_sync(uint32_t, uint32_t v) {
   for (uint32_t i = 0; i < 32; i++) same |= uint32_t(all[i] == v) << i;
   return same;
 }
+inline void __threadfence() {}
+template <class T> T __ldcg(const T* p) { return *p; }
+template <class T> void __stcg(T* p, T v) { *p = v; }
 inline int __popc(uint32_t v) { return __builtin_popcount(v); }
 
 inline uint32_t __float_as_uint(float f) { uint32_t b; memcpy(&b, &f, 4); return b; }
@@ -87,8 +103,10 @@ inline uint32_t min(uint32_t a, uint32_t b) { return a < b ? a : b; }
 inline uint32_t max(uint32_t a, uint32_t b) { return a > b ? a : b; }
 inline int min(int a, int b) { return a < b ? a : b; }
 inline int max(int a, int b) { return a > b ? a : b; }
-inline uint32_t atomicMin(uint32_t* p, uint32_t v) { uint32_t old = *p; *p = min(old, v); return old; }
-inline uint32_t atomicMax(uint32_t* p, uint32_t v) { uint32_t old = *p; *p = max(old, v); return old; }
+inline int64_t min(int64_t a, int64_t b) { return a < b ? a : b; }
+template <class T> T atomicMin(T* p, T v) { const T old = *p; *p = min(old, v); return old; }
+template <class T> T atomicMax(T* p, T v) { const T old = *p; *p = max(old, v); return old; }
+template <class T> T atomicAdd(T* p, T v) { const T old = *p; *p += v; return old; }
 
 namespace nvfp4::ptx {
 
@@ -181,6 +199,80 @@ inline uint32_t atomic_or(uint32_t* p, uint32_t bits) {
   return old;
 }
 inline bool set_if_zero(uint32_t* p, uint32_t value) { return *p == 0 && ((*p = value), true); }
+
+// ---- the products' (ptx_gemm.cuh)
+
+inline void wait_for_predecessor() {}  // a grid starts when the one before it is done
+inline uint32_t shared_address(const void* p) { return uint32_t(static_cast<const uint8_t*>(p) - emulator::shared_memory); }
+inline void copy_async16(uint32_t to, const void* from, uint32_t bytes) {
+  emulator::Copies& c = emulator::copies();
+  c.waiting.push_back({to, from, bytes, c.committed});
+}
+inline void copy_async_commit() { emulator::copies().committed++; }
+template <int N>
+void copy_async_wait() {
+  emulator::Copies& c = emulator::copies();
+  size_t kept = 0;
+  for (const emulator::Copy& one : c.waiting) {
+    if (one.group >= c.committed - N) {
+      c.waiting[kept++] = one;
+      continue;
+    }
+    memset(emulator::shared_memory + one.to, 0, 16);
+    if (one.bytes) memcpy(emulator::shared_memory + one.to, one.from, one.bytes);
+  }
+  c.waiting.resize(kept);
+}
+inline uint4 load_shared128(uint32_t at) { return load_once(emulator::shared_memory + at); }
+inline void store_shared128(uint32_t at, uint4 v) { memcpy(emulator::shared_memory + at, &v, 16); }
+inline void load_matrices(uint32_t (&r)[4], uint32_t at) {
+  const uint64_t* all = emulator::exchange(at);
+  const uint32_t lane = threadIdx.x & 31;
+  for (uint32_t i = 0; i < 4; i++) memcpy(&r[i], emulator::shared_memory + all[8 * i + lane / 4] + 4 * (lane % 4), 4);
+  __syncwarp();
+}
+template <bool F16>
+void mma16816(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+  const auto value = [](uint64_t words, uint32_t half) {
+    const uint32_t bits = words >> 16 * half & 0xFFFF;
+    return F16 ? f16_to_f32(bits) : __uint_as_float(bits << 16);
+  };
+  // Of every lane: the rows below 8, those from 8 on, and b; two words each, of k below 8 and from 8 on.
+  float x[2][32][4], y[32][4];
+  const auto gather = [&](float (&to)[32][4], uint32_t low, uint32_t high) {
+    const uint64_t* all = emulator::exchange(uint64_t(high) << 32 | low);
+    for (uint32_t lane = 0; lane < 32; lane++)
+      for (uint32_t i = 0; i < 4; i++) to[lane][i] = value(all[lane], i);
+  };
+  gather(x[0], a[0], a[2]), gather(x[1], a[1], a[3]), gather(y, b0, b1);
+  const uint32_t lane = threadIdx.x & 31;
+  for (uint32_t i = 0; i < 4; i++) {
+    const uint32_t row = lane / 4, col = 2 * (lane % 4) + (i & 1);
+    double sum = d[i];
+    for (uint32_t k = 0; k < 16; k++) {
+      const uint32_t from = (k & 7) / 2, half = 2 * (k >> 3) + (k & 1);
+      sum += double(x[i >> 1][4 * row + from][half]) * y[4 * col + from][half];
+    }
+    d[i] = float(sum);
+  }
+}
+inline uint32_t and_or(uint32_t x, uint32_t mask, uint32_t y) { return (x & mask) | y; }
+inline uint32_t bit_select(uint32_t mask, uint32_t a, uint32_t b) { return (a & mask) | (b & ~mask); }
+inline uint32_t opaque(uint32_t x) { return x; }
+inline uint32_t rotate_left(uint32_t x, int n) { return (n & 31) ? x << (n & 31) | x >> (32 - (n & 31)) : x; }
+inline uint32_t permute_bytes(uint32_t a, uint32_t b, uint32_t s) {
+  uint32_t r = __byte_perm(a, b, s);
+  for (int i = 0; i < 4; i++)
+    if (s >> 4 * i & 8) r = (r & ~(0xFFu << 8 * i)) | (r >> 8 * i & 0x80 ? 0xFFu << 8 * i : 0);
+  return r;
+}
+template <bool F16, bool HIGH>
+uint32_t multiply_pair(uint32_t x, uint32_t s) {
+  const uint32_t f = HIGH ? s >> 16 : s & 0xFFFF;
+  const auto wide = [](uint32_t bits) { return F16 ? f16_to_f32(bits) : __uint_as_float(bits << 16); };
+  const float low = wide(x & 0xFFFF) * wide(f), high = wide(x >> 16) * wide(f);
+  return F16 ? pack_f16(low, high) : pack_bf16(low, high);
+}
 
 }  // namespace nvfp4::ptx
 

@@ -1,7 +1,9 @@
-// The row and layout kernels as a library of NAME_run functions. tests/gpu/kernels_quant.py --emulate and tests/moe_kernels.rs build it.
+// All kernels but Hopper's products as a library of NAME_run functions, and NAME_bytes, the sizes of their parameters.
 #include "../../kernels/quantize.cu"
 #include "../../kernels/norm.cu"
 #include "../../kernels/swiglu.cu"
 #include "../../kernels/dequantize.cu"
 #include "../../kernels/layouts.cu"
 #include "../../kernels/moe.cu"
+#include "../../kernels/gemm.cu"
+#include "../../kernels/weights.cu"

@@ -9,57 +9,12 @@
  * Ends with `N passed, N failed`; without a GPU with `skipped: REASON`.
  */
 #define _GNU_SOURCE
+#include "common.h"
 #include <dlfcn.h>
-#include <nvfp4.h>
 #include <pthread.h>
-#include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
+#include <unistd.h>
 
 enum { GROUPS = 6, TOKENS = 40, HIDDEN = 512, INNER = 256, THREADS = 16 };
-
-static int passed, failed;
-static nvfp4_context *context;
-
-static void report(int good, const char *what) {
-    printf("%s %s\n", good ? "ok" : "FAILED", what);
-    fflush(stdout);
-    *(good ? &passed : &failed) += 1;
-}
-static void must(nvfp4_status status, int line) {
-    if (status == NVFP4_STATUS_SUCCESS) return;
-    printf("FAILED line %d: %s\n", line, nvfp4_last_message());
-    printf("%d passed, %d failed\n", passed, failed + 1);
-    exit(1);
-}
-#define MUST(call) must((call), __LINE__)
-
-static uint64_t state = 0x9E3779B97F4A7C15u;
-static uint64_t bits(void) {
-    state ^= state << 13, state ^= state >> 7, state ^= state << 17;
-    return state;
-}
-
-/* ---- device memory ---- */
-
-static void *device(nvfp4_stream *stream, size_t bytes, nvfp4_buffer **buffer) {
-    void *data = NULL;
-    MUST(nvfp4_buffer_create(context, bytes, stream, buffer));
-    MUST(nvfp4_buffer_data(*buffer, &data));
-    return data;
-}
-/* bf16 values of both signs between 2^-4 and 2 */
-static void *values(nvfp4_stream *stream, size_t count) {
-    uint16_t *host = malloc(count * 2);
-    nvfp4_buffer *buffer;
-    void *data = device(stream, count * 2, &buffer);
-    for (size_t i = 0; i < count; i++) host[i] = (uint16_t)(0x3D80 + bits() % 0x0280) | (uint16_t)(bits() & 0x8000);
-    MUST(nvfp4_buffer_upload(buffer, 0, host, count * 2, stream));
-    MUST(nvfp4_stream_synchronize(stream));
-    free(host);
-    return data;
-}
 
 /* ---- the layer ---- */
 
@@ -70,17 +25,6 @@ static struct {
     nvfp4_weights *first, *second;
 } layer;
 
-static nvfp4_weights *weights(nvfp4_stream *stream, int64_t rows, int64_t cols, uint32_t gate_up) {
-    nvfp4_weights_prepare_args args = {.struct_size = sizeof args, .groups = GROUPS, .rows = rows, .cols = cols, .gate_up = gate_up,
-                                       .source = NVFP4_WEIGHTS_SOURCE_VALUES, .src = values(stream, (size_t)(GROUPS * rows * cols))};
-    nvfp4_buffer *buffer;
-    nvfp4_weights *made;
-    MUST(nvfp4_weights_storage_size(context, &args, &args.storage_size));
-    args.storage = device(stream, args.storage_size, &buffer);
-    MUST(nvfp4_weights_prepare(context, &args, stream, &made));
-    return made;
-}
-
 static void make_layer(nvfp4_stream *stream) {
     static const int32_t ends[GROUPS] = {1, 1, 9, 26, 27, 38}; /* two rows of no group */
     static const float decode[1] = {0.02f};
@@ -90,8 +34,8 @@ static void make_layer(nvfp4_stream *stream) {
     MUST(nvfp4_buffer_upload(a, 0, ends, sizeof ends, stream));
     MUST(nvfp4_buffer_upload(b, 0, decode, sizeof decode, stream));
     MUST(nvfp4_stream_synchronize(stream));
-    layer.first = weights(stream, 2 * INNER, HIDDEN, 1);
-    layer.second = weights(stream, HIDDEN, INNER, 0);
+    layer.first = weights(stream, GROUPS, 2 * INNER, HIDDEN, 1);
+    layer.second = weights(stream, GROUPS, HIDDEN, INNER, 0);
 }
 
 /* What a run writes: all of it in one buffer, so that one comparison sees it all. */
@@ -152,6 +96,19 @@ static void fetch(chain *c, unsigned char *room) {
 
 static unsigned char want[2][BYTES]; /* by poison: what is not written keeps it */
 
+/* Free bytes of the device, once they have stood still for a second. */
+static size_t still_free(int (*free_memory)(size_t *, size_t *)) {
+    size_t before = 0, now = 0, total = 0;
+    free_memory(&now, &total);
+    for (int still = 0, polls = 0; still < 10 && polls < 300; polls++) {
+        before = now;
+        usleep(100000);
+        free_memory(&now, &total);
+        still = now == before ? still + 1 : 0;
+    }
+    return now;
+}
+
 static void replays(chain *c, long count) {
     static unsigned char got[BYTES];
     int (*free_memory)(size_t *, size_t *) = NULL;
@@ -171,22 +128,25 @@ static void replays(chain *c, long count) {
     MUST(nvfp4_graph_instantiate(graph));
     for (int i = 0; i < 100; i++) MUST(nvfp4_graph_launch(graph, c->stream)); /* the driver takes what it takes at first */
     MUST(nvfp4_stream_synchronize(c->stream));
-    size_t before = 0, after = 0, total = 0;
-    long wrong = 0, looked = 0;
-    if (free_memory) free_memory(&before, &total);
-    for (long i = 0; i < count; i++) {
-        int look = i % 1000 == 999 || i + 1 == count;
-        if (look) poison(c, i / 1000 % 2 ? 0x5A : 0xA5, got);
-        MUST(nvfp4_graph_launch(graph, c->stream));
-        if (!look) continue;
-        fetch(c, got);
-        wrong += memcmp(got, want[i / 1000 % 2], BYTES) != 0, looked++;
-    }
-    MUST(nvfp4_stream_synchronize(c->stream));
-    if (free_memory) free_memory(&after, &total), pop(&popped);
+    size_t before = 0, after = 0;
+    long wrong = 0, looked = 0, round = 0;
+    do { /* again where more is free in the end: another process has ended meanwhile */
+        if (free_memory) before = still_free(free_memory);
+        for (long i = 0; i < count; i++) {
+            int look = i % 1000 == 999 || i + 1 == count;
+            if (look) poison(c, i / 1000 % 2 ? 0x5A : 0xA5, got);
+            MUST(nvfp4_graph_launch(graph, c->stream));
+            if (!look) continue;
+            fetch(c, got);
+            wrong += memcmp(got, want[i / 1000 % 2], BYTES) != 0, looked++;
+        }
+        MUST(nvfp4_stream_synchronize(c->stream));
+        if (free_memory) after = still_free(free_memory);
+    } while (++round < 4 && after > before);
+    if (free_memory) pop(&popped);
     MUST(nvfp4_graph_destroy(graph));
     char text[200];
-    snprintf(text, sizeof text, "%ld replays, %ld looked at, %ld differ", count, looked, wrong);
+    snprintf(text, sizeof text, "%ld replays, %ld looked at, %ld differ", count * round, looked, wrong);
     report(wrong == 0, text);
     snprintf(text, sizeof text, "free memory %zu before, %zu after", before, after);
     if (free_memory) report(before == after, text);
@@ -226,19 +186,9 @@ static void threads(void) {
 }
 
 int main(int argc, char **argv) {
-    nvfp4_backend_info info = {.struct_size = sizeof info};
-    int cpu = getenv("NVFP4_TEST_DEVICE") && strcmp(getenv("NVFP4_TEST_DEVICE"), "staged") == 0; /* the same program without a GPU */
-    nvfp4_backend backend = cpu ? NVFP4_BACKEND_CPU : NVFP4_BACKEND_CUDA;
-    MUST(nvfp4_backend_query(backend, 0, &info));
-    if (!info.available) {
-        printf("skipped: no GPU: %s\n", info.name);
-        return 0;
-    }
-    nvfp4_context_options options = {.struct_size = sizeof options, .backend = backend};
+    if (!open_context()) return 0;
     static chain c;
     nvfp4_stream *stream;
-    MUST(nvfp4_context_create(&options, &context));
-    MUST(nvfp4_prepare(context, NULL));
     MUST(nvfp4_stream_create(context, &stream));
     make_layer(stream);
     make_chain(&c);

@@ -8,6 +8,7 @@ pass. Needs Python 3.9 and the driver; torch, CuPy, ml_dtypes and compute-saniti
 """
 
 import argparse
+import concurrent.futures
 import ctypes
 import importlib.util
 import json
@@ -26,11 +27,12 @@ PACK = pathlib.Path(__file__).resolve().parents[2]
 BIN, LIB = PACK / "bin", PACK / "lib"
 #: dlopen to the first quantized tensor, beyond the driver's own context, in milliseconds.
 STARTUP_BAR_MS = 500
-#: Threads and seeds of the corpus that compute-sanitizer watches, and that must launch every kernel.
+#: What compute-sanitizer watches (tests/random_calls/device.rs says what the names mean).
 CORPUS = {"NVFP4_RANDOM_CALLS": "12", "NVFP4_RANDOM_SEED": "1000", "NVFP4_TEST_THREADS": "3", "NVFP4_TEST_SHORT": "1", "NVFP4_TEST_STEP": "5"}
-#: racecheck follows every access to shared memory: it gets less.
-LESS = {"NVFP4_RANDOM_CALLS": "4", "NVFP4_TEST_STEP": "11", "NVFP4_TEST_PRODUCT_STEP": "72"}
-
+#: The part of it that launches every kernel. racecheck, which follows every access to shared memory, watches this alone,
+#: each kind of calls in a process of its own.
+KINDS = ("forms", "moe", "products", "choices", "seeds")
+LEAST = {**CORPUS, "NVFP4_RANDOM_CALLS": "2", "NVFP4_TEST_PRODUCT_STEP": "7", "NVFP4_TEST_CORPUS": ",".join(KINDS)}
 
 CHILDREN = set()
 
@@ -47,6 +49,13 @@ def stop(*_):
     for child in list(CHILDREN):
         end(child)
     os._exit(1)
+
+
+def together(bodies):
+    """Side by side, to the end of all; the first one's exception is the caller's."""
+    with concurrent.futures.ThreadPoolExecutor(len(bodies) or 1) as pool:
+        for done in [pool.submit(body) for body in bodies]:
+            done.result()
 
 
 class Part:
@@ -70,11 +79,11 @@ class Part:
     def run(self, argv, timeout=300, **environment):
         """Standard output and error; None (and a failure) where the time is up."""
         env = {**os.environ, "NVFP4_LIBRARY": str(LIB / "libnvfp4.so"), **environment}
-        start = time.time()
+        start, code = time.time(), None
+        child = subprocess.Popen([str(a) for a in argv], env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True)
+        CHILDREN.add(child)
         try:
-            child = subprocess.Popen([str(a) for a in argv], env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True)
-            CHILDREN.add(child)
-            code, text = None, child.communicate(timeout=timeout)[0].decode(errors="replace")
+            text = child.communicate(timeout=timeout)[0].decode(errors="replace")
             code = child.returncode
         except subprocess.TimeoutExpired:
             end(child)
@@ -94,15 +103,17 @@ class Part:
         found = {word: int(n) for n, word in re.findall(r"(\d+) (passed|failed|skipped|error|errors)\b", last)}
         passed, failed = found.get("passed", 0), found.get("failed", 0) + found.get("error", 0) + found.get("errors", 0)
         skipped = max(found.get("skipped", 0), sum(line.startswith("skipped ") for line in lines))
-        if code != 0 and failed == 0 and code is not None:
-            failed, passed = 1, passed
+        if code is None:  # counted as a failure by `run`
+            return self.add(passed, failed)
+        if code != 0 and failed == 0:
+            failed = 1
             self.add(note=f"{name} ended with status {code}: {last[:200]}")
         if code == 0 and passed == 0 and skipped == 0:
             failed = 1
             self.add(note=f"{name} has no closing line: {last[:200]}")
         self.add(passed, failed, skipped)
         for line in lines:
-            if line.startswith("FAILED"):
+            if line.startswith(("FAILED", "SKIPPED")):
                 self.add(note=f"{name}: {line[:300]}")
 
 
@@ -114,16 +125,15 @@ def golden(part, quick):
 
 
 def c_programs(part, quick):
-    programs = sorted(BIN.glob("test_*"))
-    threads = [threading.Thread(target=lambda p=p: part.counts(p.name, *part.run([p], NVFP4_TEST_DEVICE="cuda"))) for p in programs]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    together([lambda p=p: part.counts(p.name, *part.run([p], NVFP4_TEST_DEVICE="cuda")) for p in sorted(BIN.glob("test_*"))])
 
 
 def runtime(part, quick):
     part.counts("runtime", *part.run([BIN / "runtime"]))
+
+
+def tuning(part, quick):
+    part.counts("tuning", *part.run([BIN / "tuning", "1000" if quick else "20000"]))
 
 
 def graph(part, quick):
@@ -138,15 +148,29 @@ def random_calls(part, quick):
     agreement(part, code, text)
 
 
+def random_products(part, quick):
+    code, text = part.run(
+        [BIN / "random_calls", "device::a_device_agrees", "--nocapture"], NVFP4_TEST_DEVICE="cuda", NVFP4_RANDOM_ONLY="products",
+        NVFP4_RANDOM_CALLS="0", NVFP4_RANDOM_PRODUCTS="100" if quick else "1300", NVFP4_RANDOM_SEED=os.environ.get("NVFP4_SEED", "0"),
+    )
+    agreement(part, code, text)
+
+
+def products(part, quick):
+    part.counts("products", *part.run([BIN / "products", "5000" if quick else "100000", "500" if quick else "5000"]))
+
+
 def agreement(part, code, text):
     """The line of tests/random_calls/device.rs."""
     found = re.search(r"(\d+) problems, .*? (\d+) failed", text)
+    if code is None:  # counted as a failure by `run`
+        return
     if re.search(r"^skipped: ", text, re.M):
         return part.add(skipped=1, note=text.strip().splitlines()[-1])
     if not found:
         return part.add(failed=1, note=f"random_calls ended with status {code}: {text.strip()[-300:]}")
     total, failed = int(found[1]), int(found[2])
-    part.add(total - failed, max(failed, int(code != 0 and code is not None)), note=found.string[found.start() :].splitlines()[0])
+    part.add(total - failed, max(failed, int(code != 0)), note=found.string[found.start() :].splitlines()[0])
     for line in text.splitlines():
         if line.startswith("FAILED"):
             part.add(note=line[:300])
@@ -160,7 +184,7 @@ def python_tests(device, module):
         workers = ["-n", "4"] if importlib.util.find_spec("xdist") else []
         tests = [PACK / "bindings/python/tests" / name for name in (("test_quantize.py", "test_products.py") if quick else ("",))]
         code, text = part.run(
-            [sys.executable, "-m", "pytest", "-q", "-p", "no:benchmark", "-p", "no:cacheprovider", *workers, *tests],
+            [sys.executable, "-m", "pytest", "-q", "-rs", "-p", "no:benchmark", "-p", "no:cacheprovider", *workers, *tests],
             NVFP4_TEST_DEVICES=device, PYTHONPATH=str(PACK / "bindings/python"), PYTHONDONTWRITEBYTECODE="1",
         )
         part.counts("pytest", code, text)
@@ -175,40 +199,51 @@ def sanitizer():
 
 
 def kernels(part, quick):
-    """Every kernel of the library is launched by the corpus of the sanitizer."""
-    written = part.log.with_suffix(".txt")
-    code, text = part.run(
-        [BIN / "random_calls", "device::a_device_agrees", "--nocapture"],
-        NVFP4_TEST_DEVICE="cuda", LD_PRELOAD=str(LIB / "liblaunches.so"), NVFP4_LAUNCHES=str(written), **CORPUS,
-    )
-    agreement(part, code, text)
-    if not written.exists():
-        return part.add(failed=1, note="no list of kernels was written")
-    launches = {name: int(n) for name, n in (line.split() for line in written.read_text().splitlines())}
+    """Every kernel of the library is launched by the least that a sanitizer watches, or by the whole layers of test_layers."""
+    launches = {}
+
+    def counted(name, *argv, **environment):
+        written = part.log.parent / f"kernels-{name}.txt"
+        told = part.run(argv, NVFP4_TEST_DEVICE="cuda", LD_PRELOAD=str(LIB / "liblaunches.so"), NVFP4_LAUNCHES=str(written), **environment)
+        for line in written.read_text().splitlines() if written.exists() else ():
+            kernel, count = line.split()
+            launches[kernel] = launches.get(kernel, 0) + int(count)
+        return told
+
+    agreement(part, *counted("calls", BIN / "random_calls", "device::a_device_agrees", "--nocapture", **LEAST))
+    part.counts("test_layers", *counted("layers", BIN / "test_layers"))
     part.figures = launches
     never = sorted(name for name, n in launches.items() if n == 0)
     part.add(len(launches) - len(never), len(never), note=f"never launched: {' '.join(never)}" if never else f"all {len(launches)} kernels launched")
     if not launches:
-        part.add(failed=1, note="the library has no kernels")
+        part.add(failed=1, note="no list of kernels was written")
+
+
+def watched(part, tool, corpus):
+    """One process under a tool of compute-sanitizer, which must find nothing."""
+    code, text = part.run(
+        [sanitizer(), "--tool", tool, "--error-exitcode", "99", "--print-limit", "20", BIN / "random_calls", "device::a_device_agrees", "--nocapture"],
+        timeout=240, NVFP4_TEST_DEVICE="cuda", NVFP4_TEST_TRACE="1", **corpus,
+    )
+    if code is None:  # counted as a failure by `run`
+        return
+    found = re.search(r"(\d+) problems, .*? (\d+) failed", text)
+    if not found or int(found[2]):
+        part.add(failed=1, note=f"the corpus under {tool}: {found[0] if found else 'did not end'}")
+    summary = re.findall(r"^=+ (?:ERROR|RACECHECK) SUMMARY: (.*)$", text, re.M)
+    clean = code == 0 and summary and all(re.match(r"0 (errors|hazards)", words) for words in summary)
+    what = f"{summary[-1]}; {found[0] if found else ''}" if summary else f"status {code}, no summary: {text.strip()[-200:]}"
+    part.add(int(bool(clean)), int(not clean), note=what)
 
 
 def sanitized(tool):
     def run(part, quick):
-        program = sanitizer()
         if quick and tool != "memcheck":
             return part.add(skipped=1, note="not in the short form")
-        if not program:
+        if not sanitizer():
             return part.add(skipped=1, note="compute-sanitizer is not installed")
-        code, text = part.run(
-            [program, "--tool", tool, "--error-exitcode", "99", "--print-limit", "20", BIN / "random_calls", "device::a_device_agrees", "--nocapture"],
-            timeout=240, NVFP4_TEST_DEVICE="cuda", **{**CORPUS, **(LESS if tool == "racecheck" else {})},
-        )
-        found = re.search(r"(\d+) problems, .*? (\d+) failed", text)
-        if not found or int(found[2]):
-            part.add(failed=1, note=f"the corpus under {tool}: {found[0] if found else 'did not end'}")
-        summary = re.findall(r"^=+ (ERROR SUMMARY|RACECHECK SUMMARY): (.*)$", text, re.M)
-        clean = code == 0 and summary and all(re.match(r"0 (errors|hazards)", words) for _, words in summary)
-        part.add(int(bool(clean)), int(not clean), note=summary[-1][1] if summary else f"status {code}, no summary: {text.strip()[-200:]}")
+        corpora = [CORPUS] if tool != "racecheck" else [{**LEAST, "NVFP4_TEST_CORPUS": kind} for kind in KINDS]
+        together([lambda corpus=corpus: watched(part, tool, corpus) for corpus in corpora])
 
     return run
 
@@ -234,7 +269,10 @@ TOGETHER = [
     ("golden", golden),
     ("c", c_programs),
     ("runtime", runtime),
+    ("tuning", tuning),
     ("random", random_calls),
+    ("random-products", random_products),
+    ("products", products),
     ("kernels", kernels),
     ("python-torch", python_tests("cuda", "torch")),
     ("python-cupy", python_tests("cupy", "cupy")),
@@ -307,11 +345,7 @@ def main():
         })
 
     for group in (ALONE, TOGETHER, LAST):
-        threads = [threading.Thread(target=run, args=row) for row in group if not options.part or row[0] in options.part]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        together([lambda row=row: run(*row) for row in group if not options.part or row[0] in options.part])
     totals = {key: sum(part[key] for part in results) for key in ("passed", "failed", "skipped")}
     document = {**machine(), "quick": options.quick, "seconds": round(time.time() - began), **totals, "parts": results}
     (folder / "test.json").write_text(json.dumps(document, indent=1) + "\n")

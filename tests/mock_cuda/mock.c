@@ -1,6 +1,6 @@
 /*
  * A libcuda.so.1 without a GPU, for tests of the driver paths. Work runs on the host as it is submitted, captures are
- * recorded, every object is counted, and any call can be made to fail.
+ * recorded, every object is counted, and any call can be made to fail. Kernels do nothing, or what mock_emulate is told.
  *
  * Rules that a real driver has and that are checked here: a current context where one is needed, streams and events of
  * that context, capture state, graphs of the same topology. mock_* are the controls.
@@ -31,6 +31,7 @@ struct node {
   struct function *function;
   unsigned char parameters[4096];
   size_t bytes;
+  uint32_t grid[3], threads;
   void *dst; const void *src; uint32_t value;
   int dependent;
   struct graph *child;
@@ -55,6 +56,7 @@ static R sticky;
 static size_t sized;
 static long launches, dependent_launches;
 static char last_kernel[64];
+static void (*emulate)(const char *name, const uint32_t grid[3], uint32_t threads, const void *parameters);
 
 static _Thread_local struct context *stack[16];
 static _Thread_local int depth;
@@ -116,7 +118,7 @@ static struct stream *stream_of(struct stream *s) {
 
 void mock_reset(void) {
   LOCK;
-  traced = 0; sized = 0; fail_name[0] = 0; sticky = 0; version = 13000; devices = 2; capability_major = 9; capability_minor = 0; no_image = 0;
+  traced = 0; sized = 0; emulate = NULL; fail_name[0] = 0; sticky = 0; version = 13000; devices = 2; capability_major = 9; capability_minor = 0; no_image = 0;
   pthread_mutex_unlock(&big);
 }
 void mock_fail(const char *name, long nth, R code) {
@@ -131,6 +133,7 @@ void mock_set_version(int v) { version = v; }
 void mock_set_devices(int n) { devices = n; }
 void mock_set_capability(int major, int minor) { capability_major = major; capability_minor = minor; }
 void mock_set_no_image(int on) { no_image = on; }
+void mock_emulate(void (*run)(const char *, const uint32_t[3], uint32_t, const void *)) { emulate = run; }
 void mock_break_context(R code) { sticky = code; }
 long mock_launches(void) { return launches; }
 long mock_dependent_launches(void) { return dependent_launches; }
@@ -371,6 +374,7 @@ static void carry_out(const struct node *n) {
     __atomic_fetch_add(&dependent_launches, n->dependent, __ATOMIC_RELAXED);
     snprintf(last_kernel, sizeof last_kernel, "%s", n->function->name);
     if (!strcmp(n->function->name, "nvfp4_group_ends")) group_ends((const struct group_ends *)n->parameters);
+    else if (emulate) emulate(n->function->name, n->grid, n->threads, n->parameters);
     break;
   case COPY: memmove(n->dst, n->src, n->bytes); break;
   case SET: for (size_t i = 0; i < n->bytes; i++) ((uint32_t *)n->dst)[i] = n->value; break;
@@ -418,6 +422,8 @@ R cuLaunchKernelEx(const struct launch *c, struct function *f, void **parameters
   if (c->block[0] > 1024 || c->shared > 232448 || c->count > 1) return INVALID_VALUE;
   struct node n = {.kind = KERNEL, .function = f, .dependent = dependent(c)};
   if (n.dependent < 0) return INVALID_VALUE;
+  memcpy(n.grid, c->grid, sizeof n.grid);
+  n.threads = c->block[0];
   memcpy(n.parameters, parameters[0], f->parameter_bytes);
   LOCK;
   UNLOCK(submit(c->stream, &n));

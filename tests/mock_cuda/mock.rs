@@ -112,6 +112,10 @@ impl Mock {
         let kernel = CString::new(kernel).unwrap();
         call!(self "mock_set_parameter_bytes" (*const c_char, usize), kernel.as_ptr(), bytes)
     }
+    /// What kernels do: nothing, until somebody has told.
+    pub fn emulate(&self, run: unsafe extern "C" fn(*const c_char, *const [u32; 3], u32, *const c_void)) {
+        call!(self "mock_emulate" (unsafe extern "C" fn(*const c_char, *const [u32; 3], u32, *const c_void)), run)
+    }
     pub fn set_no_image(&self, on: bool) {
         call!(self "mock_set_no_image" (c_int), on as c_int)
     }

@@ -82,10 +82,14 @@ fn each_part_launches_its_kernels() {
     };
     // SAFETY: valid pointers.
     unsafe {
-        assert_eq!(launched(nvfp4_moe_route(gpu.context, &route(base, 257), gpu.stream)), "nvfp4_moe_route_few");
+        assert_eq!(
+            launched(nvfp4_moe_route(gpu.context, &route(base, 257), gpu.stream)),
+            "nvfp4_moe_route_few"
+        );
         for (experts, kernel) in [(8, "nvfp4_moe_route"), (257, "nvfp4_moe_route_many")] {
             // Few tokens with many groups of experts, or many tokens.
-            let grouped = |r: &mut nvfp4_moe_route_args| (r.router.groups, r.router.top_groups) = (experts as u32, 2);
+            let grouped =
+                |r: &mut nvfp4_moe_route_args| (r.router.groups, r.router.top_groups) = (experts as u32, 2);
             let mut args = nvfp4_moe_route_args { tokens: 1025, ..route(base, experts) };
             if experts > 32 {
                 (args.tokens, args.topk) = (3, 2);

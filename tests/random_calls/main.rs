@@ -6,13 +6,26 @@
 //! it in full and carries nothing out. `device.rs` makes the legal calls on a GPU.
 
 mod arena;
+mod bench;
+mod choices;
 mod device;
+#[cfg(all(feature = "cuda", target_arch = "x86_64", target_os = "linux"))]
+mod emulated;
+#[cfg(all(feature = "cuda", target_arch = "x86_64", target_os = "linux"))]
+#[path = "../emulator/mod.rs"]
+mod emulator;
+mod environment;
+#[cfg(all(feature = "cuda", target_arch = "x86_64", target_os = "linux"))]
+#[path = "../mock_cuda/mock.rs"]
+mod mock;
 mod moe;
 mod products;
 mod reference;
 mod regular;
+mod regular_forms;
 mod regular_moe;
 mod rows;
+mod spread;
 #[path = "../support/mod.rs"]
 mod support;
 

@@ -35,6 +35,11 @@ pub fn gemm(rng: &mut Rng, arena: &mut Arena, w: &Prepared) -> Option<Call> {
             (g, rows) = groups(rng, arena, &ANY[1..]);
         }
     }
+    Some(product(rng, arena, w, g, rows))
+}
+
+/// A random product of these rows.
+pub fn product(rng: &mut Rng, arena: &mut Arena, w: &Prepared, g: nvfp4_groups, rows: usize) -> Call {
     let strided = g.grouping == NVFP4_GROUPING_STRIDED;
     let activation = if w.gate_up {
         NVFP4_ACTIVATION_SWIGLU
@@ -107,5 +112,7 @@ pub fn gemm(rng: &mut Rng, arena: &mut Arena, w: &Prepared) -> Option<Call> {
     // Scratch: neither an output nor anything that must stay.
     args.workspace = arena.output::<u8>(rng, 0, 64).cast();
     args.workspace_size = w.workspace;
-    Some(call!(nvfp4_grouped_gemm, args))
+    // Weights and indices are there long before.
+    args.flags |= rng.pick(&[0, NVFP4_GEMM_DEPENDENT_LAUNCH]);
+    call!(nvfp4_grouped_gemm, args)
 }

@@ -198,6 +198,8 @@ impl Product<'_> {
                     + least * (k as f64 * (scale + g_b.abs()) + 1.0);
                 let large = [magnitude, magnitude * g_a, scaled * g_b, value, bound, bias];
                 let loose = !large.iter().all(|x| below(x.abs(), 1e38));
+                // The order of a sum that does not fit chooses its sign, and whether it then meets an infinity of its own.
+                let value = if magnitude.is_finite() && !below(magnitude, 1e38) { 0.0 } else { value };
                 Expected { value, bound, loose }
             })
             .collect()
@@ -243,7 +245,14 @@ impl Product<'_> {
                     };
                     let d = 1.1 * alpha.max(1.0) as f64 * d_gate * (up.value.abs() + p.beta as f64 + d_up)
                         + d_up * gate.value.abs();
-                    finish(value, d + 4.0 * inner * value.abs(), loose_gate || loose_up)
+                    let loose = loose_gate || loose_up;
+                    // One that may be anything beside an infinity: 0 · inf here, something else there.
+                    let value = if value.is_nan() && loose && !gate.value.is_nan() && !up.value.is_nan() {
+                        0.0
+                    } else {
+                        value
+                    };
+                    finish(value, d + 4.0 * inner * value.abs(), loose)
                 };
                 gates.iter().zip(ups).map(of).collect()
             }

@@ -12,6 +12,7 @@ use nvfp4::api::weights::*;
 use nvfp4::ffi::*;
 
 use crate::arena::*;
+use crate::regular_forms::{Form, Grouped};
 use crate::support::{Library, Memory, check};
 use crate::{Call, Prepared, call};
 
@@ -19,11 +20,20 @@ use crate::{Call, Prepared, call};
 const SHAPES: [(usize, usize); 4] = [(40, 272), (1100, 512), (2, 16384), (130, 7168)];
 /// The same for tools that slow everything down: each form of kernel still has its shape.
 const SHORT_SHAPES: [(usize, usize); 4] = [(40, 272), (1100, 64), (2, 16384), (130, 1040)];
+/// What quantizes: plain rows, a norm, a norm of mixed streams, a gated activation.
+pub const PLAIN: usize = 0;
+pub const NORM: usize = 1;
+pub const HYPER: usize = 2;
+pub const GATED: usize = 3;
 const PRODUCERS: usize = 4;
-const DTYPES: [nvfp4_dtype; 3] = [NVFP4_DTYPE_BF16, NVFP4_DTYPE_F16, NVFP4_DTYPE_F32];
+pub const DTYPES: [nvfp4_dtype; 3] = [NVFP4_DTYPE_BF16, NVFP4_DTYPE_F16, NVFP4_DTYPE_F32];
 const LAYOUTS: [nvfp4_scale_layout; 3] =
     [NVFP4_SCALE_LAYOUT_LINEAR, NVFP4_SCALE_LAYOUT_TILED_128X4, NVFP4_SCALE_LAYOUT_TILED_8X4];
-/// Static, per row, per tensor.
+/// Where decode scales come from.
+pub const STATIC: usize = 0;
+pub const BY_ROW: usize = 1;
+/// Of a tensor, or of groups where there are some.
+pub const BY_TENSOR: usize = 2;
 const MODES: usize = 3;
 
 /// How many calls [`rows`] knows.
@@ -60,15 +70,25 @@ pub fn input<T>(rng: &mut Rng, arena: &mut Arena, dtype: nvfp4_dtype, count: usi
     arena.dense(&bytes)
 }
 
+/// Rows in three groups.
+fn ends(arena: &mut Arena, ends: [usize; GROUPS]) -> nvfp4_groups {
+    let bytes: Vec<u8> = ends.iter().flat_map(|&end| (end as i32).to_le_bytes()).collect();
+    nvfp4_groups {
+        grouping: NVFP4_GROUPING_ENDS,
+        count: GROUPS as u32,
+        ends: arena.dense(&bytes),
+        ..Default::default()
+    }
+}
+
 /// Scales per row by the plain rule: these have the most forms of kernels.
 pub fn per_row(index: usize) -> bool {
     let mut digits = Digits(index);
     digits.next(PRODUCERS * DTYPES.len());
-    (digits.next(3) as u32, digits.next(MODES)) == (NVFP4_SCALE_RULE_AMAX, 1)
+    (digits.next(3) as u32, digits.next(MODES)) == (NVFP4_SCALE_RULE_AMAX, BY_ROW)
 }
 
 pub fn rows(index: usize, short: bool, arena: &mut Arena) -> (&'static str, Call) {
-    let rng = &mut Rng::new(index as u64 + 1);
     let mut digits = Digits(index);
     let (producer, dtype) = (digits.next(PRODUCERS), DTYPES[digits.next(3)]);
     let (rule, mode, layout) =
@@ -78,23 +98,42 @@ pub fn rows(index: usize, short: bool, arena: &mut Arena) -> (&'static str, Call
     if rule == NVFP4_SCALE_RULE_MIN_MSE && rows * cols > 100_000 {
         cols = 288;
     }
-    let none = nvfp4_groups::default();
+    of_form(
+        &Form { producer, rule, mode, layout, shape: (rows, cols), grouped: Grouped::No },
+        dtype,
+        index,
+        arena,
+    )
+}
+
+/// The call of a form with values of a dtype; `index` varies what has no part in the choice of a kernel.
+pub fn of_form(form: &Form, dtype: nvfp4_dtype, index: usize, arena: &mut Arena) -> (&'static str, Call) {
+    let rng = &mut Rng::new(index as u64 + 1);
+    let &Form { producer, rule, mode, layout, shape: (rows, cols), grouped } = form;
+    let groups = match grouped {
+        Grouped::No => nvfp4_groups::default(),
+        Grouped::ByEnds => ends(arena, [rows / 3, rows / 2, rows - 1]),
+    };
     let mut out = nvfp4_quantized {
         codes: arena.dense_output(rows * cols / 2),
-        scales: arena.dense_output(scale_bytes(layout, rows, cols, 0, &none)),
+        scales: arena.dense_output(scale_bytes(layout, rows, cols, 0, &groups)),
         scale_layout: layout,
         scale_rule: rule,
-        scope: if mode == 1 { NVFP4_SCOPE_ROW } else { NVFP4_SCOPE_TENSOR },
+        scope: match (mode, grouped) {
+            (BY_ROW, _) => NVFP4_SCOPE_ROW,
+            (BY_TENSOR, Grouped::ByEnds) => NVFP4_SCOPE_GROUP,
+            _ => NVFP4_SCOPE_TENSOR,
+        },
         ..Default::default()
     };
-    if mode == 0 {
+    if mode == STATIC {
         out.static_decode_scales = arena.dense(&0.0011f32.to_le_bytes());
     } else {
-        out.decode_scales = arena.dense_output(if mode == 1 { rows * 4 } else { 4 });
+        out.decode_scales = arena.dense_output(4 * scope_entries(out.scope, &groups, rows));
     }
     let (rows_, cols_) = (rows as i64, cols as i64);
     match producer {
-        0 => (
+        PLAIN => (
             "quantize",
             call!(
                 nvfp4_quantize,
@@ -104,12 +143,13 @@ pub fn rows(index: usize, short: bool, arena: &mut Arena) -> (&'static str, Call
                     src_dtype: dtype,
                     rows: rows_,
                     cols: cols_,
+                    groups,
                     out,
                     ..Default::default()
                 }
             ),
         ),
-        1 => (
+        NORM => (
             "rmsnorm_quantize",
             call!(
                 nvfp4_rmsnorm_quantize,
@@ -128,7 +168,7 @@ pub fn rows(index: usize, short: bool, arena: &mut Arena) -> (&'static str, Call
                 }
             ),
         ),
-        2 => {
+        HYPER => {
             let streams = if rows * cols > 500_000 { 2 } else { 1 + index % 4 };
             (
                 "hc_rmsnorm_quantize",
@@ -164,6 +204,7 @@ pub fn rows(index: usize, short: bool, arena: &mut Arena) -> (&'static str, Call
                     width: cols_,
                     activation: NVFP4_ACTIVATION_SWIGLU,
                     limit: 2.0,
+                    groups,
                     out,
                     ..Default::default()
                 }
@@ -183,6 +224,8 @@ const EPILOGUES: usize = 3;
 /// How many calls [`product`] knows for each of [`WEIGHT_SETS`] weights.
 pub const PRODUCT_CALLS: usize = TOKENS.len() * OPERANDS.len() * EPILOGUES;
 pub const WEIGHT_SETS: usize = WEIGHTS.len() * 2;
+/// The sets that come first, whose sums are short: plain, and with gate and up.
+pub const SHORT_SETS: usize = 2;
 
 /// Weights from canonical codes on both libraries.
 pub fn weights(index: usize, libraries: &[Library; 2], storage: &mut [Memory; 2]) -> Prepared {
@@ -238,9 +281,15 @@ pub fn weights(index: usize, libraries: &[Library; 2], storage: &mut [Memory; 2]
     Prepared { handles, which: 0, groups: GROUPS, rows: n, cols: k, gate_up, workspace: 0 }
 }
 
-/// Whether a call is one of three, one an operand: many rows, nothing behind the sum.
-pub fn is_plain(index: usize) -> bool {
-    index % TOKENS.len() == TOKENS.len() - 2 && index / (TOKENS.len() * OPERANDS.len()) == 0
+/// Rows a group and operand of a call with which every kernel is tried: many rows, an operand each with nothing behind the
+/// sum; or the two values, which is what codes become, with codes behind gate and up.
+pub fn typical(index: usize, gate_up: bool) -> Option<(usize, nvfp4_dtype)> {
+    let mut digits = Digits(index);
+    let (tokens, operand) = (digits.next(TOKENS.len()), OPERANDS[digits.next(OPERANDS.len())]);
+    let tried = tokens == TOKENS.len() - 2
+        && digits.next(EPILOGUES) == usize::from(gate_up)
+        && !(gate_up && operand == NVFP4_DTYPE_NVFP4);
+    tried.then_some((TOKENS[tokens], operand))
 }
 
 pub fn product(index: usize, w: &Prepared, arena: &mut Arena) -> Call {
@@ -250,19 +299,12 @@ pub fn product(index: usize, w: &Prepared, arena: &mut Arena) -> Call {
     let epilogue = digits.next(EPILOGUES);
     let rows = tokens * GROUPS;
     let first = tokens / 3;
-    let ends = [first, first + tokens, rows - usize::from(rows > 8)].map(|end| end as i32);
-    let ends: Vec<u8> = ends.iter().flat_map(|end| end.to_le_bytes()).collect();
     let cols = if w.gate_up { w.rows / 2 } else { w.rows };
     let mut args = nvfp4_grouped_gemm_args {
         struct_size: size_of::<nvfp4_grouped_gemm_args>(),
         weights: w.handles[0],
         rows: rows as i64,
-        groups: nvfp4_groups {
-            grouping: NVFP4_GROUPING_ENDS,
-            count: GROUPS as u32,
-            ends: arena.dense(&ends),
-            ..Default::default()
-        },
+        groups: ends(arena, [first, first + tokens, rows - usize::from(rows > 8)]),
         a_dtype: dtype,
         out_dtype: DTYPES[(index / 5) % 3],
         ..Default::default()

@@ -78,6 +78,10 @@ impl Library {
         Library::with_buffers("staged", NVFP4_BACKEND_CPU).expect("a CPU context")
     }
 
+    pub fn on_gpu() -> Result<Library, String> {
+        Library::with_buffers("cuda", NVFP4_BACKEND_CUDA)
+    }
+
     fn with_buffers(name: &'static str, backend: nvfp4_backend) -> Result<Library, String> {
         let options = nvfp4_context_options {
             struct_size: size_of::<nvfp4_context_options>(),

@@ -131,6 +131,24 @@ pub unsafe fn forward(
     }
 }
 
+/// The jobs of a call in their order, and the bytes of its workspace.
+pub(in crate::api) fn jobs(
+    context: &Context,
+    args: &nvfp4_moe_forward_args,
+    w1: &Weights,
+    w2: &Weights,
+    regions: &mut Regions,
+) -> Result<(Vec<Job>, usize)> {
+    let (steps, needed) = plan(context, args, w1, w2, regions)?;
+    let jobs = vec![
+        Job::Dispatch(steps.dispatch),
+        Job::Gemm(steps.first),
+        Job::Gemm(steps.second),
+        Job::Combine(steps.combine),
+    ];
+    Ok((jobs, needed))
+}
+
 /// Bytes of workspace that [`forward`] needs, for any routes.
 pub fn forward_workspace_size(
     context: &Context,

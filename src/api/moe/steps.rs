@@ -4,7 +4,9 @@ use core::ffi::c_void;
 
 use super::super::check::{self, CACHE_LINE, Regions};
 use super::super::context::Context;
-use super::super::gemm::{self, NVFP4_GEMM_BATCH_INVARIANT, NVFP4_GEMM_DEPENDENT_LAUNCH, nvfp4_grouped_gemm_args};
+use super::super::gemm::{
+    self, NVFP4_GEMM_BATCH_INVARIANT, NVFP4_GEMM_DEPENDENT_LAUNCH, nvfp4_grouped_gemm_args,
+};
 use super::super::operand;
 use super::super::types::*;
 use super::super::weights::Weights;

@@ -21,7 +21,7 @@ pub unsafe fn dequantize(cpu: &Cpu, p: &DequantizeProblem) {
                     Some(decode) => decode.get().add(scope_index(input.scope, span, r)).read(),
                     None => 1.0,
                 };
-                let codes = input.codes.get().add((span.first_row + r) * input.codes_row_stride);
+                let codes = input.codes.get().add(input.codes_row(&p.groups, span, r));
                 let dst = p.dst.row(&p.groups, span, r);
                 for col in (0..p.cols).step_by(CHUNK) {
                     let n = CHUNK.min(p.cols - col);

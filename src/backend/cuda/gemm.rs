@@ -83,7 +83,8 @@ pub(super) struct GemmParams {
     pub(super) limit: f32,
     pub(super) alpha: f32,
     pub(super) beta: f32,
-    pub(super) reserved: [u32; 2],
+    pub(super) batch_invariant: u32,
+    pub(super) reserved: u32,
 }
 const _: () = assert!(size_of::<GemmParams>() == 240);
 
@@ -232,6 +233,7 @@ fn params(p: &GemmProblem, facts: &DeviceFacts) -> GemmParams {
         limit: swiglu.map_or(0.0, |s| s.limit),
         alpha: swiglu.map_or(1.0, |s| s.alpha),
         beta: swiglu.map_or(0.0, |s| s.beta),
+        batch_invariant: p.batch_invariant as u32,
         ..GemmParams::default()
     };
     match p.a {
@@ -316,7 +318,7 @@ pub(super) mod tests {
             let line = line.trim().trim_start_matches("pub(super) ").trim_end_matches(',');
             let Some((n, kind)) = line.split_once(": ") else { continue };
             let bytes = match kind {
-                "u64" | "i64" | "[u32; 2]" => 8,
+                "u64" | "i64" => 8,
                 _ => 4,
             };
             host.push((n.to_string(), bytes));

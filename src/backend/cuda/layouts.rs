@@ -66,6 +66,7 @@ pub fn plan_dequantize(p: &DequantizeProblem, facts: &DeviceFacts) -> Option<Lau
     let (bytes, strided) = (p.dst.dtype.bytes(), matches!(p.groups, Groups::Strided { .. }));
     let vector = p.input.codes.get().addr().is_multiple_of(8)
         && p.input.codes_row_stride.is_multiple_of(8)
+        && (!strided || p.input.codes_group_stride.is_multiple_of(8))
         && p.dst.base.get().addr().is_multiple_of(16)
         && (p.dst.row_stride * bytes).is_multiple_of(16)
         && (!strided || (p.dst.group_stride * bytes).is_multiple_of(16));
@@ -77,6 +78,7 @@ pub fn plan_dequantize(p: &DequantizeProblem, facts: &DeviceFacts) -> Option<Lau
         cols: p.cols as u64,
         codes: address(p.input.codes),
         codes_row_stride: p.input.codes_row_stride as u64,
+        codes_group_stride: p.input.codes_group_stride as u64,
         scales: (&p.input.scales).into(),
         decode: address(p.input.decode),
         dst: (&p.dst).into(),

@@ -454,7 +454,12 @@ pub fn plan_dispatch(p: &DispatchProblem, facts: &DeviceFacts) -> Option<Dispatc
             let gather = values(&p.gather, src, dst);
             let parts = (gather.row_bytes as usize / 16).div_ceil(DISPATCH_THREADS).clamp(1, MOST_PARTS);
             let params = DispatchParams { route: routing, permute: sort, gather, routed, reserved: 0 };
-            DispatchLaunch::Values(Launch::new(DISPATCH, (permute.tokens, parts + 1), DISPATCH_THREADS, params))
+            DispatchLaunch::Values(Launch::new(
+                DISPATCH,
+                (permute.tokens, parts + 1),
+                DISPATCH_THREADS,
+                params,
+            ))
         }
         Gather::Codes { scales, .. } if scales.layout == ScaleLayout::Linear => {
             let gather = codes(&p.gather);

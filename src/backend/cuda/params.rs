@@ -95,6 +95,7 @@ pub struct DequantizeParams {
     pub cols: u64,
     pub codes: u64,
     pub codes_row_stride: u64,
+    pub codes_group_stride: u64,
     pub scales: ScalesParams,
     pub decode: u64,
     pub dst: MatrixParams,
@@ -136,7 +137,7 @@ const _: () = {
     assert!(size_of::<RowsParams>() == 272);
     assert!(size_of::<FinishParams>() == 16);
     assert!(size_of::<RoutesParams>() == 40);
-    assert!(size_of::<DequantizeParams>() == 136);
+    assert!(size_of::<DequantizeParams>() == 144);
     assert!(size_of::<MoveScalesParams>() == 96);
     assert!(size_of::<InterleaveParams>() == 56);
 };

@@ -355,7 +355,7 @@ impl Passes<'_> {
         let (family, variant, height, most_threads) = match &self.p.producer {
             Producer::Norm { input: NormInput::Hyper(_), .. } => ("nvfp4_hyper_", "", 1, FOUR_ROWS_THREADS),
             Producer::Norm { .. } if four => ("nvfp4_norm_", "_x4", 4, FOUR_ROWS_THREADS),
-            Producer::Norm { .. } => ("nvfp4_norm_", self.suffix(), 1, CACHED_THREADS),
+            Producer::Norm { .. } => ("nvfp4_norm_", "", 1, CACHED_THREADS),
             Producer::Gated { .. } => ("nvfp4_gated_rows_", self.suffix(), 1, CACHED_THREADS),
             _ => return None,
         };

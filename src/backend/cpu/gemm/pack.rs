@@ -68,10 +68,7 @@ impl<'a> Rows<'a> {
                 }
             }
             Activations::Codes(q) => {
-                let row = match self.p.groups {
-                    Groups::Strided { .. } => self.span.group * q.codes_group_stride + r * q.codes_row_stride,
-                    _ => (self.span.first_row + r) * q.codes_row_stride,
-                };
+                let row = q.codes_row(&self.p.groups, &self.span, r);
                 let total_blocks = self.p.weights.shape.cols / BLOCK;
                 let mut scales = [0u8; CODE_CHUNK];
                 for at in (0..blocks).step_by(CODE_CHUNK) {

@@ -49,8 +49,6 @@ pub static KERNELS: &[Kernel] = &[
     kernel("quantize", "nvfp4_stage_routes", 32, 256),
     kernel("norm", "nvfp4_norm_bf16", 64, 512),
     kernel("norm", "nvfp4_norm_f16", 64, 512),
-    kernel("norm", "nvfp4_norm_bf16_grouped", 64, 512),
-    kernel("norm", "nvfp4_norm_f16_grouped", 64, 512),
     kernel("norm", "nvfp4_norm_bf16_x4", 144, 448),
     kernel("norm", "nvfp4_norm_f16_x4", 144, 448),
     kernel("norm", "nvfp4_norm_bf16_rule", 128, 512),
