@@ -1024,7 +1024,7 @@ typedef struct nvfp4_grouped_linear_args {
   float alpha;
   /** SWIGLU: added to up; default 0. */
   float beta;
-  /** NVFP4_GEMM_* or'ed; _DEPENDENT_LAUNCH counts where quantize is 0. */
+  /** NVFP4_GEMM_* or'ed; _DEPENDENT_LAUNCH counts where quantize is 0: behind its own quantizer the product starts early. */
   nvfp4_gemm_flags flags;
   /** [tokens, G, output columns] values, written; 16-byte aligned. NULL when out_dtype is NVFP4. */
   void *out;
@@ -1257,7 +1257,10 @@ typedef struct nvfp4_moe_forward_args {
   float alpha;
   /** SWIGLU: added to up; default 0. */
   float beta;
-  /** 0 or NVFP4_GEMM_BATCH_INVARIANT: a token's bits depend on its own values alone (with scales that are static, per row). */
+  /**
+   * NVFP4_GEMM_* or'ed: _BATCH_INVARIANT, a token's bits depend on its own values alone (with scales that are static, per
+   * row); _DEPENDENT_LAUNCH, the layer's first launch may start before the work in front has ended, and waits for it.
+   */
   nvfp4_gemm_flags flags;
   /** quantize 1: one of NVFP4_SCALE_RULE_*. */
   nvfp4_scale_rule scale_rule;

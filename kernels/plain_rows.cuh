@@ -10,6 +10,7 @@ namespace nvfp4 {
 // ROWS = 1: any layout.
 template <class D, int NB, int ROWS, bool GROUPED>
 NVFP4_INLINE void plain_rows(const RowsParams& p) {
+  ptx::allow_dependents();  // a product behind this waits for it before it reads codes
   const uint32_t layout = p.scales.layout, blocks = uint32_t(p.cols >> 4), tiles = (blocks + 3) >> 2;
   const uint32_t scale_limit = layout == LINEAR ? blocks : tiles * 4, units = uint32_t(p.scale_rows) / ROWS;
   // Byte of block b in a row of scales: b (linear), or 4 bytes a tile.

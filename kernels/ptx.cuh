@@ -41,6 +41,9 @@ NVFP4_INLINE uint4 load_keep(const void* p) {
   return v;
 }
 
+// Brings the line of an address into L2, for later: no register waits for it.
+NVFP4_INLINE void prefetch(const void* p) { asm volatile("prefetch.global.L2 [%0];" ::"l"(p)); }
+
 // Largest value of a warp in one instruction (sm_80); the intrinsic needs a header that hides this.
 NVFP4_INLINE uint32_t warp_max(uint32_t v) { return __reduce_max_sync(0xFFFFFFFFu, v); }
 NVFP4_INLINE uint32_t warp_or(uint32_t v) { return __reduce_or_sync(0xFFFFFFFFu, v); }
@@ -189,6 +192,20 @@ NVFP4_INLINE uint32_t e2m1_pair(float low, float high) {
   return d;
 }
 #endif
+
+// Programmatic dependent launches: both do nothing in an ordinary launch, and are nothing before sm_90.
+// The next launch may start as soon as processors have room.
+NVFP4_INLINE void allow_dependents() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+// All launches before this one are over and their writes visible.
+NVFP4_INLINE void wait_for_launches() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
 
 // Device scope, also for words in host memory: system scope needs a link that has atomics (over PCIe memcheck calls it an
 // error), and the host only loads and clears such a word.

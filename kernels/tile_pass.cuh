@@ -158,6 +158,7 @@ NVFP4_INLINE void sector_units(const RowsParams& p) {
 // GROUPED: rows are split into groups, which takes registers to find.
 template <class Source, class D, uint32_t RULE, int STEPS, bool GROUPED = true>
 NVFP4_INLINE void tile_pass(const RowsParams& p) {
+  ptx::allow_dependents();  // a product behind this waits for it before it reads codes
   if constexpr (RULE == FIND_AMAX) {
     tile_units<Source, D, RULE, STEPS, GROUPED, false>(p);
   } else if constexpr (STEPS == 1) {

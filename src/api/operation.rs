@@ -115,8 +115,7 @@ impl Call {
             Call::MoeCombine(args) => Job::Combine(moe::combine::plan(args, regions)?),
             Call::MoePermute(args) => {
                 let (permute, gather) = moe::permute::plan(args, regions)?;
-                let jobs = [Some(Job::Permute(permute)), gather.map(Job::Gather)];
-                return Ok(jobs.into_iter().flatten().map(Work::Job).collect());
+                moe::permute::job(permute, gather)
             }
             Call::Linear(args, form, weights) => {
                 let (jobs, _) = linear::jobs(context, args, *form, weights, &mut regions)?;

@@ -121,6 +121,8 @@ pub struct Sm90Plan {
 }
 
 const FEW_FORMS: usize = 3;
+/// k steps that a block is worth having for where tiles are cut: `least` of `Work` in kernels/sm90_schedule.cuh.
+const LEAST_STEPS: usize = 4;
 
 /// The average rows a group up to which each form is taken. Groups are rarely even, and one row more than a tile of
 /// `few` reads the group's weights again: hence 6 and not 8.
@@ -186,7 +188,10 @@ pub fn plan_form(p: &GemmProblem, machine: &Machine, form: usize, schedule: Sche
     {
         return None;
     }
-    let (grid, many) = (machine.processors * f.resident, f.family == Family::Many);
+    let many = f.family == Family::Many;
+    // More blocks than a small problem has work for would only ask for more workspace.
+    let work = if cut { tiles * steps / LEAST_STEPS } else { tiles };
+    let grid = (machine.processors * f.resident).min(work.max(1));
     let run_steps = run_steps(p);
     let up = |bytes: usize| bytes.next_multiple_of(128);
     let decoded = many && matches!(p.a, Activations::Codes(_));
@@ -406,6 +411,14 @@ mod tests {
         assert_eq!(form(48, 48, 6144, 7168), (8, 4, 132));
         assert_eq!(form(48, 16 * 48, 6144, 7168), (16, 4, 132));
         assert_eq!(form(1, 1, 8192, 8192), (8, 2, 264));
+    }
+
+    #[test]
+    fn small_problems_take_few_blocks_and_little_memory() {
+        let tiny = plan(&problem(Groups::None { rows: 1 }, 256, 256, 256), &H200).expect("Hopper takes it");
+        assert_eq!((tiny.grid, tiny.workspace_bytes), (1, 2 * 8 * 256 * 4));
+        let rows = plan(&problem(ends(4, 4 * 40), 512, 512, 512), &H200).expect("Hopper takes it");
+        assert!(rows.grid <= 4 * 5 * 2 * 8 / LEAST_STEPS && rows.workspace_bytes < 4 << 20, "{rows:?}");
     }
 
     #[test]

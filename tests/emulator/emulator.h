@@ -206,6 +206,9 @@ inline uint32_t dot4(uint32_t a, uint32_t b, uint32_t c) {
   for (int i = 0; i < 32; i += 8) c += (a >> i & 0xFF) * (b >> i & 0xFF);
   return c;
 }
+inline void prefetch(const void*) {}
+inline void allow_dependents() {}
+inline void wait_for_launches() {}
 inline uint32_t atomic_or(uint32_t* p, uint32_t bits) {
   const uint32_t old = *p;
   *p |= bits;

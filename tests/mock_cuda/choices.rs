@@ -362,11 +362,9 @@ fn layers_are_prepared_and_tuned() {
     let (_turn, mock) = mock();
     tell_sizes(mock);
     for (kernel, bytes) in [
-        ("nvfp4_moe_route", 96),
-        ("nvfp4_moe_count", 80),
-        ("nvfp4_dequantize_bf16", 136),
-        ("nvfp4_moe_place", 80),
-        ("nvfp4_moe_gather", 64),
+        ("nvfp4_moe_route_few", 96),
+        ("nvfp4_moe_dispatch", 248),
+        ("nvfp4_dequantize_bf16", 144),
         ("nvfp4_moe_combine_bf16", 120),
     ] {
         mock.set_parameter_bytes(kernel, bytes);

@@ -82,5 +82,17 @@ pub(in crate::api) fn plan(args: &nvfp4_moe_combine_args, mut regions: Regions) 
     let scaling = super::scaling("scaling", args.scaling)?;
     let out = super::out(args.out, args.out_dtype, args.out_row_stride, tokens, cols, regions)?;
     regions.check_overlap()?;
-    Ok(CombineProblem { tokens, topk, cols, rows, y, inverse, weights, scaling, shared, out })
+    Ok(CombineProblem {
+        tokens,
+        topk,
+        cols,
+        rows,
+        y,
+        inverse,
+        weights,
+        scaling,
+        shared,
+        out,
+        in_layer: false,
+    })
 }

@@ -9,7 +9,7 @@ use super::super::types::*;
 use crate::error::{Error, Result};
 use crate::plan::Job;
 use crate::plan::groups::Groups;
-use crate::plan::moe::{Gather, GatherProblem, PermuteProblem};
+use crate::plan::moe::{DispatchProblem, Gather, GatherProblem, PermuteProblem};
 use crate::plan::quantize::{DecodeScales, QuantOut, Scope};
 
 /// Arguments of nvfp4_moe_permute.
@@ -73,12 +73,14 @@ pub unsafe fn permute(context: &Context, args: &nvfp4_moe_permute_args, stream: 
     stream.check(context)?;
     let (permute, gather) = plan(args, Regions::default())?;
     // SAFETY: the caller's promise.
-    unsafe {
-        stream.submit(Job::Permute(permute), None, None)?;
-        match gather {
-            Some(gather) => stream.submit(Job::Gather(gather), None, None),
-            None => Ok(()),
-        }
+    unsafe { stream.submit(job(permute, gather), None, None) }
+}
+
+/// Sort and gather are one job, which a backend may do in one go.
+pub(in crate::api) fn job(permute: PermuteProblem, gather: Option<GatherProblem>) -> Job {
+    match gather {
+        Some(gather) => Job::Dispatch(DispatchProblem { route: None, gather, dependent_launch: false }),
+        None => Job::Permute(permute),
     }
 }
 
