@@ -16,7 +16,8 @@
  *  - Memory is the caller's. Pointers in args structs are device memory of the context's backend (host memory on the
  *    CPU) and must stay valid until the stream's work is done; matrices are 16-byte aligned, index and decode-scale
  *    arrays naturally. Where there are no elements a pointer may be NULL. Outputs may not overlap
- *    inputs or each other; a strided matrix counts from its first byte to its last, the gaps between rows included.
+ *    inputs or each other. Matrices with row strides of the same bytes may lie between one another's rows (columns
+ *    of one matrix); any other strided matrix counts from its first byte to its last, gaps included.
  *  - A workspace query takes the arguments of the call, pointers too: it checks them all, but follows none.
  *  - Run calls (those with args and a stream) allocate nothing and wait for nothing; they can be captured in graphs.
  *  - Faults that only the device can see (bad group ends, NaN, saturation) set the context's sticky fault word.
@@ -29,9 +30,6 @@
 
 #include <stddef.h>
 #include <stdint.h>
-
-/** CUDA_ERROR_OUT_OF_MEMORY. */
-#define CUDA_OUT_OF_MEMORY 2
 
 /** Version of the library: major. */
 #define NVFP4_VERSION_MAJOR 0
@@ -267,6 +265,18 @@ typedef uint32_t nvfp4_operation;
 #define NVFP4_OPERATION_WEIGHTS_EXPORT 14
 /** nvfp4_grouped_gemm and nvfp4_gemm, with nvfp4_grouped_gemm_args. */
 #define NVFP4_OPERATION_GROUPED_GEMM 15
+/** nvfp4_linear, with nvfp4_linear_args. */
+#define NVFP4_OPERATION_LINEAR 16
+/** nvfp4_grouped_linear, with nvfp4_grouped_linear_args. */
+#define NVFP4_OPERATION_GROUPED_LINEAR 17
+/** nvfp4_moe_route, with nvfp4_moe_route_args. */
+#define NVFP4_OPERATION_MOE_ROUTE 18
+/** nvfp4_moe_permute, with nvfp4_moe_permute_args. */
+#define NVFP4_OPERATION_MOE_PERMUTE 19
+/** nvfp4_moe_combine, with nvfp4_moe_combine_args. */
+#define NVFP4_OPERATION_MOE_COMBINE 20
+/** nvfp4_moe_forward, with nvfp4_moe_forward_args. */
+#define NVFP4_OPERATION_MOE_FORWARD 21
 
 /** Arguments of nvfp4_prepare. */
 typedef struct nvfp4_prepare_args {
@@ -797,15 +807,18 @@ typedef struct nvfp4_weights_prepare_args {
   /** VALUES, and CODES with requantize: one of NVFP4_SCALE_RULE_*. */
   nvfp4_scale_rule scale_rule;
   /**
-   * float[E] in device memory. CODES: required, finite and above 0, of decode_scope. VALUES: static decode scales, or
-   * NULL for amax / 2688 of each matrix.
+   * float array in device memory. CODES: required, finite and above 0, by decode_scope. VALUES: float[E], static decode
+   * scales, or NULL for amax / 2688 of each matrix.
    */
   const float *decode_scales;
   /** Caller-owned memory of nvfp4_weights_storage_size bytes, 64-byte aligned; the weights live in it until destroyed. */
   void *storage;
   /** Its bytes. */
   size_t storage_size;
-  /** CODES: one of NVFP4_WEIGHTS_SCOPE_*, what decode_scales is indexed by. On a CUDA context GROUP only so far. */
+  /**
+   * CODES: one of NVFP4_WEIGHTS_SCOPE_*, what decode_scales is indexed by. ROW waits for
+   * the stream on a GPU too, and refuses with a status what is no decode scale.
+   */
   nvfp4_weights_scope decode_scope;
   /**
    * CODES of scope ROW: 1: matrices whose rows have different decode scales are quantized again with one, amax / 2688 of
@@ -940,7 +953,7 @@ typedef struct nvfp4_grouped_gemm_args nvfp4_gemm_args;
 typedef struct nvfp4_tune_args {
   /** sizeof(nvfp4_tune_args). */
   size_t struct_size;
-  /** NVFP4_OPERATION_GROUPED_GEMM. */
+  /** NVFP4_OPERATION_GROUPED_GEMM, _LINEAR, _GROUPED_LINEAR, or _MOE_FORWARD (both of its products). */
   nvfp4_operation operation;
   /** Timed runs of each candidate, up to 10000; 0: 20. */
   uint32_t repeats;
@@ -948,7 +961,7 @@ typedef struct nvfp4_tune_args {
   const void *args;
 } nvfp4_tune_args;
 
-/** What nvfp4_tune found. */
+/** What nvfp4_tune found. Of two products `kernel` and `splits` tell the first one's, and the numbers are sums. */
 typedef struct nvfp4_tune_result {
   /** sizeof(nvfp4_tune_result), set by the caller. */
   size_t struct_size;
@@ -1011,7 +1024,7 @@ typedef struct nvfp4_grouped_linear_args {
   float alpha;
   /** SWIGLU: added to up; default 0. */
   float beta;
-  /** NVFP4_GEMM_* or'ed; _DEPENDENT_LAUNCH counts where quantize is 0. */
+  /** NVFP4_GEMM_* or'ed; _DEPENDENT_LAUNCH counts where quantize is 0: behind its own quantizer the product starts early. */
   nvfp4_gemm_flags flags;
   /** [tokens, G, output columns] values, written; 16-byte aligned. NULL when out_dtype is NVFP4. */
   void *out;
@@ -1244,7 +1257,10 @@ typedef struct nvfp4_moe_forward_args {
   float alpha;
   /** SWIGLU: added to up; default 0. */
   float beta;
-  /** 0 or NVFP4_GEMM_BATCH_INVARIANT: a token's bits depend on its own values alone (with scales that are static, per row). */
+  /**
+   * NVFP4_GEMM_* or'ed: _BATCH_INVARIANT, a token's bits depend on its own values alone (with scales that are static, per
+   * row); _DEPENDENT_LAUNCH, the layer's first launch may start before the work in front has ended, and waits for it.
+   */
   nvfp4_gemm_flags flags;
   /** quantize 1: one of NVFP4_SCALE_RULE_*. */
   nvfp4_scale_rule scale_rule;
@@ -1696,7 +1712,7 @@ nvfp4_status nvfp4_gemm_workspace_size(struct nvfp4_context *context,
 /**
  * Times every kernel that can carry out a product, on this device and with these arguments, and uses the fastest from
  * now on for products of the same operand type, groups, N, K and epilogue with about as many rows a group (to the next
- * power of two). Not a run call: it allocates, launches and waits, and is refused while the stream captures. The output
+ * power of two). A layer's other steps are run once in their order, so that its products are timed on what they will get. Not a run call: it allocates, launches and waits, and is refused while the stream captures. The output
  * is written many times; with NVFP4_GEMM_ACCUMULATE it is useless afterwards. A choice can change a product's bits within
  * its bound and its workspace size, so tune before workspaces are asked for and graphs are captured; the same choices
  * give the same bits. Products with NVFP4_GEMM_BATCH_INVARIANT take no choices. On the CPU there is nothing to choose.

@@ -1,5 +1,5 @@
 // Rows of the experts → tokens: Σ over slots of weight · y by fused multiply-adds in slot order, then the addend. Twin of
-// combine in src/backend/cpu/moe.rs.
+// combine in src/backend/cpu/moe.rs. Inside of a layer it may start early: it waits for the product in front before it reads y.
 #pragma once
 #include "format.cuh"
 #include "groups.cuh"
@@ -22,6 +22,7 @@ NVFP4_INLINE void report_bad_rows(const CombineParams& p, bool bad) {
 // A column a thread: any length, alignment and dtype.
 NVFP4_INLINE void combine_columns(const CombineParams& p) {
   bool bad = false;
+  ptx::wait_for_launches();
 #pragma unroll 1
   for (uint64_t token = blockIdx.x; token < p.tokens; token += gridDim.x) {
 #pragma unroll 1
@@ -84,37 +85,52 @@ NVFP4_INLINE void store_eight(const float (&v)[8], uint32_t dtype, void* base, u
   *reinterpret_cast<uint4*>(at) = make_uint4(w[0], w[1], w[2], w[3]);
 }
 
-// Eight columns a thread; rows of D, four of them in flight.
+// Rows and weights of some slots of a token.
+template <uint32_t COUNT> struct Slots {
+  int32_t row[COUNT];
+  float weight[COUNT];
+  NVFP4_INLINE void load(const CombineParams& p, uint64_t token, uint32_t first, bool& bad) {
+#pragma unroll
+    for (uint32_t j = 0; j < COUNT; j++) {
+      row[j] = -1;
+      if (first + j >= p.topk) continue;
+      row[j] = slot_row(p, token * p.topk + first + j, bad);
+      weight[j] = p.weights[token * p.topk + first + j];
+    }
+  }
+};
+
+// Eight columns a thread; rows of D, all of up to eight slots in flight.
 template <class D>
 NVFP4_INLINE void combine_words(const CombineParams& p) {
-  constexpr uint32_t BATCH = 4;
+  constexpr uint32_t BATCH = 8;
   bool bad = false;
+  if (!p.early) ptx::wait_for_launches();
 #pragma unroll 1
   for (uint64_t token = blockIdx.x; token < p.tokens; token += gridDim.x) {
+    Slots<BATCH> slots;
+    slots.load(p, token, 0, bad);
+    ptx::wait_for_launches();
 #pragma unroll 1
     for (uint64_t c = 8 * (uint64_t(blockIdx.y) * blockDim.x + threadIdx.x); c < p.cols; c += 8ull * gridDim.y * blockDim.x) {
       float acc[8] = {0.f, 0.f, 0.f, 0.f, 0.f, 0.f, 0.f, 0.f};
 #pragma unroll 1
       for (uint32_t first = 0; first < p.topk; first += BATCH) {
-        int32_t row[BATCH];
         uint4 words[BATCH];
-        float weight[BATCH];
-#pragma unroll
-        for (uint32_t j = 0; j < BATCH; j++) row[j] = first + j < p.topk ? slot_row(p, token * p.topk + first + j, bad) : -1;
+        if (p.topk > BATCH) slots.load(p, token, first, bad);
 #pragma unroll
         for (uint32_t j = 0; j < BATCH; j++) {
-          if (row[j] < 0) continue;
-          words[j] = ptx::load_once(static_cast<const char*>(p.y) + (row[j] * p.y_row_stride + c) * D::BYTES);
-          weight[j] = p.weights[token * p.topk + first + j];
+          if (slots.row[j] < 0) continue;
+          words[j] = ptx::load_once(static_cast<const char*>(p.y) + (slots.row[j] * p.y_row_stride + c) * D::BYTES);
         }
 #pragma unroll
         for (uint32_t j = 0; j < BATCH; j++) {
-          if (row[j] < 0) continue;
+          if (slots.row[j] < 0) continue;
           const uint32_t w[4] = {words[j].x, words[j].y, words[j].z, words[j].w};
 #pragma unroll
           for (int i = 0; i < 4; i++) {
-            acc[2 * i] = __fmaf_rn(weight[j], D::low(w[i]), acc[2 * i]);
-            acc[2 * i + 1] = __fmaf_rn(weight[j], D::high(w[i]), acc[2 * i + 1]);
+            acc[2 * i] = __fmaf_rn(slots.weight[j], D::low(w[i]), acc[2 * i]);
+            acc[2 * i + 1] = __fmaf_rn(slots.weight[j], D::high(w[i]), acc[2 * i + 1]);
           }
         }
       }

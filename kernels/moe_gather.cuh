@@ -1,37 +1,10 @@
-// Tokens → rows in expert order: as they are, as NVFP4, or quantized on the way. Twin of gather in src/backend/cpu/moe.rs.
+// Tokens → rows in expert order whose scales are tiled: NVFP4, or quantized on the way. Twin of gather in src/backend/cpu/moe.rs.
+// A CTA a row of the padded row space, whose zeros have an owner so; without tiles moe_scatter.cuh does it, a CTA a token.
 #pragma once
 #include "general_rows.cuh"
 #include "params_moe.cuh"
 
 namespace nvfp4 {
-
-// A CTA a row, up to the first without a token: no other follows.
-NVFP4_INLINE void gather_values(const GatherParams& p) {
-  constexpr uint32_t EACH = 4;  // words in flight a thread
-#pragma unroll 1
-  for (uint64_t row = blockIdx.x; row < p.rows; row += gridDim.x) {
-    const int32_t token = p.source_rows[row];
-    if (token < 0) return;
-    const uint8_t* const from = p.src + uint32_t(token) * p.src_row_stride;
-    uint8_t* const to = p.dst + row * p.dst_row_stride;
-    if (!p.vector) {
-      for (uint64_t at = 2 * threadIdx.x; at < p.row_bytes; at += 2 * blockDim.x)
-        *reinterpret_cast<uint16_t*>(to + at) = *reinterpret_cast<const uint16_t*>(from + at);
-      continue;
-    }
-    const uint64_t step = 16 * blockDim.x;
-#pragma unroll 1
-    for (uint64_t at = 16 * threadIdx.x; at < p.row_bytes; at += EACH * step) {
-      uint4 v[EACH];
-#pragma unroll
-      for (uint32_t i = 0; i < EACH; i++)
-        if (at + i * step < p.row_bytes) v[i] = ptx::load_keep(from + at + i * step);
-#pragma unroll
-      for (uint32_t i = 0; i < EACH; i++)
-        if (at + i * step < p.row_bytes) *reinterpret_cast<uint4*>(to + at + i * step) = v[i];
-    }
-  }
-}
 
 // The scales of a token, in the layout of the rows; what pads a row's last columns is 0.
 NVFP4_INLINE void gather_scales(const GatherCodesParams& p, const Span& from, uint64_t token, const Span& to, uint64_t r) {
@@ -55,6 +28,7 @@ NVFP4_INLINE void gather_scales(const GatherCodesParams& p, const Span& from, ui
 NVFP4_INLINE void gather_codes(const GatherCodesParams& p) {
   const uint64_t tiles = (p.blocks + 3) / 4;
   const Span tokens{0, p.tokens, 0, 0};
+  ptx::wait_for_launches();
   SpanFinder finder(p.groups, tile_rows(p.scales.layout));
 #pragma unroll 1
   for (uint64_t unit = blockIdx.x; unit < p.scale_rows; unit += gridDim.x) {
@@ -100,6 +74,7 @@ NVFP4_INLINE void gather_quantize(const GatherRowsParams& g) {
   __shared__ uint32_t shared[32];
   const uint64_t blocks = p.cols / 16, tiles = (blocks + 3) / 4;
   const uint32_t layout = p.scales.layout;
+  ptx::wait_for_launches();
   SpanFinder finder(p.groups, tile_rows(layout));
   uint32_t faults = 0;
 #pragma unroll 1

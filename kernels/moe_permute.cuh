@@ -38,7 +38,10 @@ NVFP4_INLINE void over_run(const PermuteParams& p, Each each) {
 
 // Rows of every warp by expert, and the chunk's first slot that holds no id.
 NVFP4_INLINE void count_runs(const PermuteParams& p, PermuteMemory& m) {
-  for (uint32_t i = threadIdx.x; i < PERMUTE_WARPS * MOST_EXPERTS; i += PERMUTE_THREADS) m.rows[i / MOST_EXPERTS][i % MOST_EXPERTS] = 0;
+  for (uint32_t e = threadIdx.x; e < p.local_experts; e += PERMUTE_THREADS) {
+#pragma unroll
+    for (uint32_t w = 0; w < PERMUTE_WARPS; w++) m.rows[w][e] = 0;
+  }
   if (threadIdx.x == 0) m.first_bad = 0xFFFFFFFFu;
   __syncthreads();
   int32_t* const rows = m.rows[threadIdx.x >> 5];
@@ -60,6 +63,7 @@ NVFP4_INLINE int32_t bad_id(const PermuteParams& p, const PermuteMemory& m) {
 }
 
 NVFP4_INLINE void permute_count(const PermuteParams& p, PermuteMemory& m) {
+  ptx::allow_dependents();  // each launch of the sort waits for the one in front
   count_runs(p, m);
   int32_t* const out = p.source_rows + uint64_t(blockIdx.x) * (p.local_experts + 1);
   for (uint32_t e = threadIdx.x; e < p.local_experts; e += PERMUTE_THREADS) {
@@ -136,6 +140,8 @@ NVFP4_INLINE void report_bad_id(const PermuteParams& p, PermuteMemory& m) {
 }
 
 NVFP4_INLINE void permute_place(const PermuteParams& p, PermuteMemory& m) {
+  ptx::allow_dependents();
+  ptx::wait_for_launches();
   count_runs(p, m);
   if (blockIdx.x == 0) report_bad_id(p, m);
   place_runs(p, m);
@@ -156,6 +162,8 @@ NVFP4_INLINE void permute_place(const PermuteParams& p, PermuteMemory& m) {
 
 // The token of each row, −1 behind the last.
 NVFP4_INLINE void permute_sources(const PermuteParams& p) {
+  ptx::allow_dependents();
+  ptx::wait_for_launches();
   const uint64_t used = p.local_experts ? uint64_t(p.ends[p.local_experts - 1]) : 0;
   for (uint64_t slot = uint64_t(blockIdx.x) * blockDim.x + threadIdx.x; slot < p.slots; slot += uint64_t(gridDim.x) * blockDim.x) {
     const int32_t row = p.inverse[slot];

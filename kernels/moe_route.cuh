@@ -1,4 +1,4 @@
-// Logits → ids and weights, a warp a token. Twin of src/format/route.rs.
+// Logits → ids and weights, a warp a token: for many tokens; moe_route_wide.cuh for few. Twin of src/format/route.rs.
 #pragma once
 #include "format.cuh"
 #include "groups.cuh"
@@ -62,6 +62,20 @@ NVFP4_INLINE float log1p_unit(float u) {
   return __fmul_rn(__fmul_rn(2.f, w), t);
 }
 
+// What becomes of a logit; `top`: the largest, for softmax, which still has to be divided by the sum.
+NVFP4_INLINE float score_of(uint32_t score, float l, float top) {
+  if (score == SOFTMAX) return exp_clamped(__fsub_rn(l, top));
+  if (score == SIGMOID) return __frcp_rn(__fadd_rn(1.f, exp_clamped(-l)));
+  return __fsqrt_rn(__fadd_rn(ptx::max_nan(l, 0.f), log1p_unit(exp_clamped(-fabsf(l)))));
+}
+
+// Largest value of a warp; a NaN is passed on.
+NVFP4_INLINE float warp_max_nan(float v) {
+#pragma unroll
+  for (int d = 1; d < 32; d *= 2) v = ptx::max_nan(v, __shfl_xor_sync(0xFFFFFFFFu, v, d));
+  return v;
+}
+
 // Scores of a token's logits. True where one is NaN, for the lane that made it.
 template <int EACH>
 NVFP4_INLINE bool score_token(const RouteParams& p, uint64_t token, float* scores) {
@@ -78,19 +92,14 @@ NVFP4_INLINE bool score_token(const RouteParams& p, uint64_t token, float* score
 #pragma unroll
     for (int i = 0; i < EACH; i++)
       if (32 * i + lane < p.experts) top = ptx::max_nan(top, logits[i]);
-#pragma unroll
-    for (int d = 1; d < 32; d *= 2) top = ptx::max_nan(top, __shfl_xor_sync(0xFFFFFFFFu, top, d));
+    top = warp_max_nan(top);
   }
   bool nan = false;
 #pragma unroll
   for (int i = 0; i < EACH; i++) {
     const uint32_t e = 32 * i + lane;
     if (e >= p.experts) continue;
-    const float l = logits[i];
-    float s;
-    if (p.score == SOFTMAX) s = exp_clamped(__fsub_rn(l, top));
-    else if (p.score == SIGMOID) s = __frcp_rn(__fadd_rn(1.f, exp_clamped(-l)));
-    else s = __fsqrt_rn(__fadd_rn(ptx::max_nan(l, 0.f), log1p_unit(exp_clamped(-fabsf(l)))));
+    const float s = score_of(p.score, logits[i], top);
     scores[skewed(e)] = s;
     nan |= s != s;
   }
@@ -146,60 +155,78 @@ NVFP4_INLINE void limit_groups(const RouteParams& p, float* choice) {
   __syncwarp();
 }
 
-// Up to 32 · EACH experts; a warp has `memory` for two rows of them.
+// The slot of a token that a lane has.
+struct Slot {
+  int32_t id;
+  float weight;
+};
+
+// Weights of the chosen experts, `id` that of slot `lane`: by a warp.
+NVFP4_INLINE Slot weigh(const RouteParams& p, uint32_t id, const float* scores, uint32_t& faults) {
+  const uint32_t lane = threadIdx.x & 31;
+  float weight = lane < p.topk ? scores[skewed(id)] : 0.f;
+  if (p.renormalise) {
+    float sum = 0.f;
+#pragma unroll 1
+    for (uint32_t j = 0; j < p.topk; j++) sum = __fadd_rn(sum, __shfl_sync(0xFFFFFFFFu, weight, j));
+    weight = __fdiv_rn(weight, sum);
+  }
+  weight = __fmul_rn(weight, p.scaling);
+  if (lane < p.topk && !(fabsf(weight) <= FLOAT_MAX)) faults = FAULT_NON_FINITE;
+  return Slot{int32_t(id), weight != weight ? __uint_as_float(NAN_BITS) : weight};
+}
+
+// Where a warp keeps scores and choices of up to 32 · EACH experts.
+template <int EACH> constexpr uint32_t ROUTE_FLOATS = 2 * 33 * EACH;
+
+// Routes a token: a warp does. Lanes up to topk have its slots; `faults` of the lane.
+template <int EACH>
+NVFP4_INLINE Slot route_token(const RouteParams& p, uint64_t token, float* scores, uint32_t& faults) {
+  const uint32_t lane = threadIdx.x & 31;
+  float* const choice = scores + 33 * EACH;
+  if (p.mask && p.mask[token] == 0) return Slot{-1, 0.f};
+  if (score_token<EACH>(p, token, scores)) faults = FAULT_NON_FINITE;
+  uint32_t keys[EACH];
+#pragma unroll
+  for (int i = 0; i < EACH; i++) {
+    const uint32_t e = 32 * i + lane;
+    if (e >= p.experts) continue;
+    const float s = scores[skewed(e)];
+    choice[skewed(e)] = p.bias ? __fadd_rn(s, p.bias[e]) : s;
+  }
+  __syncwarp();
+  if (p.groups > 1) limit_groups<EACH>(p, choice);
+#pragma unroll
+  for (int i = 0; i < EACH; i++) {
+    const uint32_t e = 32 * i + lane;
+    keys[i] = e < p.experts ? order_key(choice[skewed(e)]) : 0;
+  }
+  uint32_t id = 0;  // of slot `lane`
+#pragma unroll 1
+  for (uint32_t j = 0; j < p.topk; j++) {
+    const uint32_t next = take_largest(keys);
+    if (j == lane) id = next;
+  }
+  const Slot slot = weigh(p, id, scores, faults);
+  __syncwarp();  // the scores are another token's next
+  return slot;
+}
+
+NVFP4_INLINE void store_slot(const RouteParams& p, uint64_t token, const Slot& slot) {
+  const uint32_t lane = threadIdx.x & 31;
+  if (lane >= p.topk) return;
+  p.ids[token * p.topk + lane] = slot.id;
+  p.weights[token * p.topk + lane] = slot.weight;
+}
+
+// Up to 32 · EACH experts; `memory`: ROUTE_FLOATS a warp.
 template <int EACH>
 NVFP4_INLINE void route(const RouteParams& p, float* memory) {
-  constexpr uint32_t ROW = 33 * EACH;
-  const uint32_t lane = threadIdx.x & 31, warps = blockDim.x >> 5, warp = threadIdx.x >> 5;
-  float *const scores = memory + 2 * ROW * warp, *const choice = scores + ROW;
+  const uint32_t warps = blockDim.x >> 5, warp = threadIdx.x >> 5;
   uint32_t faults = 0;
 #pragma unroll 1
-  for (uint64_t token = uint64_t(blockIdx.x) * warps + warp; token < p.tokens; token += uint64_t(gridDim.x) * warps) {
-    const uint64_t at = token * p.topk + lane;
-    if (p.mask && p.mask[token] == 0) {
-      if (lane < p.topk) {
-        p.ids[at] = -1;
-        p.weights[at] = 0.f;
-      }
-      continue;
-    }
-    if (score_token<EACH>(p, token, scores)) faults = FAULT_NON_FINITE;
-    uint32_t keys[EACH];
-#pragma unroll
-    for (int i = 0; i < EACH; i++) {
-      const uint32_t e = 32 * i + lane;
-      if (e >= p.experts) continue;
-      const float s = scores[skewed(e)];
-      choice[skewed(e)] = p.bias ? __fadd_rn(s, p.bias[e]) : s;
-    }
-    __syncwarp();
-    if (p.groups > 1) limit_groups<EACH>(p, choice);
-#pragma unroll
-    for (int i = 0; i < EACH; i++) {
-      const uint32_t e = 32 * i + lane;
-      keys[i] = e < p.experts ? order_key(choice[skewed(e)]) : 0;
-    }
-    uint32_t id = 0;  // of slot `lane`
-#pragma unroll 1
-    for (uint32_t j = 0; j < p.topk; j++) {
-      const uint32_t next = take_largest(keys);
-      if (j == lane) id = next;
-    }
-    float weight = lane < p.topk ? scores[skewed(id)] : 0.f;
-    if (p.renormalise) {
-      float sum = 0.f;
-#pragma unroll 1
-      for (uint32_t j = 0; j < p.topk; j++) sum = __fadd_rn(sum, __shfl_sync(0xFFFFFFFFu, weight, j));
-      weight = __fdiv_rn(weight, sum);
-    }
-    weight = __fmul_rn(weight, p.scaling);
-    if (lane < p.topk) {
-      if (!(fabsf(weight) <= FLOAT_MAX)) faults = FAULT_NON_FINITE;
-      p.ids[at] = int32_t(id);
-      p.weights[at] = weight != weight ? __uint_as_float(NAN_BITS) : weight;
-    }
-    __syncwarp();
-  }
+  for (uint64_t token = uint64_t(blockIdx.x) * warps + warp; token < p.tokens; token += uint64_t(gridDim.x) * warps)
+    store_slot(p, token, route_token<EACH>(p, token, memory + ROUTE_FLOATS<EACH> * warp, faults));
   raise_fault_warp(p.fault, faults);
 }
 

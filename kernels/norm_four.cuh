@@ -11,6 +11,18 @@ namespace nvfp4 {
 
 constexpr uint32_t FOUR_ROWS_THREADS = 448;
 
+// Lane l works for row l % 4.
+template <class D>
+NVFP4_INLINE void find_ties_of_four(Encode& mine) {
+  if constexpr (CUTS<D>) {
+    const uint32_t mantissa = (threadIdx.x & 31) >> 2;
+    uint32_t ties = tie_class(mine, mantissa) << 4 * mantissa;
+#pragma unroll
+    for (int d = 4; d < 32; d *= 2) ties |= __shfl_xor_sync(0xFFFFFFFFu, ties, d);
+    mine.ties = ties;
+  }
+}
+
 template <class D>
 NVFP4_INLINE void norm_four(const RowsParams& p) {
   const uint32_t lane = threadIdx.x & 31, layout = p.scales.layout, b = threadIdx.x;
@@ -34,7 +46,10 @@ NVFP4_INLINE void norm_four(const RowsParams& p) {
     if (inside && row < uint32_t(p.groups.rows)) load_block<Reuse::ONCE>(x, p.src.base, row * p.src.row_stride + 16 * b);
   };
   Encode mine{1.f, 0.f, false};
-  if (p.mode == MODE_STATIC && p.scope == SCOPE_TENSOR) mine = encode_of(p, 0, 0);
+  if (p.mode == MODE_STATIC && p.scope == SCOPE_TENSOR) {
+    mine = encode_of(p, 0, 0);
+    find_ties<D>(mine);
+  }
   uint32_t faults = 0;
 
   Block<D> x[4];
@@ -46,7 +61,10 @@ NVFP4_INLINE void norm_four(const RowsParams& p) {
 #pragma unroll 1
   for (uint32_t unit = blockIdx.x; unit < units; unit += gridDim.x) {
     const uint32_t r0 = first_row(unit);
-    if (p.mode == MODE_STATIC && p.scope != SCOPE_TENSOR) mine = encode_of(p, 0, min(r0 + apart * (lane & 3), uint32_t(p.groups.rows) - 1));
+    if (p.mode == MODE_STATIC && p.scope != SCOPE_TENSOR) {
+      mine = encode_of(p, 0, min(r0 + apart * (lane & 3), uint32_t(p.groups.rows) - 1));
+      find_ties_of_four<D>(mine);
+    }
     if (p.copy.base) {
 #pragma unroll
       for (int q = 0; q < 4; q++) {
@@ -88,6 +106,7 @@ NVFP4_INLINE void norm_four(const RowsParams& p) {
       for (int q = 0; q < 4; q++) peak[q] = inside ? finite_magnitude(x[q], x[q].magnitude()) : 0;
       const float amax = __uint_as_float(join_warps<4>(join_lanes<4>(peak, Largest()), peaks, Largest()));
       mine = encode_from_amax(amax);
+      find_ties_of_four<D>(mine);
       if (b < 4 && r0 + apart * b < uint32_t(p.groups.rows)) p.decode[r0 + apart * b] = decode_scale_from_amax(amax);
     } else {
       __syncthreads();  // the next unit writes the sums; with two barriers a unit it cannot come too early
@@ -99,9 +118,10 @@ NVFP4_INLINE void norm_four(const RowsParams& p) {
     for (int q = 0; q < 4; q++, codes_at += apart * p.codes_row_stride) {
       Encode e{from_lane(mine.inverse, q), from_lane(mine.sixth, q), false};
       e.invalid = e.sixth == 0.f;  // what encode_from_static says so
+      e.ties = from_lane(mine.ties, q);
       if (inside && r0 + apart * q < uint32_t(p.groups.rows)) {
         uint2 codes;
-        scales |= quantize_block<AMAX>(x[q], e, codes, faults) << 8 * q;
+        scales |= quantize_block<AMAX, true>(x[q], e, codes, faults) << 8 * q;
         *reinterpret_cast<uint2*>(codes_at) = codes;
       }
       if (unit + gridDim.x < units) load(x[q], first_row(unit + gridDim.x) + apart * q);

@@ -75,7 +75,7 @@ struct WeightsParams {
   uint8_t* storage;
   uint8_t* codes;              // [groups, rows, cols / 2], dense
   uint8_t* scales;             // matrix after matrix in scale_layout
-  float* decode;               // [groups]: read (prepare; may be NULL for values), written (export)
+  float* decode;               // read (prepare; may be NULL for values), [groups]: written (export)
   const uint8_t* values;       // [groups, rows, cols], or [groups, cols, rows] where transposed
   uint64_t* fault;
   int64_t row_stride;          // of values as stored
@@ -89,7 +89,9 @@ struct WeightsParams {
   uint32_t dtype;
   uint32_t transposed;
   uint32_t rule;
+  uint32_t decode_step;        // of codes: entries of decode between matrices, 1, 0 (one for all) or rows
+  uint32_t reserved;
 };
-static_assert(sizeof(WeightsParams) == 104, "src/backend/cuda/weights.rs mirrors this struct");
+static_assert(sizeof(WeightsParams) == 112, "src/backend/cuda/weights.rs mirrors this struct");
 
 }  // namespace nvfp4

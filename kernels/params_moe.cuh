@@ -45,15 +45,15 @@ static_assert(sizeof(PermuteParams) == 80, "mirrored in params_moe.rs");
 
 // Rows of bytes.
 struct GatherParams {
-  const int32_t* source_rows;
+  const int32_t* inverse;
   const uint8_t* src;
   uint8_t* dst;
-  uint64_t rows;
+  uint64_t tokens;
   uint64_t row_bytes;
   uint64_t src_row_stride;
   uint64_t dst_row_stride;
+  uint32_t topk;
   uint32_t vector;  // 1 where rows are whole 16-byte words
-  uint32_t reserved;
 };
 static_assert(sizeof(GatherParams) == 64, "mirrored in params_moe.rs");
 
@@ -62,6 +62,7 @@ struct GatherCodesParams {
   uint64_t scale_rows;
   uint64_t blocks;
   const int32_t* source_rows;
+  const int32_t* inverse;
   const uint8_t* src_codes;
   uint64_t src_codes_row_stride;
   const float* src_decode;  // NULL: 1
@@ -74,15 +75,29 @@ struct GatherCodesParams {
   uint32_t src_scope;
   uint32_t vector;  // 1 where rows of codes are whole 16-byte words
   uint32_t words;   // 1 where four scales of a row are a word on both sides
-  uint32_t reserved;
+  uint32_t topk;
 };
-static_assert(sizeof(GatherCodesParams) == 168, "mirrored in params_moe.rs");
+static_assert(sizeof(GatherCodesParams) == 176, "mirrored in params_moe.rs");
 
 struct GatherRowsParams {
   RowsParams rows;
   const int32_t* source_rows;
+  const int32_t* inverse;
+  const int32_t* ids;
+  uint64_t tokens;
+  uint32_t topk;
+  uint32_t first_expert;
 };
-static_assert(sizeof(GatherRowsParams) == sizeof(RowsParams) + 8, "mirrored in params_moe.rs");
+static_assert(sizeof(GatherRowsParams) == sizeof(RowsParams) + 40, "mirrored in params_moe.rs");
+
+// All of it in one launch.
+template <class Gather> struct DispatchParams {
+  RouteParams route;
+  PermuteParams permute;
+  Gather gather;
+  uint32_t routed;  // 0: the ids are given
+  uint32_t reserved;
+};
 
 struct CombineParams {
   const void* y;
@@ -102,7 +117,7 @@ struct CombineParams {
   uint32_t shared_dtype;
   uint32_t out_dtype;
   float scaling;
-  uint32_t reserved;
+  uint32_t early;  // 1: inverse and weights were there before the launch in front
 };
 static_assert(sizeof(CombineParams) == 120, "mirrored in params_moe.rs");
 

@@ -10,6 +10,7 @@ namespace nvfp4 {
 // ROWS = 1: any layout.
 template <class D, int NB, int ROWS, bool GROUPED>
 NVFP4_INLINE void plain_rows(const RowsParams& p) {
+  ptx::allow_dependents();  // a product behind this waits for it before it reads codes
   const uint32_t layout = p.scales.layout, blocks = uint32_t(p.cols >> 4), tiles = (blocks + 3) >> 2;
   const uint32_t scale_limit = layout == LINEAR ? blocks : tiles * 4, units = uint32_t(p.scale_rows) / ROWS;
   // Byte of block b in a row of scales: b (linear), or 4 bytes a tile.
@@ -51,7 +52,8 @@ NVFP4_INLINE void plain_rows(const RowsParams& p) {
       if (lane == 0) peaks[q & 1][warp] = m;
       __syncthreads();
       const float amax = __uint_as_float(ptx::warp_max(lane < warps ? peaks[q & 1][lane] : 0));
-      const Encode encode = encode_from_amax(amax);
+      Encode encode = encode_from_amax(amax);
+      if constexpr (NB > 1) find_ties<D>(encode);
       if (threadIdx.x == 0) p.decode[logical + q * apart] = decode_scale_from_amax(amax);
 
       uint8_t* const codes_at = p.codes + (logical + q * apart) * p.codes_row_stride;
@@ -60,7 +62,7 @@ NVFP4_INLINE void plain_rows(const RowsParams& p) {
         const uint32_t b = n * blockDim.x + threadIdx.x;
         if (b >= blocks) continue;
         uint2 codes;
-        scales[n] |= quantize_block<AMAX>(x[n], encode, codes, faults) << 8 * q;
+        scales[n] |= quantize_block<AMAX, (NB > 1)>(x[n], encode, codes, faults) << 8 * q;
         *reinterpret_cast<uint2*>(codes_at + 8ull * b) = codes;
       }
     }

@@ -41,6 +41,9 @@ NVFP4_INLINE uint4 load_keep(const void* p) {
   return v;
 }
 
+// Brings the line of an address into L2, for later: no register waits for it.
+NVFP4_INLINE void prefetch(const void* p) { asm volatile("prefetch.global.L2 [%0];" ::"l"(p)); }
+
 // Largest value of a warp in one instruction (sm_80); the intrinsic needs a header that hides this.
 NVFP4_INLINE uint32_t warp_max(uint32_t v) { return __reduce_max_sync(0xFFFFFFFFu, v); }
 NVFP4_INLINE uint32_t warp_or(uint32_t v) { return __reduce_or_sync(0xFFFFFFFFu, v); }
@@ -71,6 +74,26 @@ NVFP4_INLINE uint32_t pack_bf16(float low, float high) {
 NVFP4_INLINE uint32_t pack_f16(float low, float high) {
   uint32_t d;
   asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(d) : "f"(high), "f"(low));
+  return d;
+}
+// The same without rounding: towards zero.
+NVFP4_INLINE uint32_t cut_f16(float low, float high) {
+  uint32_t d;
+  asm("cvt.rz.f16x2.f32 %0, %1, %2;" : "=r"(d) : "f"(high), "f"(low));
+  return d;
+}
+// A constant that the compiler does not know (no CTA has a depth): in a register, without the copies and the shifts in the
+// busier pipe that it would make of one that it knows.
+template <uint32_t VALUE>
+NVFP4_INLINE uint32_t opaque() {
+  uint32_t d;
+  asm("{ .reg .b32 t; mov.u32 t, %%tid.z; or.b32 %0, t, %1; }" : "=r"(d) : "n"(VALUE));
+  return d;
+}
+// The high of a pair, where the low is finite: low · 0 + 0 and high · 1 − 0, in the pipe that is less busy than the masks'.
+NVFP4_INLINE uint32_t high_bf16(uint32_t w) {
+  uint32_t d;
+  asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(d) : "r"(w), "r"(0x3F800000u), "r"(opaque<0x80000000u>()));
   return d;
 }
 NVFP4_INLINE float f16_to_f32(uint32_t bits) {
@@ -104,30 +127,39 @@ NVFP4_INLINE uint32_t max_nan_bf16x2(uint32_t a, uint32_t b) {
   asm("max.NaN.bf16x2 %0, %1, %2;" : "=r"(d) : "r"(a), "r"(b));
   return d;
 }
-// The larger of m and |x|: one instruction.
-NVFP4_INLINE uint32_t max_magnitude_bf16x2(uint32_t m, uint32_t x) {
+// Pairs: the larger magnitude, a NaN where one is, under a sign that means nothing.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 860
+#define NVFP4_LARGER(type) "max.NaN.xorsign.abs." type " %0, %1, %2;"
+#else
+#define NVFP4_LARGER(type) "{ .reg .b32 s, t; abs." type " s, %1; abs." type " t, %2; max.NaN." type " %0, s, t; }"
+#endif
+NVFP4_INLINE uint32_t larger_bf16x2(uint32_t a, uint32_t b) {
   uint32_t d;
-  asm("{ .reg .b32 t; abs.bf16x2 t, %2; max.NaN.bf16x2 %0, %1, t; }" : "=r"(d) : "r"(m), "r"(x));
+  asm(NVFP4_LARGER("bf16x2") : "=r"(d) : "r"(a), "r"(b));
+  return d;
+}
+NVFP4_INLINE uint32_t larger_f16x2(uint32_t a, uint32_t b) {
+  uint32_t d;
+  asm(NVFP4_LARGER("f16x2") : "=r"(d) : "r"(a), "r"(b));
   return d;
 }
 // min(a + b, c) of unsigned halves, sums modulo 2^16: one instruction from sm_90 on.
 NVFP4_INLINE uint32_t add_min_u16x2(uint32_t a, uint32_t b, uint32_t c) { return __viaddmin_u16x2(a, b, c); }
 NVFP4_INLINE uint32_t lowest_bit(uint32_t v) { return __ffs(int(v)) - 1; }
-// 1 / x, nearest, for 2^-110 <= x <= 2^110: what __frcp_rn does behind a range check and a branch, without them. A zero
-// gives a NaN.
-NVFP4_INLINE float rcp_normal(float x) {
-  const float seed = rcp_approx(x);
-  return __fmaf_rn(seed, __fmaf_rn(-x, seed, 1.f), seed);
+// 1 / x, nearest, from rcp_approx(x), for 2^-110 <= x <= 2^110: what __frcp_rn does behind a range check and a branch,
+// without them.
+NVFP4_INLINE float refine(float seed, float x) { return __fmaf_rn(seed, __fmaf_rn(-x, seed, 1.f), seed); }
+
+// a where the mask is set, else b.
+NVFP4_INLINE uint32_t bit_select(uint32_t mask, uint32_t a, uint32_t b) {
+  uint32_t r;
+  asm("lop3.b32 %0, %1, %2, %3, 0xE2;" : "=r"(r) : "r"(a), "r"(mask), "r"(b));
+  return r;
 }
 
-// A power of two that the compiler does not know (no CTA has a depth): multiplying with it is a multiply-add, where a shift
-// would go to the busier pipe.
-NVFP4_INLINE uint32_t power(uint32_t exponent) {
-  uint32_t depth;
-  asm("mov.u32 %0, %%ntid.z;" : "=r"(depth));
-  return depth << exponent;
-}
-
+NVFP4_INLINE uint32_t rotate_right(uint32_t x, uint32_t by) { return __funnelshift_r(x, x, by); }
+// Whether any lane that is here says so: lanes that are elsewhere do not matter.
+NVFP4_INLINE bool any_here(bool v) { return __any_sync(__activemask(), v); }
 // Bytes of a pair by the low four nibbles of `s`, each below 8: __byte_perm would mask them first.
 NVFP4_INLINE uint32_t permute(uint32_t a, uint32_t b, uint32_t s) {
   uint32_t d;
@@ -143,8 +175,8 @@ NVFP4_INLINE uint32_t dot4(uint32_t a, uint32_t b, uint32_t c) { return __dp4a(a
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 890
 // E4M3 of t >= 0, nearest even, saturating at 448.
 NVFP4_INLINE uint32_t e4m3_encode(float t) {
-  uint16_t d;
-  asm("cvt.rn.satfinite.e4m3x2.f32 %0, %1, %2;" : "=h"(d) : "f"(0.f), "f"(t));
+  uint32_t d;
+  asm("{ .reg .b16 c, z; cvt.rn.satfinite.e4m3x2.f32 c, %1, %2; mov.b16 z, 0; mov.b32 %0, {c, z}; }" : "=r"(d) : "f"(0.f), "f"(t));
   return d;
 }
 #define NVFP4_HAS_CVT_E4M3 1
@@ -160,6 +192,20 @@ NVFP4_INLINE uint32_t e2m1_pair(float low, float high) {
   return d;
 }
 #endif
+
+// Programmatic dependent launches: both do nothing in an ordinary launch, and are nothing before sm_90.
+// The next launch may start as soon as processors have room.
+NVFP4_INLINE void allow_dependents() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+// All launches before this one are over and their writes visible.
+NVFP4_INLINE void wait_for_launches() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
 
 // Device scope, also for words in host memory: system scope needs a link that has atomics (over PCIe memcheck calls it an
 // error), and the host only loads and clears such a word.

@@ -62,12 +62,6 @@ NVFP4_INLINE uint32_t and_or(uint32_t x, uint32_t mask, uint32_t y) {
   asm("lop3.b32 %0, %1, %2, %3, 0xEA;" : "=r"(r) : "r"(x), "r"(mask), "r"(y));
   return r;
 }
-// a where the mask is set, else b.
-NVFP4_INLINE uint32_t bit_select(uint32_t mask, uint32_t a, uint32_t b) {
-  uint32_t r;
-  asm("lop3.b32 %0, %1, %2, %3, 0xE2;" : "=r"(r) : "r"(a), "r"(mask), "r"(b));
-  return r;
-}
 // A constant the compiler must keep in a register, for three-input operations with two masks.
 NVFP4_INLINE uint32_t opaque(uint32_t x) {
   asm volatile("" : "+r"(x));

@@ -104,13 +104,6 @@ NVFP4_INLINE void meet(uint32_t id, uint32_t threads) { asm volatile("bar.sync %
 template <int N> NVFP4_INLINE void raise_registers() { asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(N)); }
 template <int N> NVFP4_INLINE void lower_registers() { asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(N)); }
 
-// ---- programmatic dependent launches; both do nothing in an ordinary launch
-
-// The next launch may start as soon as processors have room.
-NVFP4_INLINE void allow_dependents() { asm volatile("griddepcontrol.launch_dependents;" ::: "memory"); }
-// All launches before this one are over and their writes visible.
-NVFP4_INLINE void wait_for_launches() { asm volatile("griddepcontrol.wait;" ::: "memory"); }
-
 // The compiler moves no memory access over this: it would collect loads until registers run out.
 NVFP4_INLINE void keep_order() { asm volatile("" ::: "memory"); }
 

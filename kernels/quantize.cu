@@ -1,6 +1,7 @@
 // Values → NVFP4, and the amax of scopes. Thin: the passes do it; names are those of src/backend/cuda/rows.rs.
-// nvfp4_quantize_*: tile_pass, known decode scales. nvfp4_amax_*: tile_pass, amax only. nvfp4_rows_*: cached_rows, scales
-// per row (x4: four rows a CTA, 128x4). nvfp4_general: anything. nvfp4_finish_scales: amax bits → decode scales.
+// nvfp4_quantize_*: tile_pass, known decode scales. nvfp4_amax_*: tile_pass, amax only. nvfp4_rows_*: plain_rows, scales
+// per row by the plain rule (x4: four rows a CTA, few: a block a thread); _rule: cached_rows, by any. nvfp4_general: anything.
+// nvfp4_finish_scales: amax bits → decode scales.
 #include "cached_rows.cuh"
 #include "general_rows.cuh"
 #include "plain_rows.cuh"
@@ -43,9 +44,9 @@ NVFP4_KERNEL(nvfp4_rows_f16_x4_grouped, RowsParams, 256, 3) { plain_rows<F16, 4,
 NVFP4_KERNEL(nvfp4_rows_f16_few, RowsParams, 512, 2) { plain_rows<F16, 1, 1, false>(p); }
 NVFP4_KERNEL(nvfp4_rows_f32, RowsParams, 512, 2) { plain_rows<F32, 2, 1, false>(p); }
 NVFP4_KERNEL(nvfp4_rows_f32_grouped, RowsParams, 512, 1) { plain_rows<F32, 2, 1, true>(p); }
-NVFP4_KERNEL(nvfp4_rows_bf16_rule, RowsParams, 512, 1) { cached_rows<PlainBlock<Bf16>, Bf16, PLAIN, FIND_AMAX, 1, 2>(p); }
-NVFP4_KERNEL(nvfp4_rows_f16_rule, RowsParams, 512, 1) { cached_rows<PlainBlock<F16>, F16, PLAIN, FIND_AMAX, 1, 2>(p); }
-NVFP4_KERNEL(nvfp4_rows_f32_rule, RowsParams, 512, 1) { cached_rows<PlainBlock<F32>, F32, PLAIN, FIND_AMAX, 1, 2>(p); }
+NVFP4_KERNEL(nvfp4_rows_bf16_rule, RowsParams, 512, 1) { cached_rows<PlainBlock<Bf16>, Bf16, PLAIN>(p); }
+NVFP4_KERNEL(nvfp4_rows_f16_rule, RowsParams, 512, 1) { cached_rows<PlainBlock<F16>, F16, PLAIN>(p); }
+NVFP4_KERNEL(nvfp4_rows_f32_rule, RowsParams, 512, 1) { cached_rows<PlainBlock<F32>, F32, PLAIN>(p); }
 
 NVFP4_KERNEL(nvfp4_general, RowsParams, 256, 2) { general_rows(p); }
 

@@ -27,5 +27,5 @@ NVFP4_KERNEL(nvfp4_gated_rows_bf16, RowsParams, 512, GATED_ROWS_CTAS) { gated_ro
 NVFP4_KERNEL(nvfp4_gated_rows_f16, RowsParams, 512, GATED_ROWS_CTAS) { gated_rows<F16, false>(p); }
 NVFP4_KERNEL(nvfp4_gated_rows_bf16_grouped, RowsParams, 512, GATED_ROWS_CTAS) { gated_rows<Bf16, true>(p); }
 NVFP4_KERNEL(nvfp4_gated_rows_f16_grouped, RowsParams, 512, GATED_ROWS_CTAS) { gated_rows<F16, true>(p); }
-NVFP4_KERNEL(nvfp4_gated_rows_bf16_rule, RowsParams, 512, 1) { cached_rows<GatedBlock<Bf16>, Bf16, SWIGLU, FIND_AMAX, 1, 2>(p); }
-NVFP4_KERNEL(nvfp4_gated_rows_f16_rule, RowsParams, 512, 1) { cached_rows<GatedBlock<F16>, F16, SWIGLU, FIND_AMAX, 1, 2>(p); }
+NVFP4_KERNEL(nvfp4_gated_rows_bf16_rule, RowsParams, 512, 1) { cached_rows<GatedBlock<Bf16>, Bf16, SWIGLU>(p); }
+NVFP4_KERNEL(nvfp4_gated_rows_f16_rule, RowsParams, 512, 1) { cached_rows<GatedBlock<F16>, F16, SWIGLU>(p); }

@@ -99,9 +99,10 @@ NVFP4_INLINE void swiglu_half(HalfBlock& gate, HalfBlock& up, const SwiGluBf16& 
       up.w[i] = ptx::min_nan_bf16x2(ptx::max_nan_bf16x2(up.w[i], s.limit | 0x80008000u), s.limit);
     }
   }
-  uint32_t largest = gate.w[0] & 0x7FFF7FFFu;
+  uint32_t largest = gate.w[0];
 #pragma unroll
-  for (int i = 1; i < 4; i++) largest = ptx::max_magnitude_bf16x2(largest, gate.w[i]);
+  for (int i = 1; i < 4; i++) largest = ptx::larger_bf16x2(largest, gate.w[i]);
+  largest &= 0x7FFF7FFFu;
   const float most = __uint_as_float(max(largest & 0xFFFF0000u, largest << 16));  // NaN where a gate is
   // 1.5 * 2^23 added: the low bits are the whole number nearest to 15 + steps * |gate|.
   const uint32_t window = __float_as_uint(__fmaf_rn(most, s.steps, 12582912.f + 15.f)) & 0xFFFFu;

@@ -62,7 +62,12 @@ NVFP4_INLINE void tile_units(const RowsParams& p) {
       }
     } else {
       Encode encode{};
-      if (limit) encode = encode_of(p, span.group, logical);
+      if (STEPS > 1 && p.scope != SCOPE_ROW) {
+        encode = encode_of(p, span.group, 0);
+        find_ties<D>(encode);
+      } else if (limit) {
+        encode = encode_of(p, span.group, logical);
+      }
       uint8_t* const codes_at = p.codes + logical * p.codes_row_stride + 8ull * b0;
       uint8_t* const scales_at = scale_address(p.scales, span, r, b0, tiles);
       const uint32_t scale_step = !TILED ? WIDTH : layout == TILED_128X4 ? 512 : 32;
@@ -72,7 +77,7 @@ NVFP4_INLINE void tile_units(const RowsParams& p) {
         uint32_t scale = 0;
         if (b < limit) {
           uint2 codes;
-          scale = quantize_block<RULE>(source[s].make(p, logical, b), encode, codes, faults);
+          scale = quantize_block<RULE, (STEPS > 1)>(source[s].make(p, logical, b), encode, codes, faults);
           *reinterpret_cast<uint2*>(codes_at + 8 * s * WIDTH) = codes;
         }
         // Padding has an owner too: tiles are whole.
@@ -92,7 +97,7 @@ NVFP4_INLINE void tile_units(const RowsParams& p) {
 // codes. After four steps a lane holds a column's four scales; turned over, they leave as whole sectors.
 template <class Source, class D, uint32_t RULE, bool GROUPED>
 NVFP4_INLINE void sector_units(const RowsParams& p) {
-  constexpr int BATCH = D::BYTES == 4 ? 2 : 4;  // steps whose values are in flight together
+  constexpr int BATCH = D::BYTES == 4 || RULE != AMAX ? 2 : 4;  // steps whose values are in flight together: registers
   const uint32_t lane = threadIdx.x & 31, half = lane >> 4, layout = p.scales.layout;
   const uint32_t blocks = uint32_t(p.cols >> 4), tiles = (blocks + 3) >> 2, units = uint32_t(p.scale_rows >> 3);
   const uint32_t b = (blockIdx.x * (blockDim.x >> 5) + (threadIdx.x >> 5)) * 16 + (lane & 15);
@@ -124,14 +129,17 @@ NVFP4_INLINE void sector_units(const RowsParams& p) {
 #pragma unroll
       for (int s = 0; s < BATCH; s++)
         if (r + (first + s) * apart < row_limit) source[s].load(p, row + (first + s) * src_step, b);
-      if (first == 0 && p.scope != SCOPE_ROW) encode = encode_of(p, span.group, 0);
+      if (first == 0 && p.scope != SCOPE_ROW) {
+        encode = encode_of(p, span.group, 0);
+        find_ties<D>(encode);
+      }
 #pragma unroll
       for (int s = 0; s < BATCH; s++) {
         const int q = first + s;
         if (r + q * apart >= row_limit) continue;
         if (p.scope == SCOPE_ROW) encode = encode_of(p, 0, logical + q * apart);
         uint2 codes;
-        scales |= quantize_block<RULE>(source[s].make(p, logical + q * apart, b), encode, codes, faults) << 8 * q;
+        scales |= quantize_block<RULE, true>(source[s].make(p, logical + q * apart, b), encode, codes, faults) << 8 * q;
         *reinterpret_cast<uint2*>(codes_at + q * codes_step) = codes;
       }
     }
@@ -150,6 +158,7 @@ NVFP4_INLINE void sector_units(const RowsParams& p) {
 // GROUPED: rows are split into groups, which takes registers to find.
 template <class Source, class D, uint32_t RULE, int STEPS, bool GROUPED = true>
 NVFP4_INLINE void tile_pass(const RowsParams& p) {
+  ptx::allow_dependents();  // a product behind this waits for it before it reads codes
   if constexpr (RULE == FIND_AMAX) {
     tile_units<Source, D, RULE, STEPS, GROUPED, false>(p);
   } else if constexpr (STEPS == 1) {

@@ -2,7 +2,8 @@
 //
 // A block of 128 threads owns a unit: as rows it reads or writes 32 bytes of codes and 4 scales of one stored row a
 // thread, as words 2 · 16 bytes and its share of the scales; shared memory turns one into the other. Values are quantized
-// a stored row a thread, 4 blocks of 16 each, as nvfp4_quantize would. Grid: (k units, 128-row units, groups up to 65535).
+// a stored row a thread, 4 blocks of 16 each, as nvfp4_quantize would; so are the values of codes whose rows have decode
+// scales of their own, under one for the matrix. Grid: (k units, 128-row units, groups up to 65535).
 // Twin of src/backend/cpu/weights.rs, whose panels differ.
 #include "format.cuh"
 #include "params_gemm.cuh"
@@ -127,6 +128,28 @@ NVFP4_INLINE void set_codes(UnitRows& rows, int block, uint2 codes) {
   to[1] = codes.y;
 }
 
+// A block scale as it was given. One with its sign bit reads as NaN and is a fault.
+NVFP4_INLINE uint32_t given_scale(const WeightsParams& w, const Place& p, uint32_t block, uint32_t& flags) {
+  const uint32_t scale = *scale_byte(w, p, block);
+  if (!(scale & 0x80)) return scale;
+  flags = FAULT_BAD_DECODE_SCALE;
+  return 0x7F;
+}
+
+// What the codes of a block stand for under the decode scale of their row.
+NVFP4_INLINE Block<F32> stored_values(const WeightsParams& w, const Place& p, uint32_t block, uint32_t& flags) {
+  const uint2 codes = *reinterpret_cast<const uint2*>(code_words(w, p, block));
+  const float scale = e4m3_decode_any(given_scale(w, p, block, flags));
+  const float g = w.decode[static_cast<int64_t>(p.group) * w.decode_step + p.row];
+  Block<F32> x;
+#pragma unroll
+  for (int i = 0; i < 8; i++) {
+    const uint32_t pair = (i < 4 ? codes.x : codes.y) >> 8 * (i & 3);
+    x.set(i, __fmul_rn(__fmul_rn(e2m1_decode(pair), scale), g), __fmul_rn(__fmul_rn(e2m1_decode(pair >> 4), scale), g));
+  }
+  return x;
+}
+
 NVFP4_INLINE float* header(const WeightsParams& w) { return reinterpret_cast<float*>(w.storage); }
 
 }  // namespace
@@ -144,17 +167,13 @@ NVFP4_KERNEL(nvfp4_weights_pack, WeightsParams, 128, 1) {
     uint32_t scale = 0;
     if (at.inside && block < at.blocks) {
       codes = *reinterpret_cast<const uint2*>(code_words(p, at, block));
-      scale = *scale_byte(p, at, block);
-      if (scale & 0x80) {
-        flags = FAULT_BAD_DECODE_SCALE;
-        scale = 0x7F;
-      }
+      scale = given_scale(p, at, block, flags);
     }
     set_codes(rows, i, codes);
     rows.scales[threadIdx.x][i] = static_cast<uint8_t>(scale);
   }
   if (blockIdx.x == 0 && blockIdx.y == 0 && threadIdx.x == 0) {
-    const float g = p.decode[at.group];
+    const float g = p.decode[static_cast<int64_t>(at.group) * p.decode_step];
     const bool good = g > 0.f && g <= FLOAT_MAX;
     if (!good) flags = FAULT_BAD_DECODE_SCALE;
     header(p)[at.group] = good ? g : __uint_as_float(NAN_BITS);
@@ -164,11 +183,13 @@ NVFP4_KERNEL(nvfp4_weights_pack, WeightsParams, 128, 1) {
   raise_fault(p.fault, flags);
 }
 
-// Values → units. The header holds amax bits of every matrix where no decode scales are given, else it receives those.
+// Values, or codes by rows, → units. The header holds amax bits of every matrix, unless decode scales of values are given:
+// it receives those.
 NVFP4_KERNEL(nvfp4_weights_quantize, WeightsParams, 128, 2) {
   __shared__ UnitRows rows;
   const Place at = place_of(p);
-  const Encode encode = p.decode ? encode_from_static(p.decode[at.group]) : encode_from_amax(header(p)[at.group]);
+  const bool given = p.decode && !p.codes;
+  const Encode encode = given ? encode_from_static(p.decode[at.group]) : encode_from_amax(header(p)[at.group]);
   uint32_t flags = 0;
 #pragma unroll 1
   for (int i = 0; i < 4; i++) {
@@ -177,17 +198,21 @@ NVFP4_KERNEL(nvfp4_weights_quantize, WeightsParams, 128, 2) {
     uint32_t scale = 0;
     if (at.inside && block < at.blocks) {
       Block<F32> x;
-      const int64_t row = p.transposed ? at.row : static_cast<int64_t>(at.row) * p.row_stride;
-      const int64_t step = p.transposed ? p.row_stride : 1;
-      const int64_t base = at.group * p.group_stride + row + static_cast<int64_t>(block) * 16 * step;
+      if (p.codes) {
+        x = stored_values(p, at, block, flags);
+      } else {
+        const int64_t row = p.transposed ? at.row : static_cast<int64_t>(at.row) * p.row_stride;
+        const int64_t step = p.transposed ? p.row_stride : 1;
+        const int64_t base = at.group * p.group_stride + row + static_cast<int64_t>(block) * 16 * step;
 #pragma unroll
-      for (int k = 0; k < 16; k++) x.w[k] = __float_as_uint(load_element(p.dtype, p.values, base + k * step));
+        for (int k = 0; k < 16; k++) x.w[k] = __float_as_uint(load_element(p.dtype, p.values, base + k * step));
+      }
       scale = quantize_block_any(p.rule, x, encode, codes, flags);
     }
     set_codes(rows, i, codes);
     rows.scales[threadIdx.x][i] = static_cast<uint8_t>(scale);
   }
-  if (p.decode && blockIdx.x == 0 && blockIdx.y == 0 && threadIdx.x == 0) header(p)[at.group] = p.decode[at.group];
+  if (given && blockIdx.x == 0 && blockIdx.y == 0 && threadIdx.x == 0) header(p)[at.group] = p.decode[at.group];
   __syncthreads();
   write_unit(rows, unit_of(p));
   raise_fault(p.fault, flags);
@@ -196,13 +221,23 @@ NVFP4_KERNEL(nvfp4_weights_quantize, WeightsParams, 128, 2) {
 // The largest finite magnitude of every matrix, as bits, into the header, which starts as zeros. Grid: (parts, groups).
 NVFP4_KERNEL(nvfp4_weights_amax, WeightsParams, 256, 1) {
   const uint32_t down = p.transposed ? p.cols : p.rows, across = p.transposed ? p.rows : p.cols;
-  uint32_t amax = 0;
+  uint32_t amax = 0, unused = 0;
+  const auto take = [&](float x) {
+    const uint32_t bits = __float_as_uint(x) & 0x7FFFFFFFu;
+    if (bits < INFINITY_BITS) amax = max(amax, bits);
+  };
   for (uint32_t r = blockIdx.x; r < down; r += gridDim.x) {
-    const int64_t base = blockIdx.y * p.group_stride + r * p.row_stride;
-    for (uint32_t c = threadIdx.x; c < across; c += 256) {
-      const uint32_t bits = __float_as_uint(load_element(p.dtype, p.values, base + c)) & 0x7FFFFFFFu;
-      if (bits < 0x7F800000u) amax = max(amax, bits);
+    if (p.codes) {
+      const Place at = {blockIdx.y, r, r, 0, p.cols / 16, true};
+      for (uint32_t block = threadIdx.x; block < at.blocks; block += 256) {
+        const Block<F32> x = stored_values(p, at, block, unused);
+#pragma unroll
+        for (int k = 0; k < 16; k++) take(x.value(k));
+      }
+      continue;
     }
+    const int64_t base = blockIdx.y * p.group_stride + r * p.row_stride;
+    for (uint32_t c = threadIdx.x; c < across; c += 256) take(load_element(p.dtype, p.values, base + c));
   }
 #pragma unroll
   for (int d = 16; d; d >>= 1) amax = max(amax, __shfl_xor_sync(~0u, amax, d));

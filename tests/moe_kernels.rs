@@ -12,7 +12,7 @@ use emulator::Emulator;
 use nvfp4::backend::cpu::Cpu;
 use nvfp4::backend::cuda::context::DeviceFacts;
 use nvfp4::backend::cuda::layouts;
-use nvfp4::backend::cuda::moe::{self, GatherLaunch, Launch};
+use nvfp4::backend::cuda::moe::{self, DispatchLaunch, GatherLaunch, Launch};
 use nvfp4::format::block::ScaleRule;
 use nvfp4::format::dtype::Dtype;
 use nvfp4::format::layout::ScaleLayout;
@@ -66,7 +66,7 @@ struct Arena {
 
 impl Arena {
     fn new() -> Arena {
-        Arena { memory: vec![[0xA5A5_A5A5_A5A5_A5A5; 8]; 1 << 17], next: 64 }
+        Arena { memory: vec![[0xA5A5_A5A5_A5A5_A5A5; 8]; 1 << 18], next: 64 }
     }
     fn bytes(&self) -> &[u8] {
         // SAFETY: plain words.
@@ -144,8 +144,20 @@ fn route(rng: &mut Rng, arena: &mut Arena) -> Vec<Job> {
         (33, 3),
         (4, 160),
     ]);
-    let (experts, top_groups, tokens) = (groups * size, 1 + rng.below(groups.min(40)), rng.below(14));
+    let (top_groups, tokens) = (1 + rng.below(groups.min(40)), rng.pick(&[0, 1, 3, 5, 13, 1030]));
+    let tokens = if groups * size > 64 { tokens.min(13) } else { tokens };
     let topk = 1 + rng.below((top_groups * size).min(32));
+    vec![Job::Route(route_of(rng, arena, (tokens, topk), (groups, size), top_groups))]
+}
+
+fn route_of(
+    rng: &mut Rng,
+    arena: &mut Arena,
+    (tokens, topk): (usize, usize),
+    (groups, size): (usize, usize),
+    top_groups: usize,
+) -> RouteProblem {
+    let experts = groups * size;
     let (ties, wild, dtype) = (rng.chance(3), rng.chance(4), rng.dtype());
     let logits = arena.matrix(rng, tokens, experts, dtype, Some(wild));
     if ties {
@@ -166,7 +178,7 @@ fn route(rng: &mut Rng, arena: &mut Arena) -> Vec<Job> {
     };
     let mask = if rng.chance(3) { arena.input(&mask) } else { Ptr::NULL };
     let (ids, weights) = (arena.take(tokens * topk * 4, 0), arena.take(tokens * topk * 4, 0));
-    vec![Job::Route(RouteProblem { tokens, experts, topk, logits, router, mask, ids, weights })]
+    RouteProblem { tokens, experts, topk, logits, router, mask, ids, weights }
 }
 
 fn permutation(rng: &mut Rng, arena: &mut Arena, tokens: usize, topk: usize) -> PermuteProblem {
@@ -200,13 +212,29 @@ fn permute(rng: &mut Rng, arena: &mut Arena) -> Vec<Job> {
     vec![Job::Permute(permutation(rng, arena, tokens, topk))]
 }
 
-fn gather(rng: &mut Rng, arena: &mut Arena) -> Vec<Job> {
-    let (tokens, topk) = (rng.pick(&[0, 1, 5, 40, 90]), rng.pick(&[1, 2, 6]));
-    let (slots, dtype, wild) = (tokens * topk, rng.dtype(), rng.chance(4));
-    let permute = permutation(rng, arena, tokens, topk);
+/// A whole way into expert order, with ids that are given or routed.
+fn dispatch(rng: &mut Rng, arena: &mut Arena) -> Vec<Job> {
+    let (tokens, topk) = (rng.pick(&[0, 1, 1, 2, 3, 9, 40, 90, 270]), rng.pick(&[1, 2, 6, 8]));
+    let mut permute = permutation(rng, arena, tokens, topk);
+    let route = rng.chance(2) && permute.experts >= topk;
+    let route = route.then(|| {
+        let groups = if permute.experts.is_multiple_of(8) && topk < 3 { rng.pick(&[1, 8]) } else { 1 };
+        route_of(rng, arena, (tokens, topk), (groups, permute.experts / groups), groups.min(3))
+    });
+    if let Some(route) = &route {
+        permute.ids = route.ids;
+    }
+    let gather = gather_of(rng, arena, permute);
+    vec![Job::Dispatch(DispatchProblem { route, gather, dependent_launch: rng.chance(2) })]
+}
+
+fn gather_of(rng: &mut Rng, arena: &mut Arena, permute: PermuteProblem) -> GatherProblem {
+    let (tokens, slots) = (permute.tokens, permute.tokens * permute.topk);
+    let (dtype, wild) = (rng.dtype(), rng.chance(4));
     let groups = permute.groups();
     let kind = rng.below(4);
-    let cols = 16 * rng.pick(&[1, 2, 3, 4, 17, 32, 48, 130, if tokens < 10 { 1030 } else { 8 }]);
+    let widths = [1, 2, 3, 4, 17, 32, 48, 130, if tokens < 10 { 1030 } else { 8 }];
+    let cols = 16 * rng.pick(&widths[..if slots > 560 { 5 } else { widths.len() }]);
     let blocks = cols / 16;
     let what = match kind {
         0 => {
@@ -259,7 +287,7 @@ fn gather(rng: &mut Rng, arena: &mut Arena) -> Vec<Job> {
             Gather::Quantize { src, out }
         }
     };
-    vec![Job::Permute(permute), Job::Gather(GatherProblem { permute, cols, what })]
+    GatherProblem { permute, cols, what }
 }
 
 fn combine(rng: &mut Rng, arena: &mut Arena) -> Vec<Job> {
@@ -276,7 +304,19 @@ fn combine(rng: &mut Rng, arena: &mut Arena) -> Vec<Job> {
     let (inverse, weights) = (arena.input(&inverse), arena.input(&weights));
     let scaling = rng.pick(&[1.0, 2.5]);
     let out = arena.matrix(rng, tokens, cols, dtypes[2], None);
-    vec![Job::Combine(CombineProblem { tokens, topk, cols, rows, y, inverse, weights, scaling, shared, out })]
+    vec![Job::Combine(CombineProblem {
+        tokens,
+        topk,
+        cols,
+        rows,
+        y,
+        inverse,
+        weights,
+        scaling,
+        shared,
+        out,
+        in_layer: rng.chance(2),
+    })]
 }
 
 /// Rows of strided groups whose codes, like a product's, lie any number of bytes apart.
@@ -320,11 +360,27 @@ impl Emulator {
             Job::Permute(p) => {
                 moe::plan_permute(p, facts).iter().flatten().for_each(|l| self.launch(l, launched));
             }
-            Job::Gather(p) => match moe::plan_gather(p, facts) {
-                Some(GatherLaunch::Values(l)) => self.launch(&l, launched),
-                Some(GatherLaunch::Codes(l)) => self.launch(&l, launched),
-                Some(GatherLaunch::Quantize(l)) => self.launch(&l, launched),
-                None => {}
+            Job::Dispatch(p) => match moe::plan_dispatch(p, facts) {
+                Some(plan) => {
+                    plan.route.iter().for_each(|l| self.launch(l, launched));
+                    match plan.gather {
+                        DispatchLaunch::Values(l) => self.launch(&l, launched),
+                        DispatchLaunch::Codes(l) => self.launch(&l, launched),
+                        DispatchLaunch::Quantize(l) => self.launch(&l, launched),
+                    }
+                }
+                None => {
+                    for job in p.route.map(Job::Route).iter() {
+                        self.execute(job, facts, launched);
+                    }
+                    self.execute(&Job::Permute(p.gather.permute), facts, launched);
+                    match moe::plan_gather(&p.gather, facts) {
+                        Some(GatherLaunch::Values(l)) => self.launch(&l, launched),
+                        Some(GatherLaunch::Codes(l)) => self.launch(&l, launched),
+                        Some(GatherLaunch::Quantize(l)) => self.launch(&l, launched),
+                        None => {}
+                    }
+                }
             },
             Job::Combine(p) => moe::plan_combine(p, facts).iter().for_each(|l| self.launch(l, launched)),
             Job::Dequantize(p) => {
@@ -346,15 +402,16 @@ fn kernels_agree_with_the_cpu_backend() {
     let cases = std::env::var("NVFP4_MOE_CASES").map_or(150, |n| n.parse().unwrap());
     let mut launched = Vec::new();
     type Make = fn(&mut Rng, &mut Arena) -> Vec<Job>;
-    let kinds: [(&str, Make); 5] = [
-        ("route", route),
-        ("permute", permute),
-        ("gather", gather),
-        ("combine", combine),
-        ("dequantize", dequantize),
+    // Dispatches have the most forms.
+    let kinds: [(&str, Make, u64); 5] = [
+        ("route", route, 1),
+        ("permute", permute, 1),
+        ("dispatch", dispatch, 3),
+        ("combine", combine, 1),
+        ("dequantize", dequantize, 1),
     ];
-    for (kind, make) in kinds {
-        for seed in 0..cases {
+    for (kind, make, times) in kinds {
+        for seed in 0..cases * times {
             let mut sides = [Arena::new(), Arena::new()];
             let [want, got] = sides.each_mut().map(|arena| make(&mut Rng(seed), arena));
             // The record of src/backend/cuda/fault.rs, with no word on the host's side.

@@ -9,7 +9,7 @@ use crate::model::{Model, Place};
 use crate::packed::{Form, Names, Packed, find_all, names};
 use crate::quantize::pretty;
 use crate::report::{self, shown, size};
-use crate::writer::{Job, Target};
+use crate::writer::{Job, RESUME_ABOVE, Target};
 use crate::{Result, scales};
 use safetensors::tensor::Dtype;
 use serde_json::{Map, Value, json};
@@ -43,6 +43,9 @@ pub struct Args {
     /// Begin anew where an interrupted run of another command left a part of OUT
     #[arg(long)]
     restart: bool,
+    /// Files from this size on can be taken up again where an interrupted run left them; smaller ones leave nothing behind
+    #[arg(long, value_name = "MIB", default_value_t = RESUME_ABOVE)]
+    resume_above: u64,
     /// Print nothing but errors
     #[arg(long, short)]
     quiet: bool,
@@ -86,14 +89,17 @@ pub fn run(args: &Args) -> Result<()> {
         texts,
         options,
         restart: args.restart,
+        resume_above: args.resume_above,
         quiet: args.quiet,
     };
     let resumed = job.run(|file, sink| {
-        for (piece, content) in plan.contents[file].iter().enumerate() {
+        let contents: Vec<(usize, &Content)> = plan.contents[file].iter().enumerate().collect();
+        let bytes = |(piece, _): &(usize, &Content)| layouts[file].pieces[*piece].bytes as u64;
+        sink.each(&contents, bytes, |&(piece, content)| {
             sink.bar.set_message(shown(&layouts[file].pieces[piece].name));
             match content {
-                Content::Copy(place) => sink.copy(piece, model.data(*place))?,
-                Content::Bytes(bytes) => sink.write(piece, 0, bytes)?,
+                Content::Copy(place) => sink.copy(piece, model.data(*place)),
+                Content::Bytes(bytes) => sink.write(piece, 0, bytes),
                 Content::Codes(w) | Content::Scales(w) => {
                     let (packed, decode) = (&plan.packed[*w], &plan.merge.decode[w]);
                     let codes = matches!(content, Content::Codes(_));
@@ -104,10 +110,10 @@ pub fn run(args: &Args) -> Result<()> {
                     };
                     let loss = merge::requantize(&model, packed, decode, args.rule, &mut engine, done)?;
                     losses.insert(*w, loss);
+                    Ok(())
                 }
             }
-        }
-        Ok(())
+        })
     })?;
     if !args.quiet {
         report::print(&summary(args, &model, &plan, &losses, resumed, began));
@@ -333,16 +339,11 @@ fn summary(
     model: &Model,
     plan: &Plan,
     losses: &HashMap<usize, Loss>,
-    resumed: usize,
+    resumed: Option<String>,
     began: Instant,
 ) -> String {
     let mut text = merge::describe(&plan.packed, &plan.merge, losses);
-    if resumed > 0 {
-        text.push_str(&format!(
-            "{resumed} of {} files were there from an interrupted run.\n",
-            plan.layouts.len()
-        ));
-    }
+    text.push_str(&resumed.unwrap_or_default());
     let notes = plan.layouts.iter().any(|l| String::from_utf8_lossy(&l.header).contains(scales::EXACT));
     if notes {
         text.push_str(

@@ -4,7 +4,7 @@ use crate::Result;
 use clap::ValueEnum;
 use nvfp4::api::context::{Context, nvfp4_context_options};
 use nvfp4::api::dequantize::{dequantize, nvfp4_dequantize_args};
-use nvfp4::api::quantize::{nvfp4_quantize_args, quantize};
+use nvfp4::api::quantize::{amax_scale, nvfp4_amax_scale_args, nvfp4_quantize_args, quantize};
 use nvfp4::api::stream::Stream;
 use nvfp4::api::types::*;
 use safetensors::tensor::Dtype;
@@ -103,12 +103,7 @@ impl Engine {
         let args = nvfp4_quantize_args {
             struct_size: size_of::<nvfp4_quantize_args>(),
             src: aligned(values, &mut self.source).cast(),
-            src_dtype: match dtype {
-                Dtype::BF16 => NVFP4_DTYPE_BF16,
-                Dtype::F16 => NVFP4_DTYPE_F16,
-                Dtype::F32 => NVFP4_DTYPE_F32,
-                other => return Err(format!("{other} values cannot be quantized")),
-            },
+            src_dtype: number_of(dtype)?,
             transposed: transposed.into(),
             rows: rows as i64,
             cols: cols as i64,
@@ -132,6 +127,24 @@ impl Engine {
             Some(at) => Err(format!("row {} holds a NaN or an infinity", at / (cols / 16))),
             None => Ok(()),
         }
+    }
+
+    /// The decode scale of values, at any address, from the largest magnitude.
+    pub fn amax_scale(&mut self, values: &[u8], dtype: Dtype, rows: usize, cols: usize) -> Result<f32> {
+        let mut found = 0.0;
+        let args = nvfp4_amax_scale_args {
+            struct_size: size_of::<nvfp4_amax_scale_args>(),
+            src: aligned(values, &mut self.source).cast(),
+            src_dtype: number_of(dtype)?,
+            scope: NVFP4_SCOPE_TENSOR,
+            rows: rows as i64,
+            cols: cols as i64,
+            decode_scales: &mut found,
+            ..Default::default()
+        };
+        // SAFETY: as above; on the CPU no workspace is needed.
+        unsafe { amax_scale(&self.context, &args, &self.stream) }.map_err(|e| e.to_string())?;
+        Ok(found)
     }
 
     /// Codes and scales that are right as they are, as if they had just been made.
@@ -172,6 +185,15 @@ impl Engine {
         unsafe { dequantize(&self.context, &args, &self.stream) }.map_err(|e| e.to_string())?;
         // SAFETY: the library has written rows * cols floats on a cache line.
         Ok(unsafe { std::slice::from_raw_parts(self.values.bytes().as_ptr().cast(), rows * cols) })
+    }
+}
+
+fn number_of(dtype: Dtype) -> Result<nvfp4_dtype> {
+    match dtype {
+        Dtype::BF16 => Ok(NVFP4_DTYPE_BF16),
+        Dtype::F16 => Ok(NVFP4_DTYPE_F16),
+        Dtype::F32 => Ok(NVFP4_DTYPE_F32),
+        other => Err(format!("{other} values cannot be quantized")),
     }
 }
 

@@ -18,6 +18,7 @@ pub mod packed;
 pub mod plot;
 pub mod quantize;
 pub mod report;
+pub mod sample;
 pub mod scales;
 pub mod select;
 pub mod source;

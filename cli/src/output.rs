@@ -2,10 +2,13 @@
 //!
 //! Where the file system can (O_TMPFILE), the unfinished file has no name, so that even a kill leaves nothing behind.
 //! Elsewhere it is a hidden file beside the target, removed when the work fails.
+//!
+//! A large file is worth keeping: `.NAME.part` beside the target stays, and `.NAME.part.run` notes what the run was and
+//! how many steps of it are on the disk, so that the same run goes on behind them.
 
 use crate::Result;
 use std::fs::{self, File, OpenOptions};
-use std::io;
+use std::io::{self, Read, Write};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
@@ -15,6 +18,53 @@ pub struct Output {
     /// Beside the target; holds the file from the start where it cannot be nameless.
     beside: PathBuf,
     named: bool,
+    /// Of a file that stays when the work fails.
+    note: Option<Note>,
+}
+
+/// The note beside an unfinished file: a line that says what the run is, and a line each time steps are on the disk.
+struct Note {
+    file: File,
+    path: PathBuf,
+}
+
+impl Note {
+    /// The note of an earlier run and the steps that it did, or one that begins here.
+    fn open(path: PathBuf, run: &str, restart: bool) -> Result<(Note, usize)> {
+        let failed = |e: io::Error| format!("{}: cannot be written: {e}", path.display());
+        let mut options = OpenOptions::new();
+        let mut file = options.read(true).append(true).create(true).open(&path).map_err(failed)?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(fs::TryLockError::WouldBlock) => {
+                return Err(format!("{}: another process is writing it", path.display()));
+            }
+            // A file system without locks: two runs at once are then the caller's to avoid.
+            Err(fs::TryLockError::Error(_)) => {}
+        }
+        let mut text = String::new();
+        if !restart {
+            file.read_to_string(&mut text).map_err(failed)?;
+        }
+        let done = match text.split_once('\n') {
+            Some((before, steps)) if before == run => {
+                // A line that was cut off says nothing.
+                let whole = steps.rsplit_once('\n').map_or("", |(whole, _)| whole);
+                whole.lines().last().and_then(|line| line.parse().ok()).unwrap_or(0)
+            }
+            Some(_) => {
+                return Err(format!(
+                    "{}: belongs to the unfinished output of another command or input; --restart removes it",
+                    path.display()
+                ));
+            }
+            None => {
+                file.set_len(0).and_then(|()| writeln!(file, "{run}")).map_err(failed)?;
+                0
+            }
+        };
+        Ok((Note { file, path }, done))
+    }
 }
 
 /// Refuse what would destroy something: the input itself, a directory, a device.
@@ -35,6 +85,26 @@ impl Output {
         Output::open(target, nameless)
     }
 
+    /// A file of `bytes` that can be taken up again by the same `run` (one line); gives the steps that are done.
+    pub fn resume(target: &Path, bytes: u64, run: &str, restart: bool) -> Result<(Output, usize)> {
+        let target = fs::canonicalize(target).unwrap_or_else(|_| target.to_path_buf());
+        let name = target.file_name().ok_or_else(|| format!("{}: is not a file name", target.display()))?;
+        let hidden = |end: &str| folder(&target).join(format!(".{}.part{end}", name.to_string_lossy()));
+        let beside = hidden("");
+        let (note, done) = Note::open(hidden(".run"), run, restart)?;
+        let done = if fs::metadata(&beside).is_ok_and(|about| about.len() == bytes) { done } else { 0 };
+        let file = OpenOptions::new().write(true).create(true).truncate(done == 0).open(&beside);
+        let file = file.map_err(|e| format!("{}: cannot be created: {e}", target.display()))?;
+        Ok((Output { file, target, beside, named: true, note: Some(note) }, done))
+    }
+
+    /// Forces what was written to the disk, then notes that so many steps are there.
+    pub fn mark(&self, steps: usize) -> Result<()> {
+        let Some(note) = &self.note else { return Ok(()) };
+        let noted = self.file.sync_data().and_then(|()| writeln!(&note.file, "{steps}"));
+        noted.and_then(|()| note.file.sync_data()).map_err(|e| self.failed(e))
+    }
+
     fn open(target: &Path, nameless: fn(&Path) -> io::Result<File>) -> Result<Output> {
         // An existing link keeps pointing at its file: that file is replaced, not the link.
         let target = fs::canonicalize(target).unwrap_or_else(|_| target.to_path_buf());
@@ -46,10 +116,10 @@ impl Output {
         hidden.push(format!(".{}.part", std::process::id()));
         let beside = folder.join(hidden);
         if let Ok(file) = nameless(folder) {
-            return Ok(Output { file, target, beside, named: false });
+            return Ok(Output { file, target, beside, named: false, note: None });
         }
         let file = OpenOptions::new().write(true).create_new(true).open(&beside).map_err(failed)?;
-        Ok(Output { file, target, beside, named: true })
+        Ok(Output { file, target, beside, named: true, note: None })
     }
 
     /// Set the final size first, so that the pieces may come in any order.
@@ -70,6 +140,9 @@ impl Output {
         }
         fs::rename(&self.beside, &self.target).map_err(|e| self.failed(e))?;
         self.named = false;
+        if let Some(note) = &self.note {
+            let _ = fs::remove_file(&note.path); // the output is complete with it too
+        }
         // Some file systems cannot sync a folder; the file itself is safe by now.
         let _ = File::open(folder(&self.target)).and_then(|f| f.sync_all());
         Ok(())
@@ -82,7 +155,7 @@ impl Output {
 
 impl Drop for Output {
     fn drop(&mut self) {
-        if self.named {
+        if self.named && self.note.is_none() {
             let _ = fs::remove_file(&self.beside);
         }
     }

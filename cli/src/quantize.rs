@@ -3,7 +3,7 @@
 //! `X.weight` [N, K] becomes `X.weight` U8 [N, K/2] (codes, even k in the low nibble), `X.weight_scale` F8_E4M3
 //! [N, K/16] (row-major) and `X.weight_scale_2` F32 (the decode scale: value = code · scale · scale_2). Experts in one
 //! tensor become [E, N, ...] with a decode scale each, whichever way they were stored. Everything else is copied. One
-//! matrix at a time is in memory.
+//! matrix at a time is in memory. A sample of activations adds `X.input_scale`, the decode scale of what X multiplies.
 
 use crate::config;
 use crate::engine::{Engine, Matrix, Rule};
@@ -11,8 +11,9 @@ use crate::layout::{Layout, Piece, check_names};
 use crate::model::{Model, Place};
 use crate::packed::{Form, names};
 use crate::report::{self, size};
+use crate::sample::Sample;
 use crate::select::{DEFAULT_EXCLUDES, Experts, Matrices, Patterns, reason_to_keep};
-use crate::writer::{Job, Sink, Target};
+use crate::writer::{Job, RESUME_ABOVE, Sink, Target, about};
 use crate::{Result, report::shown};
 use safetensors::tensor::Dtype;
 use serde_json::{Map, Value, json};
@@ -43,12 +44,18 @@ pub struct Args {
     /// How tensors that hold all experts of a layer are stored
     #[arg(long, value_enum, default_value = "auto")]
     experts: Experts,
+    /// Safetensors file of activations: from `M.input` [..., K] comes M's input_scale, a static scale for 4-bit activations
+    #[arg(long, value_name = "FILE")]
+    sample: Option<PathBuf>,
     /// CPU threads; 0: all cores
     #[arg(long, value_name = "N", default_value_t = 0)]
     threads: u32,
     /// Begin anew where an interrupted run of another command left a part of OUT
     #[arg(long)]
     restart: bool,
+    /// Files from this size on can be taken up again where an interrupted run left them; smaller ones leave nothing behind
+    #[arg(long, value_name = "MIB", default_value_t = RESUME_ABOVE)]
+    resume_above: u64,
     /// Print nothing but errors
     #[arg(long, short)]
     quiet: bool,
@@ -57,7 +64,7 @@ pub struct Args {
 /// What becomes of one tensor; indices of pieces.
 enum Fate {
     Copied { piece: usize },
-    Quantized { matrices: Matrices, codes: usize, scales: usize, decode_scales: usize },
+    Quantized { matrices: Matrices, codes: usize, scales: usize, decode_scales: usize, input: Option<usize> },
 }
 
 struct Plan {
@@ -65,6 +72,9 @@ struct Plan {
     /// Of each layout: the tensors that it is made from.
     fates: Vec<Vec<(Place, Fate)>>,
     config: Value,
+    sample: Option<Sample>,
+    /// Weights whose input the sample tells.
+    calibrated: usize,
 }
 
 pub fn run(args: &Args) -> Result<()> {
@@ -99,6 +109,8 @@ fn plan(
     let config =
         config::modelopt(&modules.map(String::from).collect::<Vec<_>>(), false, Some(args.rule.name()));
 
+    let sample = args.sample.as_deref().map(Sample::open).transpose()?;
+    let mut calibrated = 0;
     let files = target.files(model);
     let mut pieces: Vec<Vec<Piece>> = files.iter().map(|_| Vec::new()).collect();
     let mut fates: Vec<Vec<(Place, Fate)>> = files.iter().map(|_| Vec::new()).collect();
@@ -118,8 +130,14 @@ fn plan(
         pieces.push(Piece::new(names.codes, Dtype::U8, shape(cols / 2)));
         pieces.push(Piece::new(names.scales, Dtype::F8_E4M3, shape(cols / 16)));
         pieces.push(Piece::new(names.decode, Dtype::F32, matrices.experts.into_iter().collect()));
+        let told = sample.as_ref().map(|s| s.find(&tensor.name, cols)).transpose()?.flatten();
+        let input = told.map(|_| first + 3);
+        if input.is_some() {
+            pieces.push(Piece::new(names.input, Dtype::F32, Vec::new()));
+            calibrated += 1;
+        }
         let (codes, scales, decode_scales) = (first, first + 1, first + 2);
-        fates[file].push((place, Fate::Quantized { matrices, codes, scales, decode_scales }));
+        fates[file].push((place, Fate::Quantized { matrices, codes, scales, decode_scales, input }));
     }
     check_names(pieces.iter().flatten().map(|p| p.name.as_str()))?;
     let layouts = files.iter().zip(pieces).enumerate().map(|(i, (file, pieces))| {
@@ -130,42 +148,54 @@ fn plan(
         metadata.insert(config::MODELOPT_KEY.into(), config.to_string().into());
         Layout::new(file, pieces, metadata)
     });
-    Ok(Plan { layouts: layouts.collect::<Result<_>>()?, fates, config })
+    Ok(Plan { layouts: layouts.collect::<Result<_>>()?, fates, config, sample, calibrated })
 }
 
-fn write(args: &Args, model: &Model, target: &Target, plan: &Plan, experts: Experts) -> Result<usize> {
+fn write(
+    args: &Args,
+    model: &Model,
+    target: &Target,
+    plan: &Plan,
+    experts: Experts,
+) -> Result<Option<String>> {
     let mut engine = Engine::create(args.threads)?;
     let mut texts = Vec::new();
     if let Target::Directory(_) = target {
         texts.push((config::MODELOPT_FILE.into(), pretty(&plan.config)));
         if let Some(before) = &model.config {
-            let quantization = config::modelopt_in_config(&plan.config, false);
+            let quantization = config::modelopt_in_config(&plan.config, plan.calibrated > 0);
             let config = config::with_quantization(before, quantization);
             texts.push(("config.json".into(), pretty(&Value::Object(config))));
         }
     }
     let options = json!({
         "command": "quantize", "rule": args.rule.name(), "include": args.include, "exclude": args.exclude,
-        "experts": format!("{experts:?}"),
+        "experts": format!("{experts:?}"), "sample": args.sample.as_deref().map(about),
     });
-    let (layouts, quiet, restart) = (plan.layouts.as_slice(), args.quiet, args.restart);
-    let job = Job { model, target, layouts, texts, options, restart, quiet };
+    let layouts = plan.layouts.as_slice();
+    let (resume_above, quiet, restart) = (args.resume_above, args.quiet, args.restart);
+    let job = Job { model, target, layouts, texts, options, restart, resume_above, quiet };
     job.run(|file, sink| {
-        for (place, fate) in &plan.fates[file] {
+        let bytes = |(place, _): &(Place, Fate)| model.tensor(*place).bytes() as u64;
+        sink.each(&plan.fates[file], bytes, |(place, fate)| {
             let tensor = model.tensor(*place);
             sink.bar.set_message(shown(&tensor.name));
             match fate {
-                Fate::Copied { piece } => sink.copy(*piece, model.data(*place))?,
-                Fate::Quantized { matrices, codes, scales, decode_scales } => {
+                Fate::Copied { piece } => sink.copy(*piece, model.data(*place)),
+                Fate::Quantized { matrices, codes, scales, decode_scales, input } => {
+                    if let (Some(piece), Some(sample)) = (input, &plan.sample) {
+                        let told = sample.find(&tensor.name, matrices.cols)?;
+                        let scale = told.map(|told| sample.decode_scale(told, &mut engine)).transpose()?;
+                        sink.write(*piece, 0, &scale.unwrap_or(1.0).to_le_bytes())?;
+                    }
                     let pieces = [*codes, *scales, *decode_scales];
                     quantize(model, *place, matrices, args.rule, pieces, &mut engine, sink).map_err(|e| {
                         let (file, name) = (args.input.display(), shown(&tensor.name));
                         format!("{file}: tensor {name}: {e}; --exclude keeps a tensor as it is")
-                    })?
+                    })
                 }
             }
-        }
-        Ok(())
+        })
     })
 }
 
@@ -203,7 +233,7 @@ fn summary(
     model: &Model,
     reasons: &[Option<String>],
     plan: &Plan,
-    resumed: usize,
+    resumed: Option<String>,
     began: Instant,
 ) -> String {
     let mut text = String::new();
@@ -229,11 +259,10 @@ fn summary(
         text.push_str("No tensor was quantized: the output is a copy.\n");
     }
     let weights: usize = tensors().filter(|(_, r)| r.is_none()).map(|(t, _)| t.values()).sum();
-    if resumed > 0 {
-        text.push_str(&format!(
-            "{resumed} of {} files were there from an interrupted run.\n",
-            plan.layouts.len()
-        ));
+    text.push_str(&resumed.unwrap_or_default());
+    if let Some(sample) = &plan.sample {
+        let (given, used) = (sample.tensors(), plan.calibrated);
+        text.push_str(&format!("{used} of {done} have an input scale, from a sample of {given} tensors.\n"));
     }
     text.push_str(&format!(
         "{}: {done} tensors ({:.1} million weights) as NVFP4, rule {}, {} kept; {} → {} in {:.1} s\n",

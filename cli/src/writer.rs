@@ -2,7 +2,8 @@
 //!
 //! A directory grows under a hidden name beside its target and is renamed when everything is in it. Each shard in it
 //! appears in one step too, so that after an interruption the same command goes on where the last one stopped: shards
-//! that are there are complete. What the run was is noted in `.run.json`; another command does not touch it.
+//! that are there are complete. What the run was is noted in `.run.json`; another command does not touch it. A large
+//! file goes on behind the tensors that are in it (output.rs).
 
 use crate::Result;
 use crate::layout::{Layout, Piece};
@@ -17,6 +18,10 @@ use std::path::{Path, PathBuf};
 /// Bytes copied between two steps of the progress bar.
 const CHUNK: usize = 16 << 20;
 const RUN: &str = ".run.json";
+/// Bytes that an interruption may cost, in an output that can be taken up again.
+const MARK: u64 = 64 << 20;
+/// MiB from which on a file can be taken up again; a smaller one is soon written, and leaves nothing behind.
+pub const RESUME_ABOVE: u64 = 256;
 
 /// Where an output goes.
 pub enum Target {
@@ -63,9 +68,38 @@ pub struct Sink<'a> {
     out: &'a Output,
     pieces: &'a [Piece],
     pub bar: &'a ProgressBar,
+    /// Steps that an earlier run has done.
+    done: usize,
 }
 
 impl Sink<'_> {
+    /// Carries the steps out that make up the file, one after another, but for those that an earlier run has done.
+    /// `bytes`: how far a step moves the bar.
+    pub fn each<T>(
+        &self,
+        steps: &[T],
+        bytes: impl Fn(&T) -> u64,
+        mut step: impl FnMut(&T) -> Result<()>,
+    ) -> Result<()> {
+        let mut unmarked = 0;
+        for (i, item) in steps.iter().enumerate() {
+            if i < self.done {
+                self.bar.inc(bytes(item));
+                continue;
+            }
+            if let Err(problem) = step(item) {
+                let _ = self.out.mark(i); // what was done is of use once the problem is gone
+                return Err(problem);
+            }
+            unmarked += bytes(item);
+            if unmarked >= MARK || i + 1 == steps.len() {
+                self.out.mark(i + 1)?;
+                unmarked = 0;
+            }
+        }
+        Ok(())
+    }
+
     /// Bytes of a piece, from byte `at` of it on.
     pub fn write(&self, piece: usize, at: usize, bytes: &[u8]) -> Result<()> {
         let offset = self.pieces[piece].offset + at as u64;
@@ -94,35 +128,43 @@ pub struct Job<'a> {
     /// All that decides what the bytes are, but for the input.
     pub options: Value,
     pub restart: bool,
+    /// MiB.
+    pub resume_above: u64,
     pub quiet: bool,
 }
 
 impl Job<'_> {
-    /// `fill` writes every piece of one layout. Gives how many files an earlier run had written.
-    pub fn run(&self, mut fill: impl FnMut(usize, &Sink) -> Result<()>) -> Result<usize> {
+    /// `fill` writes every piece of one layout. Gives a sentence about what an earlier run had written.
+    pub fn run(&self, mut fill: impl FnMut(usize, &Sink) -> Result<()>) -> Result<Option<String>> {
         let bar = self.progress();
-        match self.target {
-            Target::File(path) => {
-                self.shard(0, path, &bar, &mut fill)?;
-                Ok(0)
-            }
-            Target::Directory(path) => self.directory(path, &bar, &mut fill),
-        }
+        let (files, steps) = match self.target {
+            Target::File(path) => (0, self.shard(0, path, &bar, &mut fill)?),
+            Target::Directory(path) => self.directory(path, &bar, &mut fill)?,
+        };
+        let whole = (files > 0).then(|| format!("{files} of {} files", self.layouts.len()));
+        let partly = (steps > 0).then(|| format!("{steps} tensors of an unfinished one"));
+        let found: Vec<String> = whole.into_iter().chain(partly).collect();
+        Ok((!found.is_empty())
+            .then(|| format!("{} were there from an interrupted run.\n", found.join(" and "))))
     }
 
+    /// Gives how many steps an earlier run had done.
     fn shard(
         &self,
         index: usize,
         path: &Path,
         bar: &ProgressBar,
         fill: &mut impl FnMut(usize, &Sink) -> Result<()>,
-    ) -> Result<()> {
+    ) -> Result<usize> {
         let layout = &self.layouts[index];
-        let out = Output::create(path)?;
+        let (out, done) = match layout.file_bytes >> 20 >= self.resume_above {
+            true => Output::resume(path, layout.file_bytes, &self.fingerprint().to_string(), self.restart)?,
+            false => (Output::create(path)?, 0),
+        };
         out.resize(layout.file_bytes)?;
         out.write_at(&layout.header, 0)?;
-        fill(index, &Sink { out: &out, pieces: &layout.pieces, bar })?;
-        out.finish()
+        fill(index, &Sink { out: &out, pieces: &layout.pieces, bar, done })?;
+        out.finish().map(|()| done)
     }
 
     fn directory(
@@ -130,18 +172,18 @@ impl Job<'_> {
         target: &Path,
         bar: &ProgressBar,
         fill: &mut impl FnMut(usize, &Sink) -> Result<()>,
-    ) -> Result<usize> {
+    ) -> Result<(usize, usize)> {
         let name = target.file_name().ok_or_else(|| format!("{}: is not a name", target.display()))?;
         let staging = target.with_file_name(format!(".{}.part", name.to_string_lossy()));
         let _lock = self.enter(&staging)?;
-        let mut resumed = 0;
+        let (mut resumed, mut steps) = (0, 0);
         for (i, layout) in self.layouts.iter().enumerate() {
             let path = staging.join(&layout.file);
             if complete(&path, layout) {
                 resumed += 1;
                 continue;
             }
-            self.shard(i, &path, bar, fill)?;
+            steps += self.shard(i, &path, bar, fill)?;
         }
         let failed = |e: std::io::Error| format!("{}: cannot be finished: {e}", staging.display());
         for other in &self.model.others {
@@ -161,7 +203,7 @@ impl Job<'_> {
             // Some file systems cannot sync a folder; its files are safe by now.
             let _ = File::open(parent).and_then(|f| f.sync_all());
         }
-        Ok(resumed)
+        Ok((resumed, steps))
     }
 
     /// Makes the hidden directory or takes up what an interrupted run of the same command left in it.
@@ -199,11 +241,11 @@ impl Job<'_> {
     /// What has to be the same for a finished shard to be of use.
     fn fingerprint(&self) -> Value {
         let about = |file: &String| {
-            let path =
-                if self.model.is_directory { self.model.path.join(file) } else { self.model.path.clone() };
-            let about = fs::metadata(path).ok();
-            let time = about.as_ref().and_then(|a| a.modified().ok()).map(|t| format!("{t:?}"));
-            json!({ "file": file, "bytes": about.map(|a| a.len()), "modified": time })
+            let path = match self.model.is_directory {
+                true => &self.model.path.join(file),
+                false => &self.model.path,
+            };
+            json!({ "file": file, "is": about(path) })
         };
         json!({
             "version": env!("CARGO_PKG_VERSION"),
@@ -240,6 +282,13 @@ impl Job<'_> {
             .with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
             .with_finish(ProgressFinish::AndClear) // an error's message gets a line of its own
     }
+}
+
+/// What tells a file that was read from another one of its name.
+pub fn about(path: &Path) -> Value {
+    let about = fs::metadata(path).ok();
+    let time = about.as_ref().and_then(|a| a.modified().ok()).map(|t| format!("{t:?}"));
+    json!({ "bytes": about.map(|a| a.len()), "modified": time })
 }
 
 /// A shard has its name only once it is whole; the header says whether it is the one that is wanted.

@@ -214,6 +214,128 @@ fn replaces_an_old_output_only_by_a_complete_one() {
 }
 
 #[test]
+fn a_sample_gives_input_scales() {
+    let dir = Folder::new();
+    let (input, output) = (dir.file("in.safetensors", &model(1)), dir.path("out.safetensors"));
+    let mut seen = gauss(3 * 2 * 32, 11);
+    (seen[40], seen[41]) = (-26.88, f32::INFINITY);
+    let entries = [
+        entry("encoder.layer.0.query.input", "F32", &[3, 2, 32], &seen),
+        entry("lm_head.input", "F32", &[1, 7], &gauss(7, 1)),
+    ];
+    let sample = dir.file("sample", &safetensors(&entries, 3));
+    let given = ["--sample", sample.to_str().unwrap()];
+    let out = quantize(&input, &output, &given);
+    succeeded(&out);
+    assert!(text(&out.stdout).contains("1 of 2 have an input scale, from a sample of 2 tensors"));
+    let written = fs::read(&output).unwrap();
+    let file = SafeTensors::deserialize(&written).unwrap();
+    let scale = file.tensor("encoder.layer.0.query.input_scale").unwrap();
+    assert_eq!((scale.dtype(), scale.shape()), (Dtype::F32, &[][..]));
+    assert_eq!(scale.data(), (26.88f32 / 2688.0).to_le_bytes());
+    assert!(file.tensor("encoder.layer.1.value.input_scale").is_err());
+    // All else is as without it, and the form goes there and back.
+    let plain = dir.path("plain");
+    succeeded(&quantize(&input, &plain, &[]));
+    let without = fs::read(&plain).unwrap();
+    for (name, tensor) in SafeTensors::deserialize(&without).unwrap().tensors() {
+        assert_eq!(file.tensor(&name).unwrap(), tensor, "{name}");
+    }
+    let (ct, back) = (dir.path("ct.safetensors"), dir.path("back.safetensors"));
+    let convert = |from: &Path, to: &Path, form| {
+        nvfp4(&["convert", from.to_str().unwrap(), to.to_str().unwrap(), "--to", form])
+    };
+    succeeded(&convert(&output, &ct, "compressed-tensors"));
+    succeeded(&convert(&ct, &back, "modelopt"));
+    assert!(fs::read(&back).unwrap() == written);
+
+    let refused = |entries: &[Entry], words: &[&str]| {
+        dir.file("sample", &safetensors(entries, 0));
+        fs::remove_file(&output).ok();
+        failed(&quantize(&input, &output, &given), words);
+        assert!(!output.exists());
+    };
+    let name = "encoder.layer.0.query.input";
+    refused(
+        &[entry(name, "F32", &[2, 16], &gauss(32, 1))],
+        &["query.input has the shape [2, 16]", "[..., 32]"],
+    );
+    refused(&[entry(name, "F64", &[1, 32], &gauss(32, 1))], &["query.input is F64"]);
+    refused(&[entry(name, "F32", &[2, 32], &[-0.0; 64])], &["query.input holds zeros alone"]);
+    fs::write(&sample, b"no safetensors").unwrap();
+    failed(&quantize(&input, &output, &given), &["sample"]);
+    fs::remove_file(&sample).unwrap();
+    failed(&quantize(&input, &output, &given), &["sample", "cannot be opened"]);
+}
+
+/// An interrupted run leaves its file and a note beside the target; the same command goes on behind what is there.
+#[test]
+fn a_large_file_is_taken_up_again() {
+    let dir = Folder::new();
+    let good = model(0);
+    let values = gauss(256, 9);
+    let at = good.windows(4).rposition(|w| w == values[255].to_le_bytes()).unwrap();
+    let mut bad = good.clone();
+    bad[at..at + 4].copy_from_slice(&f32::NAN.to_le_bytes());
+    let input = dir.file("in.safetensors", &good);
+    let (whole, output) = (dir.path("whole"), dir.path("out.safetensors"));
+    let options =
+        ["--include", "*query*", "--include", "*value*", "--include", "lm_head", "--resume-above", "0"];
+    succeeded(&quantize(&input, &whole, &options));
+    assert_eq!(dir.names(), ["in.safetensors", "whole"]);
+    let modified = fs::metadata(&input).unwrap().modified().unwrap();
+    let put = |bytes: &[u8]| {
+        fs::write(&input, bytes).unwrap();
+        fs::File::options().write(true).open(&input).unwrap().set_modified(modified).unwrap();
+    };
+    let stop = || {
+        put(&bad);
+        failed(&quantize(&input, &output, &options), &["lm_head.weight", "NaN"]);
+        put(&good);
+    };
+    stop();
+    let left = [".out.safetensors.part", ".out.safetensors.part.run", "in.safetensors", "whole"];
+    assert_eq!(dir.names(), left);
+    failed(&quantize(&input, &output, &["--resume-above", "0"]), &["another command or input", "--restart"]);
+    let done = quantize(&input, &output, &options);
+    succeeded(&done);
+    assert!(
+        text(&done.stdout).contains("11 tensors of an unfinished one were there"),
+        "{}",
+        text(&done.stdout)
+    );
+    assert!(fs::read(&output).unwrap() == fs::read(&whole).unwrap());
+    assert_eq!(dir.names(), ["in.safetensors", "out.safetensors", "whole"]);
+
+    // What is noted is not written again; a note that was cut off counts up to its last whole line.
+    stop();
+    let (part, note) = (dir.path(left[0]), dir.path(left[1]));
+    let said = fs::read_to_string(&note).unwrap();
+    assert!(said.ends_with("\n11\n") && said.lines().count() == 2, "{said}");
+    fs::write(&note, format!("{said}12")).unwrap();
+    let mut bytes = fs::read(&part).unwrap();
+    let codes =
+        SafeTensors::deserialize(&fs::read(&whole).unwrap()).unwrap().tensor(Q).unwrap().data().to_vec();
+    let first = bytes.windows(codes.len()).position(|w| w == codes).unwrap();
+    bytes[first] ^= 0xFF;
+    fs::write(&part, &bytes).unwrap();
+    succeeded(&quantize(&input, &output, &options));
+    let written = fs::read(&output).unwrap();
+    let mut expected = fs::read(&whole).unwrap();
+    expected[first] ^= 0xFF;
+    assert!(written == expected);
+
+    // A file that is not what the note speaks of, and a fresh start.
+    stop();
+    fs::write(&part, b"short").unwrap();
+    succeeded(&quantize(&input, &output, &options));
+    assert!(fs::read(&output).unwrap() == fs::read(&whole).unwrap());
+    stop();
+    succeeded(&quantize(&input, &output, &["--resume-above", "0", "--restart"]));
+    assert_eq!(dir.names(), ["in.safetensors", "out.safetensors", "whole"]);
+}
+
+#[test]
 fn a_disk_that_takes_no_more_leaves_nothing() {
     let dir = Folder::new();
     let file = safetensors(&[entry("big", "F32", &[65536], &gauss(65536, 1))], 0);

@@ -1,5 +1,6 @@
-//! The rules that arguments of all operations share: dimensions, strides, alignment, overlap, enumerations.
+//! The rules that arguments of all operations share: dimensions, strides, enumerations. Memory: regions.rs.
 
+pub use super::regions::{Extent, Regions, extent, grouped_extent};
 use super::types::*;
 use crate::error::{Error, Result};
 use crate::format::BLOCK;
@@ -17,108 +18,6 @@ pub const MATRIX: usize = 16;
 pub const CACHE_LINE: usize = 64;
 /// Groups a call may have.
 pub const MAX_GROUPS: u32 = 65535;
-
-/// The memory a call touches: checked one by one for NULL and alignment, all together for overlap.
-#[derive(Default)]
-pub struct Regions {
-    list: [Region; 16],
-    count: usize,
-    /// The question is what a call of these shapes needs: a pointer that is not known yet is NULL.
-    shapes_only: bool,
-}
-
-#[derive(Clone, Copy, Default)]
-struct Region {
-    argument: &'static str,
-    start: usize,
-    bytes: usize,
-    written: bool,
-}
-
-impl Regions {
-    /// For a question about a call that is not made yet: NULL stands for memory that will be there. What is given must
-    /// be aligned as the call wants it.
-    pub fn of_shapes() -> Regions {
-        Regions { shapes_only: true, ..Regions::default() }
-    }
-
-    pub fn is_of_shapes(&self) -> bool {
-        self.shapes_only
-    }
-
-    /// Memory that is read. Without bytes any pointer goes, NULL too.
-    pub fn read<T>(
-        &mut self,
-        argument: &'static str,
-        p: *const T,
-        bytes: usize,
-        align: usize,
-    ) -> Result<Ptr<T>> {
-        self.add(argument, p.addr(), bytes, align, false)?;
-        Ok(Ptr::new(p))
-    }
-
-    /// Memory that is written.
-    pub fn write<T>(
-        &mut self,
-        argument: &'static str,
-        p: *mut T,
-        bytes: usize,
-        align: usize,
-    ) -> Result<Ptr<T>> {
-        self.add(argument, p.addr(), bytes, align, true)?;
-        Ok(Ptr::from_mut(p))
-    }
-
-    /// An array of `count` elements at its natural alignment.
-    pub fn read_array<T>(&mut self, argument: &'static str, p: *const T, count: usize) -> Result<Ptr<T>> {
-        let bytes = count.checked_mul(size_of::<T>()).ok_or(Error::TooLarge { argument })?;
-        self.read(argument, p, bytes, align_of::<T>())
-    }
-
-    pub fn write_array<T>(&mut self, argument: &'static str, p: *mut T, count: usize) -> Result<Ptr<T>> {
-        let bytes = count.checked_mul(size_of::<T>()).ok_or(Error::TooLarge { argument })?;
-        self.write(argument, p, bytes, align_of::<T>())
-    }
-
-    fn add(
-        &mut self,
-        argument: &'static str,
-        start: usize,
-        bytes: usize,
-        align: usize,
-        written: bool,
-    ) -> Result<()> {
-        if bytes == 0 {
-            return Ok(());
-        }
-        if start == 0 {
-            return if self.shapes_only { Ok(()) } else { Err(Error::Null { argument }) };
-        }
-        if !start.is_multiple_of(align) {
-            return Err(Error::Misaligned { argument, address: start, alignment: align });
-        }
-        if start.checked_add(bytes).is_none() {
-            return Err(Error::TooLarge { argument });
-        }
-        self.list[self.count] = Region { argument, start, bytes, written };
-        self.count += 1;
-        Ok(())
-    }
-
-    /// Refuses a written region that shares a byte with any other.
-    pub fn check_overlap(&self) -> Result<()> {
-        let list = &self.list[..self.count];
-        for (i, a) in list.iter().enumerate() {
-            for b in &list[i + 1..] {
-                if (a.written || b.written) && a.start < b.start + b.bytes && b.start < a.start + a.bytes {
-                    return Err(Error::Overlap { first: a.argument, second: b.argument });
-                }
-            }
-        }
-        Ok(())
-    }
-}
 
 /// A count that must lie in `least..=most`.
 pub fn count(argument: &'static str, value: i64, least: i64, most: i64) -> Result<usize> {
@@ -152,49 +51,6 @@ pub fn stride(argument: &'static str, value: i64, dense: usize) -> Result<usize>
         return Err(Error::StrideTooSmall { argument, value, least: dense as i64 });
     }
     Ok(value as usize)
-}
-
-/// Bytes from the first to past the last element of `rows` rows; refused past 2^63 − 1.
-pub fn extent(
-    argument: &'static str,
-    rows: usize,
-    stride: usize,
-    cols: usize,
-    bytes: usize,
-) -> Result<usize> {
-    if rows == 0 || cols == 0 {
-        return Ok(0);
-    }
-    let elements = (rows as u128 - 1) * stride as u128 + cols as u128;
-    match elements.checked_mul(bytes as u128) {
-        Some(total) if total <= i64::MAX as u128 => Ok(total as usize),
-        _ => Err(Error::TooLarge { argument }),
-    }
-}
-
-/// Bytes of rows that may lie in strided groups; `group_stride` counts for those only.
-pub fn grouped_extent(
-    argument: &'static str,
-    groups: &Groups,
-    row_stride: usize,
-    group_stride: usize,
-    cols: usize,
-    bytes: usize,
-) -> Result<usize> {
-    match *groups {
-        Groups::Strided { count, rows } => {
-            let one = extent(argument, rows, row_stride, cols, bytes)?;
-            if one == 0 || count == 0 {
-                return Ok(0);
-            }
-            let steps = (count as u128 - 1) * group_stride as u128;
-            match steps.checked_mul(bytes as u128).and_then(|s| s.checked_add(one as u128)) {
-                Some(total) if total <= i64::MAX as u128 => Ok(total as usize),
-                _ => Err(Error::TooLarge { argument }),
-            }
-        }
-        _ => extent(argument, groups.total_rows(), row_stride, cols, bytes),
-    }
 }
 
 /// A group stride of a matrix that is read: counts for strided groups, where 0 shares one matrix.

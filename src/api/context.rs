@@ -350,7 +350,7 @@ impl Context {
         match (self.backend(), work) {
             (Backend::Cpu(_), _) => Ok(()),
             (Backend::Cuda(device), None) => device.prepare(),
-            (Backend::Cuda(device), Some(work)) => device.prepare_for(&work),
+            (Backend::Cuda(device), Some(work)) => work.iter().try_for_each(|work| device.prepare_for(work)),
         }
     }
 

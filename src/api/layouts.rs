@@ -115,10 +115,11 @@ pub fn scales_size(args: &nvfp4_scales_size_args) -> Result<usize> {
             });
         }
         let rows = groups.scale_rows(layout.tile_rows());
-        return check::extent("scales", rows, blocks.next_multiple_of(4), blocks.next_multiple_of(4), 1);
+        let width = blocks.next_multiple_of(4);
+        return Ok(check::extent("scales", rows, width, width, 1)?.bytes);
     }
     let stride = check::stride("scales_row_stride", args.scales_row_stride, blocks)?;
-    check::extent("scales", groups.total_rows(), stride, blocks, 1)
+    Ok(check::extent("scales", groups.total_rows(), stride, blocks, 1)?.bytes)
 }
 
 /// Linear scales → a tiled layout, padding written as zero.

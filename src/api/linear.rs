@@ -70,7 +70,7 @@ pub struct nvfp4_grouped_linear_args {
     pub alpha: f32,
     /// SWIGLU: added to up; default 0.
     pub beta: f32,
-    /// NVFP4_GEMM_* or'ed; _DEPENDENT_LAUNCH counts where quantize is 0.
+    /// NVFP4_GEMM_* or'ed; _DEPENDENT_LAUNCH counts where quantize is 0: behind its own quantizer the product starts early.
     pub flags: nvfp4_gemm_flags,
     /// [tokens, G, output columns] values, written; 16-byte aligned. NULL when out_dtype is NVFP4.
     pub out: *mut c_void,
@@ -138,6 +138,18 @@ pub fn linear_workspace_size(
     plan(context, args, form, weights, &mut Regions::of_shapes()).map(|(_, _, needed)| needed)
 }
 
+/// The jobs of a call in their order, and the bytes of its workspace.
+pub(super) fn jobs(
+    context: &Context,
+    args: &nvfp4_grouped_linear_args,
+    form: Form,
+    weights: &Weights,
+    regions: &mut Regions,
+) -> Result<(Vec<Job>, usize)> {
+    let (quantize, product, needed) = plan(context, args, form, weights, regions)?;
+    Ok((quantize.map(Job::Quantize).into_iter().chain([Job::Gemm(product)]).collect(), needed))
+}
+
 fn plan(
     context: &Context,
     args: &nvfp4_grouped_linear_args,
@@ -172,8 +184,8 @@ fn plan(
     let bias = gemm::bias(&tail, &shape, regions)?;
     let out = gemm::output(&tail, &groups, cols, activation, regions)?;
     let batch_invariant = args.flags & NVFP4_GEMM_BATCH_INVARIANT != 0;
-    // Behind a quantizer of this very call the product has that to wait for.
-    let dependent_launch = args.flags & NVFP4_GEMM_DEPENDENT_LAUNCH != 0 && quantize.is_none();
+    // A quantizer of this very call begins behind all that was there before, so that weights may be read beside it.
+    let dependent_launch = args.flags & NVFP4_GEMM_DEPENDENT_LAUNCH != 0 || quantize.is_some();
     let mut product = GemmProblem {
         groups,
         a,

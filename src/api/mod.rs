@@ -18,6 +18,7 @@ pub mod norm;
 mod operand;
 pub mod operation;
 pub mod quantize;
+mod regions;
 pub mod stage;
 pub mod stream;
 pub mod swiglu;

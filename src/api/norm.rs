@@ -205,7 +205,7 @@ pub(super) fn plan_hc(
     let rows = check::count("rows", args.rows, 0, i64::MAX)?;
     let count = check::count("stream_count", args.stream_count as i64, 1, MAX_STREAMS)?;
     let stream_stride = check::stride("stream_stride", args.stream_stride, cols)?;
-    let token = check::extent("streams", count, stream_stride, cols, 1)?;
+    let token = check::extent("streams", count, stream_stride, cols, 1)?.bytes;
     let row_stride = check::stride("streams_row_stride", args.streams_row_stride, token)?;
     let bytes = check::extent("streams", rows, row_stride, token, dtype.bytes())?;
     let base = regions.read("streams", args.streams.cast::<u8>(), bytes, check::MATRIX)?;

@@ -1,6 +1,6 @@
 //! The operands that several operations share, checked and turned into their plan forms.
 
-use super::check::{self, MATRIX, Regions};
+use super::check::{self, Extent, MATRIX, Regions};
 use super::types::*;
 use crate::error::{Error, Result};
 use crate::format::BLOCK;
@@ -49,14 +49,14 @@ static HIDDEN_QUANTIZED: OutNames = out_names!("hidden_quantized");
 static SRC_QUANTIZED: OutNames = out_names!("src_quantized");
 static A_QUANTIZED: OutNames = out_names!("a_quantized");
 
-/// Bytes that block scales of `groups` take at the least, whatever the split turns out to be.
+/// The bytes that block scales of `groups` take at the least, whatever the split turns out to be.
 pub fn scales_bytes(
     argument: &'static str,
     groups: &Groups,
     layout: ScaleLayout,
     row_stride: usize,
     blocks: usize,
-) -> Result<usize> {
+) -> Result<Extent> {
     if layout.is_tiled() {
         let rows = match groups {
             Groups::Ends { rows, .. } => *rows,

@@ -4,7 +4,7 @@
 use super::check::Regions;
 use super::context::Context;
 use super::weights::Weights;
-use super::{dequantize, gemm, layouts, norm, quantize, stage, swiglu, weights};
+use super::{dequantize, gemm, layouts, linear, moe, norm, quantize, stage, swiglu, weights};
 use crate::backend::Work;
 use crate::error::Result;
 use crate::plan::Job;
@@ -44,6 +44,19 @@ pub const NVFP4_OPERATION_WEIGHTS_EXPORT: nvfp4_operation = 14;
 /// nvfp4_grouped_gemm and nvfp4_gemm, with nvfp4_grouped_gemm_args.
 pub const NVFP4_OPERATION_GROUPED_GEMM: nvfp4_operation = 15;
 
+/// nvfp4_linear, with nvfp4_linear_args.
+pub const NVFP4_OPERATION_LINEAR: nvfp4_operation = 16;
+/// nvfp4_grouped_linear, with nvfp4_grouped_linear_args.
+pub const NVFP4_OPERATION_GROUPED_LINEAR: nvfp4_operation = 17;
+/// nvfp4_moe_route, with nvfp4_moe_route_args.
+pub const NVFP4_OPERATION_MOE_ROUTE: nvfp4_operation = 18;
+/// nvfp4_moe_permute, with nvfp4_moe_permute_args.
+pub const NVFP4_OPERATION_MOE_PERMUTE: nvfp4_operation = 19;
+/// nvfp4_moe_combine, with nvfp4_moe_combine_args.
+pub const NVFP4_OPERATION_MOE_COMBINE: nvfp4_operation = 20;
+/// nvfp4_moe_forward, with nvfp4_moe_forward_args.
+pub const NVFP4_OPERATION_MOE_FORWARD: nvfp4_operation = 21;
+
 /// The arguments of a call that is asked about. Pointers in them may be NULL.
 #[allow(clippy::large_enum_variant)]
 pub enum Call {
@@ -60,13 +73,18 @@ pub enum Call {
     WeightsPrepare(weights::nvfp4_weights_prepare_args),
     WeightsExport(weights::nvfp4_weights_export_args, Weights),
     GroupedGemm(gemm::nvfp4_grouped_gemm_args, Weights),
+    Linear(linear::nvfp4_grouped_linear_args, linear::Form, Weights),
+    MoeRoute(moe::route::nvfp4_moe_route_args),
+    MoePermute(moe::permute::nvfp4_moe_permute_args),
+    MoeCombine(moe::combine::nvfp4_moe_combine_args),
+    MoeForward(moe::forward::nvfp4_moe_forward_args, Weights, Weights),
 }
 
 impl Call {
     /// What the call would do, every argument checked but for memory that is not there yet.
-    pub(super) fn work(&self, context: &Context) -> Result<Work> {
-        let regions = Regions::of_shapes();
-        Ok(Work::Job(match self {
+    pub(super) fn work(&self, context: &Context) -> Result<Vec<Work>> {
+        let mut regions = Regions::of_shapes();
+        let job = match self {
             Call::Quantize(args) => Job::Quantize(quantize::plan(args, regions)?),
             Call::AmaxScale(args) => Job::Quantize(quantize::plan_amax(args, regions)?),
             Call::Dequantize(args) => Job::Dequantize(dequantize::plan(args, regions)?),
@@ -82,7 +100,8 @@ impl Call {
                 Job::GroupEnds(layouts::plan_ends(args, [regions, Regions::of_shapes()])?)
             }
             Call::WeightsPrepare(args) => {
-                return Ok(Work::PrepareWeights(Weights::plan_prepare(context, args, regions)?.0));
+                let (problem, _) = Weights::plan_prepare(context, args, regions)?;
+                return Ok(vec![Work::PrepareWeights(problem)]);
             }
             Call::WeightsExport(args, weights) => {
                 weights.check(context, "args.weights")?;
@@ -92,6 +111,21 @@ impl Call {
                 weights.check(context, "args.weights")?;
                 Job::Gemm(gemm::plan(args, weights, regions)?.0)
             }
-        }))
+            Call::MoeRoute(args) => Job::Route(moe::route::plan(args, regions)?),
+            Call::MoeCombine(args) => Job::Combine(moe::combine::plan(args, regions)?),
+            Call::MoePermute(args) => {
+                let (permute, gather) = moe::permute::plan(args, regions)?;
+                moe::permute::job(permute, gather)
+            }
+            Call::Linear(args, form, weights) => {
+                let (jobs, _) = linear::jobs(context, args, *form, weights, &mut regions)?;
+                return Ok(jobs.into_iter().map(Work::Job).collect());
+            }
+            Call::MoeForward(args, w1, w2) => {
+                let (jobs, _) = moe::forward::jobs(context, args, w1, w2, &mut regions)?;
+                return Ok(jobs.into_iter().map(Work::Job).collect());
+            }
+        };
+        Ok(vec![Work::Job(job)])
     }
 }

@@ -4,16 +4,20 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
+use std::ptr::null_mut;
 
-use super::check;
-use super::check::Regions;
+use super::buffer::Buffer;
+use super::check::{self, Regions};
 use super::context::Context;
 use super::gemm;
+use super::linear::{self, nvfp4_grouped_linear_args as linear_args};
+use super::moe::forward::{self, nvfp4_moe_forward_args as forward_args};
 use super::operation::{Call, nvfp4_operation};
 use super::stream::Stream;
 use super::types::zeroed_default;
 use crate::backend::Backend;
 use crate::error::{Error, Result};
+use crate::plan::Job;
 use crate::plan::tuning::{MOST_CHOICES, Tuning};
 
 /// Arguments of nvfp4_tune.
@@ -22,7 +26,7 @@ use crate::plan::tuning::{MOST_CHOICES, Tuning};
 pub struct nvfp4_tune_args {
     /// sizeof(nvfp4_tune_args).
     pub struct_size: usize,
-    /// NVFP4_OPERATION_GROUPED_GEMM.
+    /// NVFP4_OPERATION_GROUPED_GEMM, _LINEAR, _GROUPED_LINEAR, or _MOE_FORWARD (both of its products).
     pub operation: nvfp4_operation,
     /// Timed runs of each candidate, up to 10000; 0: 20.
     pub repeats: u32,
@@ -30,7 +34,7 @@ pub struct nvfp4_tune_args {
     pub args: *const core::ffi::c_void,
 }
 
-/// What nvfp4_tune found.
+/// What nvfp4_tune found. Of two products `kernel` and `splits` tell the first one's, and the numbers are sums.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct nvfp4_tune_result {
@@ -55,7 +59,7 @@ const DEFAULT_REPEATS: usize = 20;
 /// Bytes a file of choices may have.
 const MOST_BYTES: u64 = MOST_CHOICES as u64 * 256;
 
-/// Times every way of carrying out a product and keeps the best for such problems.
+/// Times every way of carrying out a call's products and keeps the best for such problems.
 ///
 /// # Safety
 /// The pointers of the call are valid for what their documentation says.
@@ -70,32 +74,64 @@ pub unsafe fn tune(
         0 => DEFAULT_REPEATS,
         repeats => repeats,
     };
-    let Some(Call::GroupedGemm(args, weights)) = call else {
-        let known = "NVFP4_OPERATION_GROUPED_GEMM (15)";
-        return Err(Error::UnknownValue { argument: "args.operation", value: args.operation, known });
-    };
-    weights.check(context, "args.weights")?;
-    let (problem, regions) = gemm::plan(args, weights, Regions::default())?;
-    regions.check_overlap()?;
+    let (_, needed) = jobs(context, args.operation, call, null_mut())?;
     stream.check_not_capturing("nvfp4_tune waits and cannot be captured")?;
-    let measured = match (context.backend(), stream.native()) {
-        (Backend::Cuda(device), Some(native)) => {
-            // SAFETY: the caller's promise; the stream does not capture.
-            unsafe { device.tune(native, &problem, repeats)? }
-        }
-        _ => None,
-    };
     let mut result = nvfp4_tune_result::default();
-    if let Some(measured) = measured {
-        result.candidates = measured.candidates as u32;
-        result.splits = measured.choice.splits as u32;
-        (result.default_us, result.best_us) = (measured.default_us, measured.best_us);
-        let last = result.kernel.len() - 1;
-        for (to, &from) in result.kernel[..last].iter_mut().zip(measured.choice.kernel.as_bytes()) {
-            *to = from as core::ffi::c_char;
+    let (Backend::Cuda(device), Some(native)) = (context.backend(), stream.native()) else {
+        return Ok(result);
+    };
+    let workspace = Buffer::create(context, needed.max(1), stream)?;
+    for job in jobs(context, args.operation, call, workspace.data().cast())?.0 {
+        let Job::Gemm(product) = job else {
+            // SAFETY: the caller's promise; the workspace is ours, and its memory is freed in the order of the stream.
+            unsafe { stream.submit(job, None, None)? };
+            continue;
+        };
+        // SAFETY: as above; the stream does not capture.
+        let Some(measured) = (unsafe { device.tune(native, &product, repeats)? }) else { continue };
+        if result.candidates == 0 {
+            result.splits = measured.choice.splits as u32;
+            let last = result.kernel.len() - 1;
+            for (to, &from) in result.kernel[..last].iter_mut().zip(measured.choice.kernel.as_bytes()) {
+                *to = from as core::ffi::c_char;
+            }
         }
+        result.candidates += measured.candidates as u32;
+        result.default_us += measured.default_us;
+        result.best_us += measured.best_us;
     }
     Ok(result)
+}
+
+/// What a call with products does, step by step, with a workspace of ours, and the bytes that it needs of that.
+fn jobs(
+    context: &Context,
+    operation: nvfp4_operation,
+    call: &Option<Call>,
+    workspace: *mut core::ffi::c_void,
+) -> Result<(Vec<Job>, usize)> {
+    let mut regions = Regions::default();
+    let planned = match call {
+        Some(Call::GroupedGemm(args, weights)) => {
+            weights.check(context, "args.weights")?;
+            let (product, looked_at) = gemm::plan(args, weights, regions)?;
+            regions = looked_at;
+            (vec![Job::Gemm(product)], 0)
+        }
+        Some(Call::Linear(args, form, weights)) => {
+            linear::jobs(context, &linear_args { workspace, ..*args }, *form, weights, &mut regions)?
+        }
+        Some(Call::MoeForward(args, w1, w2)) => {
+            forward::jobs(context, &forward_args { workspace, ..*args }, w1, w2, &mut regions)?
+        }
+        _ => {
+            let known =
+                "NVFP4_OPERATION_GROUPED_GEMM (15), _LINEAR (16), _GROUPED_LINEAR (17), _MOE_FORWARD (21)";
+            return Err(Error::UnknownValue { argument: "args.operation", value: operation, known });
+        }
+    };
+    regions.check_overlap()?;
+    Ok(planned)
 }
 
 impl Context {

@@ -67,14 +67,15 @@ pub struct nvfp4_weights_prepare_args {
     pub transposed: u32,
     /// VALUES, and CODES with requantize: one of NVFP4_SCALE_RULE_*.
     pub scale_rule: nvfp4_scale_rule,
-    /// float[E] in device memory. CODES: required, finite and above 0, of decode_scope. VALUES: static decode scales, or
-    /// NULL for amax / 2688 of each matrix.
+    /// float array in device memory. CODES: required, finite and above 0, by decode_scope. VALUES: float[E], static decode
+    /// scales, or NULL for amax / 2688 of each matrix.
     pub decode_scales: *const f32,
     /// Caller-owned memory of nvfp4_weights_storage_size bytes, 64-byte aligned; the weights live in it until destroyed.
     pub storage: *mut core::ffi::c_void,
     /// Its bytes.
     pub storage_size: usize,
-    /// CODES: one of NVFP4_WEIGHTS_SCOPE_*, what decode_scales is indexed by. On a CUDA context GROUP only so far.
+    /// CODES: one of NVFP4_WEIGHTS_SCOPE_*, what decode_scales is indexed by. ROW waits for
+    /// the stream on a GPU too, and refuses with a status what is no decode scale.
     pub decode_scope: nvfp4_weights_scope,
     /// CODES of scope ROW: 1: matrices whose rows have different decode scales are quantized again with one, amax / 2688 of
     /// their values, by scale_rule; the others keep their bytes. 0: they are refused, the first row that differs is named.
@@ -277,12 +278,12 @@ fn storage_size(context: &Context, shape: &WeightsShape) -> Result<usize> {
 fn canonical_bytes(shape: &WeightsShape, layout: ScaleLayout) -> Result<(usize, usize)> {
     let rows = |rows: usize| rows.checked_mul(shape.groups);
     let code_rows = rows(shape.rows).ok_or(Error::TooLarge { argument: "codes" })?;
-    let codes = check::extent("codes", code_rows, shape.cols / 2, shape.cols / 2, 1)?;
+    let codes = check::extent("codes", code_rows, shape.cols / 2, shape.cols / 2, 1)?.bytes;
     let blocks = shape.cols / BLOCK;
     let width = if layout.is_tiled() { blocks.next_multiple_of(4) } else { blocks };
     let scale_rows = shape.rows.checked_next_multiple_of(layout.tile_rows()).and_then(rows);
     let scale_rows = scale_rows.ok_or(Error::TooLarge { argument: "scales" })?;
-    Ok((codes, check::extent("scales", scale_rows, width, width, 1)?))
+    Ok((codes, check::extent("scales", scale_rows, width, width, 1)?.bytes))
 }
 
 fn source(
@@ -340,7 +341,7 @@ fn source(
             let transposed = check::flag("transposed", args.transposed)?;
             let (rows, cols) = if transposed { (shape.cols, shape.rows) } else { (shape.rows, shape.cols) };
             let row_stride = check::stride("src_row_stride", args.src_row_stride, cols)?;
-            let one = check::extent("src", rows, row_stride, cols, 1)?;
+            let one = check::extent("src", rows, row_stride, cols, 1)?.bytes;
             let dense = rows.checked_mul(row_stride).ok_or(Error::TooLarge { argument: "src" })?;
             let group_stride = match args.src_group_stride {
                 0 => dense,

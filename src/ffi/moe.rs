@@ -107,6 +107,6 @@ pub unsafe extern "C" fn nvfp4_moe_forward_workspace_size(
     })
 }
 
-fn both(args: &nvfp4_moe_forward_args) -> Result<(Weights, Weights)> {
+pub(super) fn both(args: &nvfp4_moe_forward_args) -> Result<(Weights, Weights)> {
     Ok((weights::get_named("w1", args.w1)?, weights::get_named("w2", args.w2)?))
 }

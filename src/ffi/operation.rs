@@ -2,9 +2,10 @@
 
 use core::ffi::c_void;
 
-use super::args;
-use super::weights;
+use super::{args, moe, weights};
 use crate::api::gemm::nvfp4_grouped_gemm_args;
+use crate::api::linear::{Form, nvfp4_grouped_linear_args};
+use crate::api::moe::forward::nvfp4_moe_forward_args;
 use crate::api::operation::*;
 use crate::api::weights::nvfp4_weights_export_args;
 use crate::error::{Error, Result};
@@ -49,8 +50,21 @@ pub unsafe fn read_call(operation: nvfp4_operation, p: *const c_void) -> Result<
             let args: nvfp4_grouped_gemm_args = read!();
             Call::GroupedGemm(args, weights::get(args.weights)?)
         }
+        NVFP4_OPERATION_LINEAR | NVFP4_OPERATION_GROUPED_LINEAR => {
+            let args: nvfp4_grouped_linear_args = read!();
+            let form = if operation == NVFP4_OPERATION_LINEAR { Form::One } else { Form::Grouped };
+            Call::Linear(args, form, weights::get(args.weights)?)
+        }
+        NVFP4_OPERATION_MOE_ROUTE => Call::MoeRoute(read!()),
+        NVFP4_OPERATION_MOE_PERMUTE => Call::MoePermute(read!()),
+        NVFP4_OPERATION_MOE_COMBINE => Call::MoeCombine(read!()),
+        NVFP4_OPERATION_MOE_FORWARD => {
+            let args: nvfp4_moe_forward_args = read!();
+            let (w1, w2) = moe::both(&args)?;
+            Call::MoeForward(args, w1, w2)
+        }
         value => {
-            let known = "NVFP4_OPERATION_ALL (0) to NVFP4_OPERATION_GROUPED_GEMM (15)";
+            let known = "NVFP4_OPERATION_ALL (0) to NVFP4_OPERATION_MOE_FORWARD (21)";
             return Err(Error::UnknownValue { argument: "args.operation", value, known });
         }
     }))

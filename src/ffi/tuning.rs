@@ -15,7 +15,7 @@ use crate::error::{Error, Result, nvfp4_status};
 
 /// Times every kernel that can carry out a product, on this device and with these arguments, and uses the fastest from
 /// now on for products of the same operand type, groups, N, K and epilogue with about as many rows a group (to the next
-/// power of two). Not a run call: it allocates, launches and waits, and is refused while the stream captures. The output
+/// power of two). A layer's other steps are run once in their order, so that its products are timed on what they will get. Not a run call: it allocates, launches and waits, and is refused while the stream captures. The output
 /// is written many times; with NVFP4_GEMM_ACCUMULATE it is useless afterwards. A choice can change a product's bits within
 /// its bound and its workspace size, so tune before workspaces are asked for and graphs are captured; the same choices
 /// give the same bits. Products with NVFP4_GEMM_BATCH_INVARIANT take no choices. On the CPU there is nothing to choose.

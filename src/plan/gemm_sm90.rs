@@ -138,7 +138,7 @@ pub struct Sm90Plan {
     pub workspace_bytes: usize,
 }
 
-/// Steps that a block is worth having for where tiles are cut: `least` of kernels/sm90_schedule.cuh.
+/// k steps that a block is worth having for where tiles are cut: `least` of `Work` in kernels/sm90_schedule.cuh.
 pub const LEAST_STEPS: usize = 4;
 /// Rows a group, on average, that `few` takes of activations that tensor copies cannot address.
 const MOST_LOOSE: usize = 64;
@@ -221,10 +221,10 @@ pub fn plan_form(p: &GemmProblem, machine: &Machine, form: usize, schedule: Sche
     {
         return None;
     }
-    // No more blocks than can have work: a tile each, or steps of one.
-    let busy = if cut { tiles.max(tiles.saturating_mul(steps) / LEAST_STEPS) } else { tiles };
-    let grid = (machine.processors * f.resident).min(busy.max(1));
     let many = f.family == Family::Many;
+    // More blocks than a small problem has work for would only ask for more workspace.
+    let work = if cut { tiles * steps / LEAST_STEPS } else { tiles };
+    let grid = (machine.processors * f.resident).min(work.max(1));
     let run_steps = run_steps(p, f);
     let up = |bytes: usize| bytes.next_multiple_of(128);
     let decoded = many && matches!(p.a, Activations::Codes(_));
@@ -480,6 +480,14 @@ mod tests {
         assert_eq!(schedule(Groups::None { rows: 33 * 256 }, 8192, 8192), Some(Schedule::WholeTiles));
         let wide = schedule(ends(48, 48 * 512), 6144, 7168);
         assert!(wide.is_some_and(|wide| wide != Schedule::SplitAll));
+    }
+
+    #[test]
+    fn small_problems_take_few_blocks_and_little_memory() {
+        let tiny = plan(&problem(Groups::None { rows: 1 }, 256, 256, 256), &H200).expect("Hopper takes it");
+        assert_eq!((tiny.grid, tiny.workspace_bytes), (1, 2 * 8 * 256 * 4));
+        let rows = plan(&problem(ends(4, 4 * 40), 512, 512, 512), &H200).expect("Hopper takes it");
+        assert!(rows.grid <= 4 * 5 * 2 * 8 / LEAST_STEPS && rows.workspace_bytes < 4 << 20, "{rows:?}");
     }
 
     #[test]

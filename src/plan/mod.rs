@@ -28,9 +28,12 @@ pub enum Job {
     GroupEnds(layouts::GroupEndsProblem),
     Export(weights::ExportProblem),
     Gemm(gemm::GemmProblem),
+    /// A product inside of a layer: as `Gemm`, and its launch may start before the job in front has ended, for which it
+    /// then waits before it reads anything.
+    ChainedGemm(gemm::GemmProblem),
     Route(moe::RouteProblem),
     Permute(moe::PermuteProblem),
-    Gather(moe::GatherProblem),
+    Dispatch(moe::DispatchProblem),
     Combine(moe::CombineProblem),
     Copy { dst: Ptr<u8>, src: Ptr<u8>, bytes: usize },
 }

@@ -90,6 +90,15 @@ pub enum Gather {
     },
 }
 
+/// What stands in front of a layer's products: routing, unless the ids are given, the sort and the gather.
+#[derive(Clone, Copy, Debug)]
+pub struct DispatchProblem {
+    pub route: Option<RouteProblem>,
+    pub gather: GatherProblem,
+    /// The first launch may start before the work in front of it has ended, for which it then waits.
+    pub dependent_launch: bool,
+}
+
 /// Rows of the experts → tokens.
 #[derive(Clone, Copy, Debug)]
 pub struct CombineProblem {
@@ -106,4 +115,6 @@ pub struct CombineProblem {
     pub scaling: f32,
     pub shared: Option<Matrix>,
     pub out: Matrix,
+    /// Behind a product that itself stood behind whoever wrote `inverse` and `weights`: the launch may start early.
+    pub in_layer: bool,
 }

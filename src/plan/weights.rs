@@ -2,7 +2,10 @@
 
 use super::memory::{Matrix, Ptr};
 use super::quantize::Scales;
+use crate::error::{Error, Result};
+use crate::format::BLOCK;
 use crate::format::block::ScaleRule;
+use crate::format::layout::ScaleLayout;
 
 /// The shape of E matrices [N, K].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -14,6 +17,15 @@ pub struct WeightsShape {
     pub cols: usize,
     /// Rows are [gate; up], stored so that a pair is at hand together.
     pub gate_up: bool,
+}
+
+impl WeightsShape {
+    /// Bytes of the canonical codes of one matrix, and of its scales with their padding.
+    pub fn canonical_bytes(&self, layout: ScaleLayout) -> (usize, usize) {
+        let blocks = self.cols / BLOCK;
+        let width = if layout.is_tiled() { blocks.next_multiple_of(4) } else { blocks };
+        (self.rows * self.cols / 2, self.rows.next_multiple_of(layout.tile_rows()) * width)
+    }
 }
 
 /// Prepared weights in the caller's storage. The backend that made them knows its inside.
@@ -48,4 +60,44 @@ pub struct ExportProblem {
     pub codes: Ptr<u8>,
     pub scales: Scales,
     pub decode: Ptr<f32>,
+}
+
+/// One decode scale a matrix from those of its rows; none where rows differ and the matrix is to be quantized again.
+/// Refuses what is no decode scale and, unless `requantize`, rows that differ: the first of a matrix is named.
+pub fn merge_decode_scales(
+    shape: &WeightsShape,
+    given: impl Fn(usize, usize) -> f32,
+    requantize: bool,
+) -> Result<Vec<Option<f32>>> {
+    let mut merged = Vec::new();
+    let bytes = shape.groups * size_of::<Option<f32>>();
+    merged.try_reserve_exact(shape.groups).map_err(|_| Error::OutOfMemory { bytes })?;
+    for group in 0..shape.groups {
+        let first = given(group, 0);
+        let mut differs = None;
+        for row in 0..shape.rows {
+            let g = given(group, row);
+            if !(g.is_finite() && g > 0.0) {
+                return Err(Error::OutOfRange {
+                    argument: "decode_scales",
+                    value: format!("{g} (group {group}, row {row})"),
+                    range: "finite and above 0".into(),
+                });
+            }
+            if g != first && differs.is_none() {
+                differs = Some((row, g));
+            }
+        }
+        match differs {
+            Some((row, g)) if !requantize => {
+                return Err(Error::Mismatch {
+                    argument: "decode_scales",
+                    value: format!("{g} (group {group}, row {row})"),
+                    expected: format!("the {first} of the group's row 0, or requantize = 1"),
+                });
+            }
+            _ => merged.push(differs.is_none().then_some(first)),
+        }
+    }
+    Ok(merged)
 }

@@ -8,7 +8,7 @@ enum { ROWS = 6, N = 32, K = 64, GROUPS = 2 };
 
 static nvfp4_context *context;
 static nvfp4_stream *stream;
-static nvfp4_weights *weights;
+static nvfp4_weights *weights, *down, *single; /* [GROUPS, N, K], [GROUPS, K, N], [1, N, K] */
 static const float one = 1.0f;
 
 static const nvfp4_groups by_ends = {.grouping = NVFP4_GROUPING_ENDS, .count = GROUPS};
@@ -25,6 +25,12 @@ static nvfp4_group_ends_args ends = {.struct_size = sizeof ends, .count = GROUPS
 static nvfp4_weights_prepare_args pack = {.struct_size = sizeof pack, .groups = GROUPS, .rows = N, .cols = K, .source = NVFP4_WEIGHTS_SOURCE_VALUES};
 static nvfp4_weights_export_args unpack = {.struct_size = sizeof unpack};
 static nvfp4_grouped_gemm_args product = {.struct_size = sizeof product, .rows = ROWS};
+static nvfp4_linear_args linear = {.struct_size = sizeof linear, .tokens = ROWS, .quantize = 1, .scope = NVFP4_SCOPE_ROW};
+static nvfp4_grouped_linear_args layer = {.struct_size = sizeof layer, .tokens = ROWS};
+static nvfp4_moe_route_args route = {.struct_size = sizeof route, .topk = 2, .tokens = ROWS, .experts = 4};
+static nvfp4_moe_permute_args permute = {.struct_size = sizeof permute, .tokens = ROWS, .experts = 4, .topk = 2, .cols = K};
+static nvfp4_moe_combine_args combine = {.struct_size = sizeof combine, .tokens = ROWS, .cols = K, .topk = 2, .rows = 2 * ROWS};
+static nvfp4_moe_forward_args moe = {.struct_size = sizeof moe, .tokens = ROWS, .experts = GROUPS, .topk = 1, .activation = NVFP4_ACTIVATION_RELU2};
 
 /* Every operation, its arguments without any memory, and a field that is made wrong. */
 static const struct { const char *name; uint32_t operation; void *args; size_t at, bytes; const char *refusal; } calls[] = {
@@ -36,6 +42,8 @@ static const struct { const char *name; uint32_t operation; void *args; size_t a
     CALL(INTERLEAVE_GATE_UP, interleave, half_rows, "half_rows = "), CALL(DEINTERLEAVE_GATE_UP, interleave, half_rows, "half_rows = "),
     CALL(GROUP_ENDS, ends, count, "count = "), CALL(WEIGHTS_PREPARE, pack, cols, "cols = "),
     CALL(WEIGHTS_EXPORT, unpack, scale_layout, "scale_layout = "), CALL(GROUPED_GEMM, product, a_dtype, "a_dtype = "),
+    CALL(LINEAR, linear, scope, "scope = "), CALL(GROUPED_LINEAR, layer, a_dtype, "a_dtype = "), CALL(MOE_ROUTE, route, experts, "experts = "),
+    CALL(MOE_PERMUTE, permute, src_dtype, "src_dtype = "), CALL(MOE_COMBINE, combine, out_dtype, "out_dtype = "), CALL(MOE_FORWARD, moe, scale_rule, "scale_rule"),
 };
 
 static nvfp4_status prepare(uint32_t operation, const void *args) {
@@ -62,7 +70,7 @@ static void prepared_calls(void) {
         }
     }
     CASE("prepare refuses what is no call") {
-        BAD_ARGUMENT(prepare(16, &quantize), "args.operation = 16");
+        BAD_ARGUMENT(prepare(22, &quantize), "args.operation = 22");
         BAD_ARGUMENT(prepare(NVFP4_OPERATION_ALL, &quantize), "args.args");
         nvfp4_prepare_args args = {.struct_size = sizeof args, .reserved_operation = 1};
         BAD_ARGUMENT(nvfp4_prepare(context, &args), "reserved_operation = 1");
@@ -74,6 +82,13 @@ static void prepared_calls(void) {
         BAD_HANDLE(prepare(NVFP4_OPERATION_GROUPED_GEMM, &stale), "weights");
         const nvfp4_weights_export_args none = {.struct_size = sizeof none};
         BAD_HANDLE(prepare(NVFP4_OPERATION_WEIGHTS_EXPORT, &none), "weights");
+        nvfp4_linear_args bare = {.struct_size = sizeof bare};
+        BAD_HANDLE(prepare(NVFP4_OPERATION_LINEAR, &bare), "weights");
+        bare.weights = weights;
+        BAD_ARGUMENT(prepare(NVFP4_OPERATION_LINEAR, &bare), "weights = 2 groups");
+        nvfp4_moe_forward_args half = moe;
+        half.w2 = NULL;
+        BAD_HANDLE(prepare(NVFP4_OPERATION_MOE_FORWARD, &half), "w2");
     }
 }
 
@@ -135,6 +150,29 @@ static void tuning(void) {
             CHECK(out[0] == out[1] && (out[0] == 0xA5 || out[0] == 0x5A));
         }
     }
+    CASE("tune takes layers") {
+        unsigned char *untouched = mem_out(ROWS * GROUPS * K * 4);
+        nvfp4_linear_args one_group = linear;
+        nvfp4_grouped_linear_args some = layer;
+        nvfp4_moe_forward_args whole = moe;
+        one_group.a = some.a = whole.hidden = mem_in(ROWS * GROUPS * K * 2);
+        one_group.out = some.out = whole.out = untouched;
+        whole.logits = mem_in(ROWS * GROUPS * 2);
+        static const uint32_t operations[] = {NVFP4_OPERATION_LINEAR, NVFP4_OPERATION_GROUPED_LINEAR, NVFP4_OPERATION_MOE_FORWARD};
+        void *const layers[] = {&one_group, &some, &whole};
+        for (size_t i = 0; i < COUNT(layers); i++) {
+            nvfp4_tune_args about = {.struct_size = sizeof about, .operation = operations[i], .args = layers[i]};
+            OK(tune(context, &about, stream, &result));
+            CHECK(result.candidates == 0 && result.kernel[0] == 0 && result.best_us == 0);
+            /* What the call would refuse. */
+            whole.out = one_group.out = some.out = NULL;
+            BAD_ARGUMENT(tune(context, &about, stream, &result), "out is NULL");
+            one_group.out = some.out = whole.out = (unsigned char *)(uintptr_t)whole.hidden;
+            BAD_ARGUMENT(tune(context, &about, stream, &result), "overlap");
+            one_group.out = some.out = whole.out = untouched;
+        }
+        CHECK(all_bytes(untouched, ROWS * GROUPS * K * 4, 0xA5) && mem_guards_ok());
+    }
     CASE("tune refuses") {
         nvfp4_tune_args wrong = args;
         wrong.operation = NVFP4_OPERATION_ALL;
@@ -143,6 +181,9 @@ static void tuning(void) {
         wrong.operation = NVFP4_OPERATION_QUANTIZE;
         wrong.args = &quantize;
         BAD_ARGUMENT(tune(context, &wrong, stream, &result), "args.operation = 1");
+        wrong.operation = NVFP4_OPERATION_MOE_ROUTE;
+        wrong.args = &route;
+        BAD_ARGUMENT(tune(context, &wrong, stream, &result), "args.operation = 18");
         wrong = args;
         wrong.repeats = 10001;
         BAD_ARGUMENT(tune(context, &wrong, stream, &result), "args.repeats = 10001");
@@ -219,7 +260,19 @@ static void lost_weights(void) {
         OK(nvfp4_context_destroy(context));
         BAD_HANDLE(nvfp4_weights_info(weights, &shape), "destroyed");
         OK(nvfp4_weights_destroy(weights));
+        OK(nvfp4_weights_destroy(down));
+        OK(nvfp4_weights_destroy(single));
     }
+}
+
+static nvfp4_weights *made_of(int64_t groups, int64_t rows, int64_t cols) {
+    nvfp4_weights_prepare_args made = {.struct_size = sizeof made, .groups = groups, .rows = rows, .cols = cols, .source = NVFP4_WEIGHTS_SOURCE_VALUES,
+                                       .src = mem_in((size_t)(groups * rows * cols) * 2)};
+    nvfp4_weights *found = NULL;
+    MUST(nvfp4_weights_storage_size(context, &made, &made.storage_size) == NVFP4_STATUS_SUCCESS);
+    made.storage = mem_in(made.storage_size);
+    MUST(nvfp4_weights_prepare(context, &made, stream, &found) == NVFP4_STATUS_SUCCESS);
+    return found;
 }
 
 int main(void) {
@@ -227,12 +280,8 @@ int main(void) {
     quantize.out.static_decode_scales = norm.out.static_decode_scales = hyper.out.static_decode_scales = &one;
     swiglu.out.static_decode_scales = &one;
     product.groups = by_ends;
-    nvfp4_weights_prepare_args made = pack;
-    made.src = mem_in(GROUPS * N * K * 2);
-    MUST(nvfp4_weights_storage_size(context, &made, &made.storage_size) == NVFP4_STATUS_SUCCESS);
-    made.storage = mem_in(made.storage_size);
-    MUST(nvfp4_weights_prepare(context, &made, stream, &weights) == NVFP4_STATUS_SUCCESS);
-    product.weights = unpack.weights = weights;
+    weights = made_of(GROUPS, N, K), down = made_of(GROUPS, K, N), single = made_of(1, N, K);
+    product.weights = unpack.weights = layer.weights = moe.w1 = weights, moe.w2 = down, linear.weights = single;
     prepared_calls();
     sizes_without_memory();
     tuning();

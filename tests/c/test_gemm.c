@@ -287,6 +287,30 @@ static void deterministic(void) {
     }
 }
 
+/* Columns of one matrix: a, then room, then what is written. */
+static void columns(void) {
+    fixture f = open_fixture(&problems[1], false, false, true, 0);
+    size_t rows = f.p->rows, n = f.p->n, k = f.p->k, width = k + 16 + n;
+    uint16_t *want = mem_out(rows * n * 2), *whole = mem_out((rows * width + 8) * 2);
+    f.args.out = want;
+    OK(run(&f));
+    for (size_t r = 0; r < rows; r++) memcpy(whole + r * width, (const uint16_t *)f.args.a + r * k, k * 2);
+    f.args.a = whole, f.args.out = whole + k + 16;
+    f.args.a_row_stride = f.args.out_row_stride = (int64_t)width;
+    OK(run(&f));
+    for (size_t r = 0; r < rows; r++)
+        CHECK_THAT(memcmp(whole + r * width + k + 16, want + r * n, n * 2) == 0 && all_bytes(whole + r * width + k, 32, 0xA5), "row %zu", r);
+    /* One vector to the right it reaches into the next row of a; with another stride it would be hit or missed by luck. */
+    f.args.out = whole + k + 24;
+    BAD_ARGUMENT(run(&f), "overlap");
+    f.args.out = whole + k - 8;
+    BAD_ARGUMENT(run(&f), "overlap");
+    f.args.out = whole + k + 16, f.args.out_row_stride -= 8;
+    BAD_ARGUMENT(run(&f), "overlap");
+    CHECK(mem_guards_ok());
+    close_fixture(&f);
+}
+
 int main(void) {
     open_context(&context, &stream, 3);
     for (size_t i = 0; i < COUNT(problems); i++)
@@ -304,6 +328,7 @@ int main(void) {
                         codes_out(&problems[i], activation, false), codes_out(&problems[i], activation, true);
         }
     deterministic();
+    CASE("columns of one matrix") columns();
     close_context(context, stream);
     return finish();
 }

@@ -169,6 +169,46 @@ static void linear(size_t groups, bool quantize, nvfp4_scope scope, bool is_stat
     mem_free();
 }
 
+/* The decode scales of a sample are those that the dynamic layer finds in it; with them as static ones encode scales are
+ * 1 / g and not 2688 / amax, which may turn a code that lies between two. */
+static void calibrated(size_t groups, nvfp4_scope scope) {
+    nvfp4_weights *weights = make_weights((int64_t)groups, N, K, 0);
+    size_t rows = TOKENS * groups, entries = scope == NVFP4_SCOPE_GROUP ? groups : 1;
+    unsigned char *a = mem_in(rows * K * 2), *want = mem_out(rows * N * 4), *out = mem_out(rows * N * 4);
+    float *decode = mem_out(entries * 4);
+    fill_normal(a, NVFP4_DTYPE_BF16, rows * K, 1.0f);
+    nvfp4_amax_scale_args sample = {.struct_size = sizeof sample, .src = a, .scope = scope, .src_row_stride = (int64_t)(groups * K), .src_group_stride = K,
+                                    .rows = (int64_t)rows, .cols = K, .decode_scales = decode,
+                                    .groups = {.grouping = NVFP4_GROUPING_STRIDED, .count = (uint32_t)groups, .max_tokens = TOKENS}};
+    OK(nvfp4_amax_scale_workspace_size(context, &sample, &sample.workspace_size));
+    sample.workspace = sample.workspace_size ? mem_out(sample.workspace_size) : NULL;
+    OK(nvfp4_amax_scale(context, &sample, stream));
+    nvfp4_grouped_linear_args args = {.struct_size = sizeof args, .weights = weights, .tokens = TOKENS, .a = a, .quantize = 1, .scope = scope,
+                                      .out = want, .out_dtype = NVFP4_DTYPE_F32};
+    for (int is_static = 0; is_static < 2; is_static++) {
+        if (is_static) args.out = out, args.static_decode_scales = decode;
+        OK(nvfp4_grouped_linear_workspace_size(context, &args, &args.workspace_size));
+        args.workspace = args.workspace_size ? mem_out(args.workspace_size) : NULL;
+        OK(nvfp4_grouped_linear(context, &args, stream));
+    }
+    double difference = 0, norm = 0;
+    for (size_t i = 0; i < rows * N; i++) {
+        double w = ((const float *)(const void *)want)[i], d = ((const float *)(const void *)out)[i] - w;
+        difference += d * d, norm += w * w;
+    }
+    CHECK_THAT(difference <= 2.5e-3 * norm && norm > 0, "relative %g", sqrt(difference / norm));
+    unsigned char *codes = mem_out(rows * K / 2), *scales = mem_out(rows * K / 16);
+    float *found = mem_out(entries * 4);
+    nvfp4_quantize_args q = {.struct_size = sizeof q, .src = a, .src_row_stride = (int64_t)(groups * K), .src_group_stride = K, .rows = (int64_t)rows, .cols = K,
+                             .groups = sample.groups, .out = {.codes = codes, .scales = scales, .scope = scope, .decode_scales = found}};
+    OK(nvfp4_quantize_workspace_size(context, &q, &q.workspace_size));
+    q.workspace = q.workspace_size ? mem_out(q.workspace_size) : NULL;
+    OK(nvfp4_quantize(context, &q, stream));
+    CHECK(memcmp(found, decode, entries * 4) == 0 && mem_guards_ok());
+    MUST(nvfp4_weights_destroy(weights) == NVFP4_STATUS_SUCCESS);
+    mem_free();
+}
+
 int main(void) {
     open_context(&context, &stream, 3);
     for (nvfp4_activation activation = 0; activation < 3; activation++)
@@ -183,6 +223,9 @@ int main(void) {
             for (int is_static = 0; is_static < 2; is_static++)
                 CASE("grouped_linear that quantizes, %zu groups, scope %u, static %d", groups, scope, is_static) linear(groups, true, scope, is_static);
     }
+    for (size_t groups = 1; groups < 4; groups++)
+        for (nvfp4_scope scope = 0; scope < 2; scope++)
+            CASE("calibrated on a sample, %zu groups, scope %u", groups, scope) calibrated(groups, scope);
     close_context(context, stream);
     return finish();
 }

@@ -72,7 +72,7 @@ static void refuse_forward(nvfp4_weights *w1, nvfp4_weights *w2, nvfp4_weights *
         {"bias_dtype unknown", {F(bias_dtype, 3)}, INVALID, "bias_dtype = 3"},
         {"activation unknown", {F(activation, 3)}, INVALID, "activation"},
         {"limit negative", {F(limit, float_bits(-1))}, INVALID, "limit = -1"},
-        {"flags unknown", {F(flags, 4)}, INVALID, "flags = 4"},
+        {"flags unknown", {F(flags, 8)}, INVALID, "flags = 8"},
         {"accumulate", {F(flags, NVFP4_GEMM_ACCUMULATE)}, INVALID, "flags = 1"},
         {"rule without quantize", {F(scale_rule, 1)}, INVALID, "scale_rule: not used when quantize is 0"},
         {"scales without quantize", {F(static_input_scales, given)}, INVALID, "static_input_scales: not used when quantize is 0"},

@@ -146,17 +146,23 @@ inline uint32_t f16_bits(float x) {
   memcpy(&b, &h, 2);
   return b;
 }
-inline uint32_t pack_bf16(float low, float high) { return bf16_bits(low) | bf16_bits(high) << 16; }
-inline uint32_t pack_f16(float low, float high) { return f16_bits(low) | f16_bits(high) << 16; }
 inline float f16_to_f32(uint32_t bits) {
   const uint16_t b = uint16_t(bits);
   _Float16 h;
   memcpy(&h, &b, 2);
   return float(h);
 }
+inline uint32_t f16_bits_cut(float x) {
+  const uint32_t h = f16_bits(x);
+  return x != x ? h : h - (fabsf(f16_to_f32(h)) > fabsf(x));
+}
+inline uint32_t cut_f16(float low, float high) { return f16_bits_cut(low) | f16_bits_cut(high) << 16; }
+inline uint32_t pack_bf16(float low, float high) { return bf16_bits(low) | bf16_bits(high) << 16; }
+inline uint32_t pack_f16(float low, float high) { return f16_bits(low) | f16_bits(high) << 16; }
 // Wrong by up to an ulp, as the instruction is.
 inline float rcp_approx(float x) {
   const uint32_t b = __float_as_uint(1.f / x);
+  if ((b & 0x7FFFFFFF) >= 0x7F800000u) return __uint_as_float(b);
   return __uint_as_float(b + __float_as_uint(x) % 3 - 1);
 }
 // Wrong by up to two ulps, either way.
@@ -175,13 +181,23 @@ uint32_t each_bf16(uint32_t a, uint32_t b, Op op) {
 }
 inline uint32_t min_nan_bf16x2(uint32_t a, uint32_t b) { return each_bf16(a, b, min_nan); }
 inline uint32_t max_nan_bf16x2(uint32_t a, uint32_t b) { return each_bf16(a, b, max_nan); }
-inline uint32_t max_magnitude_bf16x2(uint32_t m, uint32_t x) { return max_nan_bf16x2(m, x & 0x7FFF7FFFu); }
+inline uint32_t larger(uint32_t a, uint32_t b, uint32_t inf) {
+  const auto half = [&](uint32_t x, uint32_t y) { const uint32_t m = max(x & 0x7FFFu, y & 0x7FFFu); return (m > inf ? 0x7FFFu : m) | ((x ^ y) & 0x8000u); };
+  return half(a & 0xFFFF, b & 0xFFFF) | half(a >> 16, b >> 16) << 16;
+}
+inline uint32_t larger_bf16x2(uint32_t a, uint32_t b) { return larger(a, b, 0x7F80); }
+inline uint32_t larger_f16x2(uint32_t a, uint32_t b) { return larger(a, b, 0x7C00); }
 inline uint32_t add_min_u16x2(uint32_t a, uint32_t b, uint32_t c) {
   return min((a + b) & 0xFFFFu, c & 0xFFFFu) | min((a >> 16) + (b >> 16) & 0xFFFFu, c >> 16) << 16;
 }
 inline uint32_t lowest_bit(uint32_t v) { return uint32_t(__builtin_ctz(v)); }
-inline float rcp_normal(float x) { return x == 0.f ? __uint_as_float(0x7FFFFFFF) : 1.f / x; }
-inline uint32_t power(uint32_t exponent) { return 1u << exponent; }
+inline float refine(float, float x) { return 1.f / x; }
+template <uint32_t VALUE>
+uint32_t opaque() { return VALUE; }
+inline bool any_here(bool v) { return v; }
+inline uint32_t bit_select(uint32_t mask, uint32_t a, uint32_t b) { return (a & mask) | (b & ~mask); }
+inline uint32_t rotate_right(uint32_t x, uint32_t by) { return x >> (by & 31) | x << (-by & 31); }
+inline uint32_t high_bf16(uint32_t w) { return w & 0xFFFF0000u; }
 inline uint32_t permute(uint32_t a, uint32_t b, uint32_t s) { return s & 0x8888 ? 0 : __byte_perm(a, b, s); }
 inline uint32_t dot2(uint32_t a, uint32_t b, uint32_t c) { return c + (a & 0xFFFF) * (b & 0xFF) + (a >> 16) * (b >> 8 & 0xFF); }
 inline uint32_t dot2_low(uint32_t a, uint32_t b, uint32_t c) { return dot2(a, b, c); }
@@ -190,6 +206,9 @@ inline uint32_t dot4(uint32_t a, uint32_t b, uint32_t c) {
   for (int i = 0; i < 32; i += 8) c += (a >> i & 0xFF) * (b >> i & 0xFF);
   return c;
 }
+inline void prefetch(const void*) {}
+inline void allow_dependents() {}
+inline void wait_for_launches() {}
 inline uint32_t atomic_or(uint32_t* p, uint32_t bits) {
   const uint32_t old = *p;
   *p |= bits;

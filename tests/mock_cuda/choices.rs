@@ -10,6 +10,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use nvfp4::api::context::*;
 use nvfp4::api::gemm::*;
 use nvfp4::api::handles::*;
+use nvfp4::api::linear::*;
+use nvfp4::api::moe::forward::*;
 use nvfp4::api::operation::*;
 use nvfp4::api::quantize::nvfp4_quantize_args;
 use nvfp4::api::stream::*;
@@ -30,7 +32,7 @@ fn tell_sizes(mock: &Mock) {
             ("gemm", _) => 240,
             ("gemm_sm90_few", _) => 256,
             ("gemm_sm90_many", _) => 448,
-            ("weights", _) => 104,
+            ("weights", _) => 112,
             ("quantize", name) if name != "nvfp4_stage_routes" => 272,
             _ => continue,
         };
@@ -133,7 +135,7 @@ fn a_given_call_is_prepared_and_nothing_else() {
         NVFP4_STATUS_INVALID_ARGUMENT,
         "args.args is NULL",
     );
-    refused(prepare(&gpu, 16, pointer), NVFP4_STATUS_INVALID_ARGUMENT, "args.operation = 16");
+    refused(prepare(&gpu, 22, pointer), NVFP4_STATUS_INVALID_ARGUMENT, "args.operation = 22");
     refused(prepare(&gpu, 0, pointer), NVFP4_STATUS_INVALID_ARGUMENT, "args.args");
     assert_eq!(loaded(&gpu), "3");
     drop((buffer, gpu));
@@ -149,7 +151,10 @@ struct Product {
 
 impl Product {
     fn new(gpu: &Gpu, flags: u32) -> Product {
-        let (groups, n, k) = (2usize, 256usize, 2048usize);
+        Product::shaped(gpu, flags, (2, 256, 2048))
+    }
+
+    fn shaped(gpu: &Gpu, flags: u32, (groups, n, k): (usize, usize, usize)) -> Product {
         let (storage, data) = (gpu.buffer(groups * n * k), gpu.buffer(32 << 20));
         let at = |bytes: usize| data.data.wrapping_byte_add(bytes);
         let mut prepare = nvfp4_weights_prepare_args {
@@ -348,6 +353,97 @@ fn a_product_is_tuned_saved_and_loaded() {
     fs::remove_file(&file).unwrap();
     ignored("No such file");
     drop((invariant, product, gpu));
+    assert_eq!(mock.leaks(), "");
+}
+
+/// A layer's products are timed behind its other steps, and nothing that was taken for it stays.
+#[test]
+fn layers_are_prepared_and_tuned() {
+    let (_turn, mock) = mock();
+    tell_sizes(mock);
+    for (kernel, bytes) in [
+        ("nvfp4_moe_route_few", 96),
+        ("nvfp4_moe_dispatch", 248),
+        ("nvfp4_dequantize_bf16", 144),
+        ("nvfp4_moe_combine_bf16", 120),
+    ] {
+        mock.set_parameter_bytes(kernel, bytes);
+    }
+    let gpu = Gpu::new(0);
+    let product = Product::new(&gpu, 0);
+    let w2 = Product::shaped(&gpu, 0, (2, 64, 256));
+    let (a, out) = (product.args.a, product.args.out);
+    let layer = nvfp4_grouped_linear_args {
+        struct_size: size_of::<nvfp4_grouped_linear_args>(),
+        weights: product.weights,
+        tokens: 8,
+        a,
+        quantize: 1,
+        scope: NVFP4_SCOPE_ROW,
+        out,
+        ..Default::default()
+    };
+    let moe = nvfp4_moe_forward_args {
+        struct_size: size_of::<nvfp4_moe_forward_args>(),
+        w1: product.weights,
+        w2: w2.weights,
+        tokens: 8,
+        experts: 2,
+        hidden: a,
+        topk: 2,
+        logits: a.wrapping_byte_add(1 << 20),
+        out,
+        ..Default::default()
+    };
+    let cases = [
+        (NVFP4_OPERATION_GROUPED_LINEAR, (&raw const layer).cast(), 1),
+        (NVFP4_OPERATION_MOE_FORWARD, (&raw const moe).cast(), 2),
+    ];
+    for (operation, args, products) in cases {
+        let launches = mock.launches();
+        ok(prepare(&gpu, operation, args));
+        assert_eq!(mock.launches(), launches, "nothing ran");
+        // What the call takes is there now, also inside of a capture.
+        // SAFETY: live handles, memory of the mock.
+        unsafe {
+            let (mut bytes, mut graph) = (0, null_mut());
+            let workspace = product.args.workspace;
+            ok(nvfp4_graph_begin_capture(gpu.stream, NVFP4_CAPTURE_MODE_GLOBAL));
+            if products == 1 {
+                ok(nvfp4_grouped_linear_workspace_size(gpu.context, &layer, &mut bytes));
+                let args = nvfp4_grouped_linear_args { workspace, workspace_size: bytes, ..layer };
+                ok(nvfp4_grouped_linear(gpu.context, &args, gpu.stream));
+            } else {
+                ok(nvfp4_moe_forward_workspace_size(gpu.context, &moe, &mut bytes));
+                let args = nvfp4_moe_forward_args { workspace, workspace_size: bytes, ..moe };
+                ok(nvfp4_moe_forward(gpu.context, &args, gpu.stream));
+            }
+            ok(nvfp4_graph_end_capture(gpu.stream, &mut graph));
+            ok(nvfp4_graph_destroy(graph));
+        }
+        let mut stats = nvfp4_pool_stats { struct_size: size_of::<nvfp4_pool_stats>(), ..Default::default() };
+        // SAFETY: valid pointers.
+        ok(unsafe { nvfp4_context_pool_stats(gpu.context, &mut stats) });
+        let in_use = stats.bytes_in_use;
+        let struct_size = size_of::<nvfp4_tune_args>();
+        let asked = nvfp4_tune_args { struct_size, operation, repeats: 3, args };
+        let mut found =
+            nvfp4_tune_result { struct_size: size_of::<nvfp4_tune_result>(), ..Default::default() };
+        // SAFETY: live handles, memory of the mock.
+        unsafe {
+            ok(nvfp4_tune(gpu.context, &asked, gpu.stream, &mut found));
+            ok(nvfp4_context_pool_stats(gpu.context, &mut stats));
+        }
+        // Each product of the mock takes the same time.
+        assert!(found.candidates > 2 && found.default_us == 500.0 * products as f32, "{found:?}");
+        assert_eq!(stats.bytes_in_use, in_use, "what the measurement took is given back");
+        mock.fail("cuEventSynchronize", 2, 999);
+        // SAFETY: as above.
+        let status = unsafe { nvfp4_tune(gpu.context, &asked, gpu.stream, &mut found) };
+        refused(status, NVFP4_STATUS_DEVICE_ERROR, "cuEventSynchronize");
+        mock.fail("", 0, 0);
+    }
+    drop((w2, product, gpu));
     assert_eq!(mock.leaks(), "");
 }
 

@@ -22,9 +22,11 @@ fn tell_sizes(mock: &Mock) {
         ("nvfp4_moe_count", 80),
         ("nvfp4_moe_place", 80),
         ("nvfp4_moe_sources", 80),
-        ("nvfp4_moe_gather", 64),
-        ("nvfp4_moe_gather_codes", 168),
-        ("nvfp4_moe_quantize_bf16", 280),
+        ("nvfp4_moe_route_few", 96),
+        ("nvfp4_moe_scatter", 64),
+        ("nvfp4_moe_dispatch", 248),
+        ("nvfp4_moe_dispatch_bf16", 496),
+        ("nvfp4_moe_scatter_bf16", 312),
         ("nvfp4_moe_combine_bf16", 120),
         ("nvfp4_moe_combine_any", 120),
     ] {
@@ -80,15 +82,29 @@ fn each_part_launches_its_kernels() {
     };
     // SAFETY: valid pointers.
     unsafe {
-        assert_eq!(launched(nvfp4_moe_route(gpu.context, &route(base, 256), gpu.stream)), "nvfp4_moe_route");
-        let many = nvfp4_moe_route(gpu.context, &route(base, 257), gpu.stream);
-        assert_eq!(launched(many), "nvfp4_moe_route_many");
+        assert_eq!(
+            launched(nvfp4_moe_route(gpu.context, &route(base, 257), gpu.stream)),
+            "nvfp4_moe_route_few"
+        );
+        for (experts, kernel) in [(8, "nvfp4_moe_route"), (257, "nvfp4_moe_route_many")] {
+            // Few tokens with many groups of experts, or many tokens.
+            let grouped =
+                |r: &mut nvfp4_moe_route_args| (r.router.groups, r.router.top_groups) = (experts as u32, 2);
+            let mut args = nvfp4_moe_route_args { tokens: 1025, ..route(base, experts) };
+            if experts > 32 {
+                (args.tokens, args.topk) = (3, 2);
+                grouped(&mut args);
+            }
+            assert_eq!(launched(nvfp4_moe_route(gpu.context, &args, gpu.stream)), kernel);
+        }
 
-        // A short sort is one launch, a long one three; the gathering is one more.
-        for (tokens, launches) in [(5, 2), (4096, 2), (4097, 4)] {
+        // A short sort is one launch, a long one three; the gathering is one more, but for few slots.
+        let scatter = "nvfp4_moe_scatter";
+        let cases = [(5, 1, "nvfp4_moe_dispatch"), (257, 2, scatter), (4096, 2, scatter), (4097, 4, scatter)];
+        for (tokens, launches, last) in cases {
             let before = mock.launches();
             let args = permute(base, tokens);
-            assert_eq!(launched(nvfp4_moe_permute(gpu.context, &args, gpu.stream)), "nvfp4_moe_gather");
+            assert_eq!(launched(nvfp4_moe_permute(gpu.context, &args, gpu.stream)), last);
             assert_eq!(mock.launches() - before, launches, "{tokens} tokens");
         }
         let mut bytes = 1;
@@ -113,7 +129,9 @@ fn each_part_launches_its_kernels() {
             ..permute(base, 5)
         };
         let status = nvfp4_moe_permute(gpu.context, &quantizes, gpu.stream);
-        assert_eq!(launched(status), "nvfp4_moe_quantize_bf16");
+        assert_eq!(launched(status), "nvfp4_moe_dispatch_bf16");
+        let more = nvfp4_moe_permute_args { tokens: 300, ..quantizes };
+        assert_eq!(launched(nvfp4_moe_permute(gpu.context, &more, gpu.stream)), "nvfp4_moe_scatter_bf16");
 
         let mut combine = nvfp4_moe_combine_args {
             struct_size: size_of::<nvfp4_moe_combine_args>(),

@@ -7,15 +7,17 @@ tell: dtype, device, shape, how many bytes lie behind it.
 from __future__ import annotations
 
 import ctypes
+import inspect
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from . import _abi
 from ._library import library
 from .arrays import CODES, SCALES, VALUES, Array, Matrix, View, dtype_of, await_fill, empty, host_bytes, matrix, view
 from .context import Buffer, Context, Stream
-from .enums import Backend, DType, Grouping, ScaleLayout, Scope
+from .enums import Backend, DType, Grouping, ScaleLayout, ScaleRule, Scope
 from .errors import InvalidArgumentError
 
 
@@ -66,6 +68,23 @@ class Quantized:
     scale_layout: int = ScaleLayout.LINEAR
     scope: int = Scope.TENSOR
     groups: Groups | None = None
+
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+
+def keywords_of(source: Callable[..., Any]) -> Callable[[_Function], _Function]:
+    """A function that collects its last keywords for another one says so in its signature."""
+
+    def told(function: _Function) -> _Function:
+        own = inspect.signature(function)
+        kept = [p for p in own.parameters.values() if p.kind != p.VAR_KEYWORD]
+        theirs = inspect.signature(source).parameters.values()
+        more = [p for p in theirs if p.kind == p.KEYWORD_ONLY and p.name not in own.parameters]
+        function.__signature__ = own.replace(parameters=[*kept, *more])  # type: ignore[attr-defined]
+        return function
+
+    return told
 
 
 #: `of_running`, where this thread asks about a call in place of making it (choices.py).
@@ -169,13 +188,13 @@ class Call:
         cols: int,
         groups: Groups | None,
         *,
-        codes: Array,
-        scales: Array,
-        decode_scales: Array,
-        static_decode_scales: Array,
-        scale_layout: int,
-        scale_rule: int,
-        scope: int,
+        codes: Array = None,
+        scales: Array = None,
+        decode_scales: Array = None,
+        static_decode_scales: Array = None,
+        scale_layout: int = ScaleLayout.LINEAR,
+        scale_rule: int = ScaleRule.AMAX,
+        scope: int = Scope.TENSOR,
     ) -> Quantized:
         """Fills the struct of an NVFP4 output, making what was not given. `lead`: the shape of codes but for the columns."""
         raw.scale_layout, raw.scale_rule, raw.scope = scale_layout, scale_rule, scope

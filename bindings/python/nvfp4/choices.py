@@ -39,7 +39,8 @@ def prepare_for(function: Callable[..., Any], *args: Any, **kwargs: Any) -> None
 
 def tune(function: Callable[..., Any], *args: Any, repeats: int = 0, **kwargs: Any) -> Tuned:
     """Times every kernel that can carry out a product, and uses the fastest for such products from now on:
-    tune(nvfp4.grouped_gemm, context, a, weights, groups=groups). `out` is overwritten. Keep the choices with
+    tune(nvfp4.grouped_gemm, context, a, weights, groups=groups), or the products of a layer (`linear`, `moe_forward`, a
+    `Linear`, `MoE`, ... that is called). `out` is overwritten. Keep the choices with
     Context.save_tuning."""
     found: list[Tuned] = []
 

@@ -117,6 +117,12 @@ class Operation(IntEnum):
     WEIGHTS_PREPARE = 13
     WEIGHTS_EXPORT = 14
     GROUPED_GEMM = 15
+    LINEAR = 16
+    GROUPED_LINEAR = 17
+    MOE_ROUTE = 18
+    MOE_PERMUTE = 19
+    MOE_COMBINE = 20
+    MOE_FORWARD = 21
 
 
 class MoeScore(IntEnum):

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from . import _abi
-from ._call import Call, Groups, Quantized, split_of
+from ._call import Call, Groups, Quantized, keywords_of, split_of
 from .arrays import NAMES, Array, matrix
 from .context import Context, Stream
 from .enums import Activation, DType, Grouping, ScaleLayout, ScaleRule, Scope
@@ -50,6 +50,7 @@ def _inv_rms(call: Call, args: Any, given: Array, rows: int) -> Array:
     return given
 
 
+@keywords_of(Call.quantized)
 def rmsnorm_quantize(
     context: Context,
     src: Array,
@@ -62,15 +63,9 @@ def rmsnorm_quantize(
     weight_offset: float = 0.0,
     normed: Array | bool = None,
     inv_rms: Array | bool = None,
-    codes: Array = None,
-    scales: Array = None,
-    decode_scales: Array = None,
-    static_decode_scales: Array = None,
-    scale_layout: int = ScaleLayout.LINEAR,
-    scale_rule: int = ScaleRule.AMAX,
-    scope: int = Scope.TENSOR,
     workspace: Array = None,
     stream: Stream | None = None,
+    **output: Any,
 ) -> NormQuantized:
     """RMSNorm of the rows of src (plus residual, which takes the sum), quantized.
 
@@ -86,10 +81,7 @@ def rmsnorm_quantize(
     )
     _, args.residual, args.residual_row_stride = _copy(call, "residual", residual, lead, rows, cols, dtype)
     _weight(call, args, weight, weight_dtype, cols)
-    result = call.quantized(
-        args.out, lead, rows, cols, None, codes=codes, scales=scales, decode_scales=decode_scales,
-        static_decode_scales=static_decode_scales, scale_layout=scale_layout, scale_rule=scale_rule, scope=scope,
-    )
+    result = call.quantized(args.out, lead, rows, cols, None, **output)
     normed, args.normed, args.normed_row_stride = _copy(call, "normed", normed, lead, rows, cols, dtype)
     inv_rms = _inv_rms(call, args, inv_rms, rows)
     call.workspace("rmsnorm_quantize", args, workspace)
@@ -104,6 +96,7 @@ def _weight(call: Call, args: Any, weight: Array, weight_dtype: Any, cols: int) 
     args.weight = found.pointer
 
 
+@keywords_of(Call.quantized)
 def hc_rmsnorm_quantize(
     context: Context,
     streams: Array,
@@ -117,15 +110,9 @@ def hc_rmsnorm_quantize(
     mixed: Array | bool = None,
     normed: Array | bool = None,
     inv_rms: Array | bool = None,
-    codes: Array = None,
-    scales: Array = None,
-    decode_scales: Array = None,
-    static_decode_scales: Array = None,
-    scale_layout: int = ScaleLayout.LINEAR,
-    scale_rule: int = ScaleRule.AMAX,
-    scope: int = Scope.TENSOR,
     workspace: Array = None,
     stream: Stream | None = None,
+    **output: Any,
 ) -> NormQuantized:
     """Hyper-connection: streams [rows, count, K] summed with mix [rows, count] float32, then RMSNorm, then quantized."""
     call = Call(context, stream)
@@ -143,10 +130,7 @@ def hc_rmsnorm_quantize(
         weight_offset=weight_offset, eps=eps,
     )
     _weight(call, args, weight, weight_dtype, cols)
-    result = call.quantized(
-        args.out, (rows,), rows, cols, None, codes=codes, scales=scales, decode_scales=decode_scales,
-        static_decode_scales=static_decode_scales, scale_layout=scale_layout, scale_rule=scale_rule, scope=scope,
-    )
+    result = call.quantized(args.out, (rows,), rows, cols, None, **output)
     mixed, args.mixed, args.mixed_row_stride = _copy(call, "mixed", mixed, (rows,), rows, cols, dtype)
     normed, args.normed, args.normed_row_stride = _copy(call, "normed", normed, (rows,), rows, cols, dtype)
     inv_rms = _inv_rms(call, args, inv_rms, rows)
@@ -155,6 +139,7 @@ def hc_rmsnorm_quantize(
     return NormQuantized(**vars(result), normed=normed, inv_rms=inv_rms, mixed=mixed)
 
 
+@keywords_of(Call.quantized)
 def swiglu_quantize(
     context: Context,
     src: Array,
@@ -167,15 +152,9 @@ def swiglu_quantize(
     beta: float = 0.0,
     groups: Groups | None = None,
     activated: Array | bool = None,
-    codes: Array = None,
-    scales: Array = None,
-    decode_scales: Array = None,
-    static_decode_scales: Array = None,
-    scale_layout: int = ScaleLayout.LINEAR,
-    scale_rule: int = ScaleRule.AMAX,
-    scope: int = Scope.TENSOR,
     workspace: Array = None,
     stream: Stream | None = None,
+    **output: Any,
 ) -> ActivationQuantized:
     """gate and up [rows, 2 * width] -> activation [rows, width], quantized. RELU2: [rows, width] -> the same width.
 
@@ -195,10 +174,7 @@ def swiglu_quantize(
         src_group_stride=source.group_stride, rows=rows, width=width, activation=activation, limit=limit, alpha=alpha,
         beta=beta, groups=call.groups(groups),
     )
-    result = call.quantized(
-        args.out, lead, rows, cols, groups, codes=codes, scales=scales, decode_scales=decode_scales,
-        static_decode_scales=static_decode_scales, scale_layout=scale_layout, scale_rule=scale_rule, scope=scope,
-    )
+    result = call.quantized(args.out, lead, rows, cols, groups, **output)
     if activated is True and groups is not None and groups.grouping != Grouping.STRIDED:
         activated = call.empty((*lead, cols), NAMES[DType(dtype)], zero=True)
     activated, args.activated, args.activated_row_stride = _copy(call, "activated", activated, lead, rows, cols, dtype)

@@ -14,7 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from . import fused, linears, moe, quantizers
+from . import fused, linears, moe, products, quantizers
 from ._call import Groups, Quantized
 from .arrays import Array
 from .context import Context, Stream
@@ -149,7 +149,7 @@ class MoE:
     ) -> None:
         """w1, w2, and the keywords: those of `moe_forward`."""
         self.w1, self.w2, self.context, self.topk, self.router = w1, w2, w1.context, topk, router
-        self._options = {
+        self._options: dict[str, Any] = {
             "experts": experts, "first_expert": first_expert, "bias1": bias1, "bias2": bias2, "activation": activation, "limit": limit,
             "alpha": alpha, "beta": beta, "quantize": quantize, "scale_rule": scale_rule, "static_scope": static_scope,
             "static_input_scales": static_input_scales, "static_intermediate_scales": static_intermediate_scales, "scaling": scaling,
@@ -169,6 +169,43 @@ class MoE:
         )
         return cls(first, second, topk, router, **options)
 
+    @classmethod
+    def from_codes(
+        cls, context: Context, w1: Quantized, w2: Quantized, topk: int, router: Router = Router(), *,
+        decode_scope: int = WeightsScope.GROUP, requantize: bool = False, stream: Stream | None = None, **options: Any,
+    ) -> MoE:
+        """Takes a checkpoint's NVFP4 [E, rows, K] of both products, as `Weights.prepare` does. Options are the constructor's."""
+        gated = options.get("activation", Activation.SWIGLU) == Activation.SWIGLU
+        first, second = (
+            Weights.prepare(
+                context, codes=q.codes, scales=q.scales, decode_scales=q.decode_scales, scale_layout=q.scale_layout,
+                decode_scope=decode_scope, requantize=requantize, gate_up=gate_up, stream=stream,
+            )
+            for q, gate_up in ((w1, gated), (w2, False))
+        )
+        return cls(first, second, topk, router, **options)
+
+    def calibrate(
+        self, hidden: Array, logits: Array = None, *, topk_ids: Array = None, scope: int = Scope.TENSOR, stream: Stream | None = None
+    ) -> tuple[Array, Array]:
+        """Keeps the decode scales of both products' inputs in a sample as the static ones, and gives them: one each, or one a
+        local expert (GROUP). The sample is `hidden`, BF16 or F16 [tokens, K], with its logits or routes."""
+        o = self._options
+        if topk_ids is None:
+            topk_ids, _ = moe.moe_route(self.context, logits, self.topk, self.router, stream=stream)
+        info = self.w1.info
+        experts = info.groups if o["experts"] is None else o["experts"]
+        rows = moe.moe_permute(
+            self.context, topk_ids, experts, hidden, first_expert=o["first_expert"], local_experts=info.groups, stream=stream
+        )
+        tail = {name: o[name] for name in ("activation", "limit", "alpha", "beta")}
+        h = products.grouped_gemm(self.context, rows.rows, self.w1, groups=rows.groups, bias=o["bias1"], stream=stream, **tail)
+        first, second = (
+            quantizers.amax_scale(self.context, x, groups=rows.groups, scope=scope, stream=stream) for x in (rows.rows, h)
+        )
+        o.update(quantize=True, static_scope=scope, static_input_scales=first, static_intermediate_scales=second)
+        return first, second
+
     def __call__(
         self, hidden: Array | Quantized, logits: Array = None, *, topk_ids: Array = None, topk_weights: Array = None,
         token_mask: Array = None, shared: Array = None, out: Array = None, out_dtype: Any = None, workspace: Array = None,
@@ -179,7 +216,7 @@ class MoE:
         return moe.moe_forward(
             self.context, hidden, self.w1, self.w2, logits=logits, topk=self.topk, router=self.router, token_mask=token_mask,
             topk_ids=topk_ids, topk_weights=topk_weights, shared=shared, out=out, out_dtype=out_dtype, workspace=workspace, stream=stream,
-            **{**self._options, **({"quantize": True} if hidden_is_codes else {}), **options},
+            **{**self._options, **({"quantize": True, "static_input_scales": None} if hidden_is_codes else {}), **options},
         )
 
 

@@ -5,96 +5,47 @@ from __future__ import annotations
 from typing import Any
 
 from . import _abi
-from ._call import Call, Groups, Quantized, scope_size
+from ._call import Call, Groups, Quantized, keywords_of, scope_size
 from .arrays import NAMES, Array, dtype_of, matrix
 from .context import Context, Stream
-from .enums import Activation, DType, GemmFlags, ScaleLayout, ScaleRule, Scope
+from .enums import Activation, DType, GemmFlags, ScaleRule, Scope
 from .errors import InvalidArgumentError
 from .products import Weights
 
 
-def linear(
-    context: Context,
-    a: Array | Quantized,
-    weights: Weights,
-    *,
-    a_dtype: Any = None,
-    quantize: bool = False,
-    scale_rule: int = ScaleRule.AMAX,
-    scope: int = Scope.ROW,
-    static_decode_scales: Array = None,
-    bias: Array = None,
-    bias_dtype: Any = None,
-    activation: int = Activation.NONE,
-    limit: float = 0.0,
-    alpha: float = 0.0,
-    beta: float = 0.0,
-    flags: int = GemmFlags.NONE,
-    out: Array = None,
-    out_dtype: Any = None,
-    output: dict[str, Any] | None = None,
-    workspace: Array = None,
-    stream: Stream | None = None,
-) -> Any:
-    """a [tokens, K] x weights [N, K] -> [tokens, N]. a: BF16 or F16 values (F32 with `quantize`), or Quantized.
-
-    quantize: values become NVFP4 first, by scale_rule and scope, with static_decode_scales or dynamic ones. out_dtype
-    NVFP4 gives a Quantized, made as the keyword arguments in `output` say (those of `grouped_gemm`).
-    """
-    return _layer("linear", context, a, weights, a_dtype, quantize, (scale_rule, scope, static_decode_scales), bias, bias_dtype,
-                  activation, (limit, alpha, beta), flags, out, out_dtype, output, workspace, stream)
-
-
-def grouped_linear(
-    context: Context,
-    a: Array | Quantized,
-    weights: Weights,
-    *,
-    a_dtype: Any = None,
-    quantize: bool = False,
-    scale_rule: int = ScaleRule.AMAX,
-    scope: int = Scope.ROW,
-    static_decode_scales: Array = None,
-    bias: Array = None,
-    bias_dtype: Any = None,
-    activation: int = Activation.NONE,
-    limit: float = 0.0,
-    alpha: float = 0.0,
-    beta: float = 0.0,
-    flags: int = GemmFlags.NONE,
-    out: Array = None,
-    out_dtype: Any = None,
-    output: dict[str, Any] | None = None,
-    workspace: Array = None,
-    stream: Stream | None = None,
-) -> Any:
-    """a [tokens, G, K] x weights [G, N, K] -> [tokens, G, N], where they lie; see `linear`.
-
-    A Quantized holds codes [G, tokens, K/2], as `quantize` makes them with strided groups; so does a Quantized result.
-    Decode scales of scope ROW are [G, tokens], of scope GROUP [G].
-    """
-    return _layer("grouped_linear", context, a, weights, a_dtype, quantize, (scale_rule, scope, static_decode_scales), bias, bias_dtype,
-                  activation, (limit, alpha, beta), flags, out, out_dtype, output, workspace, stream)
-
-
-_OUTPUT = {
-    "codes": None, "scales": None, "decode_scales": None, "static_decode_scales": None, "scale_layout": ScaleLayout.LINEAR,
-    "scale_rule": ScaleRule.AMAX, "scope": Scope.ROW,
-}
-
-
 def _layer(
-    name: str, context: Context, a: Array | Quantized, weights: Weights, a_dtype: Any, quantize: bool, rule: tuple[int, int, Array],
-    bias: Array, bias_dtype: Any, activation: int, gate: tuple[float, float, float], flags: int, out: Array, out_dtype: Any,
-    output: dict[str, Any] | None, workspace: Array, stream: Stream | None,
+    name: str,
+    context: Context,
+    a: Array | Quantized,
+    weights: Weights,
+    *,
+    a_dtype: Any = None,
+    quantize: bool = False,
+    scale_rule: int = ScaleRule.AMAX,
+    scope: int = Scope.ROW,
+    static_decode_scales: Array = None,
+    bias: Array = None,
+    bias_dtype: Any = None,
+    activation: int = Activation.NONE,
+    limit: float = 0.0,
+    alpha: float = 0.0,
+    beta: float = 0.0,
+    flags: int = GemmFlags.NONE,
+    out: Array = None,
+    out_dtype: Any = None,
+    output: dict[str, Any] | None = None,
+    workspace: Array = None,
+    stream: Stream | None = None,
 ) -> Any:
+    """Both layers."""
     call = Call(context, stream)
     if not isinstance(weights, Weights):
         raise TypeError(f"weights is a {type(weights).__name__}; pass nvfp4.Weights")
     call.keep.append(weights._storage)
     info, grouped = weights.info, name == "grouped_linear"
-    args = _abi.nvfp4_grouped_linear_args(weights=weights.handle, activation=activation, flags=flags)
-    args.limit, args.alpha, args.beta = gate
+    args = _abi.nvfp4_grouped_linear_args(
+        weights=weights.handle, activation=activation, limit=limit, alpha=alpha, beta=beta, flags=flags
+    )
     default = int(DType.BF16)
     if isinstance(a, Quantized):
         args.tokens, groups = _codes(call, args, a, info.cols, info.groups if grouped else None)
@@ -104,10 +55,10 @@ def _layer(
         groups = Groups.strided(info.groups, args.tokens) if grouped else None
         default = args.a_dtype
     if quantize:
-        args.quantize, (args.scale_rule, args.scope, given) = 1, rule
-        if given is not None:
-            count = scope_size(args.scope, args.tokens * info.groups, groups)
-            args.static_decode_scales = call.floats("static_decode_scales", given, count).pointer
+        args.quantize, args.scale_rule, args.scope = 1, scale_rule, scope
+        if static_decode_scales is not None:
+            count = scope_size(scope, args.tokens * info.groups, groups)
+            args.static_decode_scales = call.floats("static_decode_scales", static_decode_scales, count).pointer
     if bias is not None:
         found, args.bias_dtype = call.values("bias", bias, bias_dtype)
         args.bias = call.dense("bias", bias, (found.dtype,), info.groups * info.rows).pointer
@@ -116,6 +67,26 @@ def _layer(
     call.workspace(name, args, workspace)
     call.run(name, args)
     return result
+
+
+@keywords_of(_layer)
+def linear(context: Context, a: Array | Quantized, weights: Weights, **options: Any) -> Any:
+    """a [tokens, K] x weights [N, K] -> [tokens, N]. a: BF16 or F16 values (F32 with `quantize`), or Quantized.
+
+    quantize: values become NVFP4 first, by scale_rule and scope, with static_decode_scales or dynamic ones. out_dtype
+    NVFP4 gives a Quantized, made as the keyword arguments in `output` say (those of `grouped_gemm`).
+    """
+    return _layer("linear", context, a, weights, **options)
+
+
+@keywords_of(_layer)
+def grouped_linear(context: Context, a: Array | Quantized, weights: Weights, **options: Any) -> Any:
+    """a [tokens, G, K] x weights [G, N, K] -> [tokens, G, N], where they lie; see `linear`.
+
+    A Quantized holds codes [G, tokens, K/2], as `quantize` makes them with strided groups; so does a Quantized result.
+    Decode scales of scope ROW are [G, tokens], of scope GROUP [G].
+    """
+    return _layer("grouped_linear", context, a, weights, **options)
 
 
 def _codes(call: Call, args: Any, a: Quantized, k: int, groups: int | None) -> tuple[int, Groups | None]:
@@ -168,7 +139,7 @@ def _out(
         args.out_dtype = DType.NVFP4
         lead = (args.tokens,) if count is None else (count, args.tokens)
         rows = args.tokens * (count or 1) if count != 0 else 0
-        return call.quantized(args.out_quantized, lead, rows, cols, groups, **{**_OUTPUT, **(output or {})})
+        return call.quantized(args.out_quantized, lead, rows, cols, groups, **{"scope": Scope.ROW, **(output or {})})
     if output:
         raise InvalidArgumentError("output is for NVFP4 results; pass out_dtype=DType.NVFP4 and no out")
     if out is None:

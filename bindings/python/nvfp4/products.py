@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from . import _abi
-from ._call import Call, Groups, Quantized, split_of, device_bytes, scales_size, scope_size
+from ._call import Call, Groups, Quantized, keywords_of, split_of, device_bytes, scales_size, scope_size
 from ._library import library
 from .arrays import CODES, NAMES, SCALES, Array, dtype_of, matrix
 from .context import Context, Stream
@@ -189,93 +189,47 @@ def _three(argument: str, shape: tuple[int, ...]) -> tuple[int, int, int]:
     return shape
 
 
-def grouped_gemm(
-    context: Context,
-    a: Array | Quantized,
-    weights: Weights,
-    *,
-    groups: Groups | None = None,
-    a_dtype: Any = None,
-    a_scope: int = Scope.TENSOR,
-    a_decode_scales: Array = None,
-    bias: Array = None,
-    bias_dtype: Any = None,
-    activation: int = Activation.NONE,
-    limit: float = 0.0,
-    alpha: float = 0.0,
-    beta: float = 0.0,
-    flags: int = GemmFlags.NONE,
-    out: Array = None,
-    out_dtype: Any = None,
-    codes: Array = None,
-    scales: Array = None,
-    decode_scales: Array = None,
-    static_decode_scales: Array = None,
-    scale_layout: int = ScaleLayout.LINEAR,
-    scale_rule: int = ScaleRule.AMAX,
-    scope: int = Scope.ROW,
-    workspace: Array = None,
-    stream: Stream | None = None,
-) -> Any:
-    """epilogue((a x weights^T) x decode scales + bias), group by group.
-
-    a: BF16 or F16 values [rows, K], or Quantized. Values come back (`out`; its dtype is that of `out`, `out_dtype`, of
-    value activations, or float32), or, with out_dtype NVFP4, a Quantized made as codes, scales, ... say.
-    With strided groups a is [count, max_tokens, K], or [max_tokens, K] for all groups.
-    """
-    return _product("grouped_gemm", context, a, weights, groups, a_dtype, a_scope, a_decode_scales, bias, bias_dtype,
-                    activation, (limit, alpha, beta), flags, out, out_dtype,
-                    {"codes": codes, "scales": scales, "decode_scales": decode_scales,
-                     "static_decode_scales": static_decode_scales, "scale_layout": scale_layout, "scale_rule": scale_rule,
-                     "scope": scope}, workspace, stream)
-
-
-def gemm(
-    context: Context,
-    a: Array | Quantized,
-    weights: Weights,
-    *,
-    a_dtype: Any = None,
-    a_scope: int = Scope.TENSOR,
-    a_decode_scales: Array = None,
-    bias: Array = None,
-    bias_dtype: Any = None,
-    activation: int = Activation.NONE,
-    limit: float = 0.0,
-    alpha: float = 0.0,
-    beta: float = 0.0,
-    flags: int = GemmFlags.NONE,
-    out: Array = None,
-    out_dtype: Any = None,
-    codes: Array = None,
-    scales: Array = None,
-    decode_scales: Array = None,
-    static_decode_scales: Array = None,
-    scale_layout: int = ScaleLayout.LINEAR,
-    scale_rule: int = ScaleRule.AMAX,
-    scope: int = Scope.ROW,
-    workspace: Array = None,
-    stream: Stream | None = None,
-) -> Any:
-    """`grouped_gemm` with one matrix of weights and one group."""
-    return _product("gemm", context, a, weights, None, a_dtype, a_scope, a_decode_scales, bias, bias_dtype,
-                    activation, (limit, alpha, beta), flags, out, out_dtype,
-                    {"codes": codes, "scales": scales, "decode_scales": decode_scales,
-                     "static_decode_scales": static_decode_scales, "scale_layout": scale_layout, "scale_rule": scale_rule,
-                     "scope": scope}, workspace, stream)
-
-
 def _product(
-    name: str, context: Context, a: Array | Quantized, weights: Weights, groups: Groups | None, a_dtype: Any, a_scope: int,
-    a_decode_scales: Array, bias: Array, bias_dtype: Any, activation: int, gate: tuple[float, float, float], flags: int,
-    out: Array, out_dtype: Any, output: dict[str, Any], workspace: Array, stream: Stream | None,
+    name: str,
+    context: Context,
+    a: Array | Quantized,
+    weights: Weights,
+    groups: Groups | None,
+    *,
+    a_dtype: Any = None,
+    a_scope: int = Scope.TENSOR,
+    a_decode_scales: Array = None,
+    bias: Array = None,
+    bias_dtype: Any = None,
+    activation: int = Activation.NONE,
+    limit: float = 0.0,
+    alpha: float = 0.0,
+    beta: float = 0.0,
+    flags: int = GemmFlags.NONE,
+    out: Array = None,
+    out_dtype: Any = None,
+    codes: Array = None,
+    scales: Array = None,
+    decode_scales: Array = None,
+    static_decode_scales: Array = None,
+    scale_layout: int = ScaleLayout.LINEAR,
+    scale_rule: int = ScaleRule.AMAX,
+    scope: int = Scope.ROW,
+    workspace: Array = None,
+    stream: Stream | None = None,
 ) -> Any:
+    """Both products."""
+    output = {
+        "codes": codes, "scales": scales, "decode_scales": decode_scales, "static_decode_scales": static_decode_scales,
+        "scale_layout": scale_layout, "scale_rule": scale_rule, "scope": scope,
+    }
     call = Call(context, stream)
     if not isinstance(weights, Weights):
         raise TypeError(f"weights is a {type(weights).__name__}; pass nvfp4.Weights")
     info = weights.info
-    args = _abi.nvfp4_grouped_gemm_args(weights=weights.handle, activation=activation, flags=flags)
-    args.limit, args.alpha, args.beta = gate
+    args = _abi.nvfp4_grouped_gemm_args(
+        weights=weights.handle, activation=activation, limit=limit, alpha=alpha, beta=beta, flags=flags
+    )
     call.keep.append(weights._storage)
     rows, lead, values_dtype = _activations(call, args, a, info.cols, groups, a_dtype, a_scope, a_decode_scales)
     args.rows, args.groups = rows, call.groups(groups)
@@ -297,6 +251,25 @@ def _product(
     call.workspace(name, args, workspace)
     call.run(name, args)
     return result
+
+
+@keywords_of(_product)
+def grouped_gemm(
+    context: Context, a: Array | Quantized, weights: Weights, *, groups: Groups | None = None, **options: Any
+) -> Any:
+    """epilogue((a x weights^T) x decode scales + bias), group by group.
+
+    a: BF16 or F16 values [rows, K], or Quantized. Values come back (`out`; its dtype is that of `out`, `out_dtype`, of
+    value activations, or float32), or, with out_dtype NVFP4, a Quantized made as codes, scales, ... say.
+    With strided groups a is [count, max_tokens, K], or [max_tokens, K] for all groups.
+    """
+    return _product("grouped_gemm", context, a, weights, groups, **options)
+
+
+@keywords_of(_product)
+def gemm(context: Context, a: Array | Quantized, weights: Weights, **options: Any) -> Any:
+    """`grouped_gemm` with one matrix of weights and one group."""
+    return _product("gemm", context, a, weights, None, **options)
 
 
 def _activations(

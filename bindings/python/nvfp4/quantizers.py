@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from . import _abi
-from ._call import Call, Groups, Quantized, split_of, scope_size
+from ._call import Call, Groups, Quantized, keywords_of, split_of, scope_size
 from .arrays import NAMES, Array, dtype_of, matrix
 from .context import Context, Stream
 from .enums import DType, ScaleLayout, ScaleRule, Scope
@@ -34,6 +34,7 @@ def lead_shape(shape: tuple[int, ...], rows: int, groups: Groups | None) -> tupl
     return lead if split is None or len(lead) != 1 or lead[0] == rows else split
 
 
+@keywords_of(Call.quantized)
 def quantize(
     context: Context,
     src: Array,
@@ -41,15 +42,9 @@ def quantize(
     src_dtype: Any = None,
     transposed: bool = False,
     groups: Groups | None = None,
-    codes: Array = None,
-    scales: Array = None,
-    decode_scales: Array = None,
-    static_decode_scales: Array = None,
-    scale_layout: int = ScaleLayout.LINEAR,
-    scale_rule: int = ScaleRule.AMAX,
-    scope: int = Scope.TENSOR,
     workspace: Array = None,
     stream: Stream | None = None,
+    **output: Any,
 ) -> Quantized:
     """Values [rows, K] (or [K, rows] when transposed) -> NVFP4.
 
@@ -76,10 +71,7 @@ def quantize(
         cols=cols,
         groups=call.groups(groups),
     )
-    result = call.quantized(
-        args.out, lead, rows, cols, groups, codes=codes, scales=scales, decode_scales=decode_scales,
-        static_decode_scales=static_decode_scales, scale_layout=scale_layout, scale_rule=scale_rule, scope=scope,
-    )
+    result = call.quantized(args.out, lead, rows, cols, groups, **output)
     call.workspace("quantize", args, workspace)
     call.run("quantize", args)
     return result

@@ -18,17 +18,19 @@ from typing import Any, NamedTuple
 
 import torch
 
-from . import fused, moe, products, quantizers
+from . import fused, linears, moe, products, quantizers
 from ._call import Groups
 from ._call import Quantized as _Quantized
 from .context import Context, Stream, backend_query
-from .enums import Activation, Backend, GemmFlags, ScaleLayout, ScaleRule, Scope
+from .enums import Activation, Backend, GemmFlags, ScaleLayout, ScaleRule, Scope, WeightsScope
 from .errors import InvalidArgumentError
+from .moe import Router
 from .products import Weights as _Weights
 
 __all__ = [
-    "Activation", "Quantized", "ScaleLayout", "ScaleRule", "Scope", "Weights", "add_rmsnorm_quantize", "available", "dequantize", "gemm",
-    "grouped_gemm", "moe_forward", "quantize", "rmsnorm_quantize", "swiglu_quantize", "warm_up",
+    "Activation", "Quantized", "Router", "ScaleLayout", "ScaleRule", "Scope", "Weights", "WeightsScope", "add_rmsnorm_quantize",
+    "available", "dequantize", "gemm", "grouped_gemm", "grouped_linear", "linear", "moe_forward", "moe_route",
+    "quantize", "rmsnorm_quantize", "swiglu_quantize", "warm_up",
 ]
 
 _lock = threading.Lock()
@@ -195,11 +197,16 @@ _EPILOGUE = ("int weights, int cols, Tensor? bias, int activation, float limit, 
              "int flags, ScalarType dtype")
 
 
+def _prepared(number: int) -> _Weights:
+    found = _weights.get(number)
+    if found is None:
+        raise InvalidArgumentError(f"weights {number} are gone; keep the nvfp4.torch.Weights while they are used")
+    return found
+
+
 def _product(a: Any, ends: Any, weights: int, bias: Any, activation: int, limit: float, alpha: float, beta: float, flags: int,
              dtype: Any) -> torch.Tensor:
-    found = _weights.get(weights)
-    if found is None:
-        raise InvalidArgumentError(f"weights {weights} are gone; keep the nvfp4.torch.Weights while they are used")
+    found = _prepared(weights)
     context, where = _where(a.codes if isinstance(a, _Quantized) else a)
     epilogue = {"bias": bias, "activation": activation, "limit": limit, "alpha": alpha, "beta": beta, "flags": flags}
     if ends is None:
@@ -231,16 +238,54 @@ def _(codes, scales, decode_scales, scale_layout, scope, ends, weights, cols, bi
     return codes.new_empty((*codes.shape[:-1], cols), dtype=dtype)
 
 
+_LAYER = f"(Tensor a, bool quantize, int scale_rule, int scope, Tensor? static_decode_scales, {_EPILOGUE}) -> Tensor"
+
+
+def _layer(call: Any, a: Any, quantize: bool, scale_rule: int, scope: int, static: Any, weights: int, bias: Any, activation: int,
+           limit: float, alpha: float, beta: float, flags: int, dtype: Any) -> torch.Tensor:
+    context, where = _where(a)
+    return call(context, a, _prepared(weights), quantize=quantize, scale_rule=scale_rule, scope=scope, static_decode_scales=static,  # type: ignore[no-any-return]
+                bias=bias, activation=activation, limit=limit, alpha=alpha, beta=beta, flags=flags, out_dtype=dtype, **where)
+
+
+@_op("linear", _LAYER)
+def _linear(a, quantize, scale_rule, scope, static_decode_scales, weights, cols, *epilogue):  # type: ignore[no-untyped-def]
+    out = _layer(linears.linear, a, quantize, scale_rule, scope, static_decode_scales, weights, *epilogue)
+    return out.view(*a.shape[:-1], cols)
+
+
+@_op("grouped_linear", _LAYER)
+def _grouped_linear(a, quantize, scale_rule, scope, static_decode_scales, weights, cols, *epilogue):  # type: ignore[no-untyped-def]
+    return _layer(linears.grouped_linear, a, quantize, scale_rule, scope, static_decode_scales, weights, *epilogue)
+
+
+@_linear.register_fake
+@_grouped_linear.register_fake
+def _(a, quantize, scale_rule, scope, static_decode_scales, weights, cols, bias, activation, limit, alpha, beta, flags, dtype):  # type: ignore[no-untyped-def]
+    return a.new_empty((*a.shape[:-1], cols), dtype=dtype)
+
+
+@_op("moe_route", "(Tensor logits, int topk, int score, bool renormalise, Tensor? bias, int groups, int top_groups, float scaling) "
+     "-> (Tensor, Tensor)")
+def _route(logits, topk, score, renormalise, bias, groups, top_groups, scaling):  # type: ignore[no-untyped-def]
+    context, where = _where(logits)
+    router = Router(score, renormalise, bias, groups, top_groups, scaling)
+    return moe.moe_route(context, logits, topk, router, stream=where["stream"])
+
+
+@_route.register_fake
+def _(logits, topk, score, renormalise, bias, groups, top_groups, scaling):  # type: ignore[no-untyped-def]
+    slots = (logits.shape[0], topk)
+    return logits.new_empty(slots, dtype=torch.int32), logits.new_empty(slots, dtype=torch.float32)
+
+
 @_op("moe_forward", "(Tensor hidden, Tensor topk_ids, Tensor topk_weights, int w1, int w2, int cols, int activation, float limit, "
      "float alpha, float beta, int flags, bool quantize, int experts, int first_expert, Tensor? shared, float scaling, "
      "ScalarType dtype) -> Tensor")
 def _moe(hidden, topk_ids, topk_weights, w1, w2, cols, activation, limit, alpha, beta, flags, quantize, experts, first_expert,  # type: ignore[no-untyped-def]
          shared, scaling, dtype):
-    found = [_weights.get(number) for number in (w1, w2)]
-    if None in found:
-        raise InvalidArgumentError(f"weights {w1} or {w2} are gone; keep the nvfp4.torch.Weights while they are used")
     context, where = _where(hidden)
-    return moe.moe_forward(context, hidden, *found, topk_ids=topk_ids, topk_weights=topk_weights, experts=experts or None,
+    return moe.moe_forward(context, hidden, _prepared(w1), _prepared(w2), topk_ids=topk_ids, topk_weights=topk_weights, experts=experts or None,
                            first_expert=first_expert, quantize=quantize, activation=activation, limit=limit, alpha=alpha,
                            beta=beta, flags=flags, shared=shared, scaling=scaling, out_dtype=dtype, **where)
 
@@ -258,7 +303,9 @@ class Weights(torch.nn.Module):
     """
 
     def __init__(self, src: Any = None, *, codes: Any = None, scales: Any = None, decode_scales: Any = None, transposed: bool = False,
-                 gate_up: bool = False, scale_rule: int = ScaleRule.AMAX, scale_layout: int = ScaleLayout.LINEAR) -> None:
+                 gate_up: bool = False, scale_rule: int = ScaleRule.AMAX, scale_layout: int = ScaleLayout.LINEAR,
+                 decode_scope: int = WeightsScope.GROUP, requantize: bool = False) -> None:
+        """decode_scope, requantize: those of `nvfp4.Weights.prepare`."""
         super().__init__()
         given = src if src is not None else codes
         if given is None:
@@ -269,7 +316,8 @@ class Weights(torch.nn.Module):
         size = _Weights.storage_size(context, groups, rows, cols * (1 if src is not None else 2), gate_up)
         self.storage = _aligned(size, given.device)
         made = _Weights.prepare(context, src, codes=codes, scales=scales, decode_scales=decode_scales, transposed=transposed,
-                                gate_up=gate_up, scale_rule=scale_rule, scale_layout=scale_layout, storage=self.storage,
+                                gate_up=gate_up, scale_rule=scale_rule, scale_layout=scale_layout, decode_scope=decode_scope,
+                                requantize=requantize, storage=self.storage,
                                 stream=where["stream"])
         self.rows, self.number = rows, next(_numbers)
         _weights[self.number] = made
@@ -331,6 +379,36 @@ def grouped_gemm(a: Any, ends: torch.Tensor, weights: Weights, *, bias: Any = No
                  limit: float = 0.0, alpha: float = 0.0, beta: float = 0.0, flags: int = GemmFlags.NONE, dtype: Any = None) -> torch.Tensor:
     """Rows [T, K] of experts one after another; ends: int32[E] on the device. Rows of no expert come out as zero."""
     return _run(a, ends, weights, bias, activation, limit, alpha, beta, flags, dtype)
+
+
+def linear(a: torch.Tensor, weights: Weights, *, quantize: bool = False, scale_rule: int = ScaleRule.AMAX, scope: int = Scope.ROW,
+           static_decode_scales: Any = None, bias: Any = None, activation: int = Activation.NONE, limit: float = 0.0,
+           alpha: float = 0.0, beta: float = 0.0, flags: int = GemmFlags.NONE, dtype: Any = None) -> torch.Tensor:
+    """Values [..., K] -> [..., N], quantized first where `quantize`: by scope and rule, with static scales or dynamic ones."""
+    return _linear(a, *_whole_layer(a, weights, quantize, scale_rule, scope, static_decode_scales, bias, activation,  # type: ignore[no-any-return]
+                                    limit, alpha, beta, flags, dtype))
+
+
+def grouped_linear(a: torch.Tensor, weights: Weights, *, quantize: bool = False, scale_rule: int = ScaleRule.AMAX,
+                   scope: int = Scope.ROW, static_decode_scales: Any = None, bias: Any = None,
+                   activation: int = Activation.NONE, limit: float = 0.0, alpha: float = 0.0, beta: float = 0.0,
+                   flags: int = GemmFlags.NONE, dtype: Any = None) -> torch.Tensor:
+    """Values [tokens, G, K] -> [tokens, G, N], group g by weights g, where they lie; else as `linear`."""
+    return _grouped_linear(a, *_whole_layer(a, weights, quantize, scale_rule, scope, static_decode_scales, bias, activation,  # type: ignore[no-any-return]
+                                            limit, alpha, beta, flags, dtype))
+
+
+def _whole_layer(a: torch.Tensor, weights: Weights, quantize: bool, scale_rule: int, scope: int, static: Any, bias: Any,
+                 activation: int, limit: float, alpha: float, beta: float, flags: int, dtype: Any) -> tuple[Any, ...]:
+    cols = weights.rows // 2 if activation == Activation.SWIGLU else weights.rows
+    return (quantize, scale_rule, scope, static, weights.number, cols, bias, activation, limit, alpha, beta, flags,
+            dtype or a.dtype)
+
+
+def moe_route(logits: torch.Tensor, topk: int, router: Router = Router()) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits [tokens, experts] -> ids int32 and weights float32 [tokens, topk], for `moe_forward`."""
+    r = router
+    return _route(logits, topk, r.score, r.renormalise, r.bias, r.groups, r.top_groups, r.scaling)  # type: ignore[no-any-return]
 
 
 def moe_forward(hidden: torch.Tensor, topk_ids: torch.Tensor, topk_weights: torch.Tensor, w1: Weights, w2: Weights, *,

@@ -25,6 +25,24 @@ def test_a_call_is_prepared_and_not_made(cpu) -> None:
     nvfp4.prepare_for(nvfp4.dequantize, cpu, q)
 
 
+def test_layers_are_prepared_and_tuned(cpu) -> None:
+    rng = np.random.default_rng(3)
+    x, logits = rng.standard_normal((3, 32)).astype(np.float16), np.zeros((3, 2), np.float32)
+    linear = nvfp4.Linear.from_values(cpu, rng.standard_normal((16, 32)).astype(np.float32), quantize=True)
+    moe = nvfp4.MoE.from_values(cpu, np.ones((2, 64, 32), np.float32), np.ones((2, 16, 32), np.float32), 1)
+    grouped = nvfp4.GroupedLinear.from_values(cpu, np.ones((2, 16, 32), np.float32))
+    out = np.full((3, 16), 7, np.float16)
+    for layer, *args in ((linear, x), (moe, x, logits)):
+        nvfp4.prepare_for(layer, *args, out=out)
+        assert nvfp4.tune(layer, *args, out=out).candidates == 0
+    nvfp4.prepare_for(grouped, np.ones((3, 2, 32), np.float16))
+    nvfp4.prepare_for(nvfp4.moe_route, cpu, logits, 1)
+    nvfp4.prepare_for(nvfp4.moe_permute, cpu, np.zeros((3, 1), np.int32), 2, x)
+    assert (out == 7).all()
+    with pytest.raises(nvfp4.InvalidArgumentError, match="args.operation"):
+        nvfp4.tune(nvfp4.moe_route, cpu, logits, 1)
+
+
 def test_what_the_call_would_refuse_is_refused(cpu) -> None:
     x = np.ones((4, 64), np.float32)
     with pytest.raises(nvfp4.InvalidArgumentError, match="scale_rule"):

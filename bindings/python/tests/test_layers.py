@@ -58,6 +58,26 @@ def test_grouped_linear(device, context, rng, scope) -> None:
     same(device, layer(x), nvfp4.grouped_linear(context, x, layer.weights, quantize=True, scope=scope, static_decode_scales=scales))
 
 
+@pytest.mark.parametrize("scope", [nvfp4.Scope.GROUP, nvfp4.Scope.TENSOR])
+def test_moe_calibrates(device, context, rng, scope) -> None:
+    x, logits = normal(device, rng, 40, 64), normal(device, rng, 40, 6)
+    layer = nvfp4.MoE.from_values(
+        context, normal(device, rng, 3, 64, 64, scale=0.1), normal(device, rng, 3, 64, 32, scale=0.1), 2, experts=6, first_expert=2
+    )
+    values = device.get(layer(x, logits, out_dtype="f32"))
+    first, second = (device.get(scales) for scales in layer.calibrate(x, logits, scope=scope))
+    ids, _ = (device.get(route) for route in nvfp4.moe_route(context, logits, 2))
+    largest = [np.abs(device.get(x).astype(np.float32)[(ids == 2 + e).any(axis=1)]).max() for e in range(3)]
+    want = np.array(largest if scope == nvfp4.Scope.GROUP else [max(largest)], np.float32) / np.float32(2688)
+    np.testing.assert_array_equal(first, want)
+    assert second.shape == want.shape and (second > 0).all()
+    static = device.get(layer(x, logits, out_dtype="f32"))
+    assert 0.01 < np.linalg.norm(static - values) / np.linalg.norm(values) < 0.3
+    # Codes that come in keep their own scales; the intermediate ones stay static.
+    codes = nvfp4.QuantizedActivation.of(context, x)
+    assert np.linalg.norm(device.get(layer(codes, logits, out_dtype="f32")) - values) / np.linalg.norm(values) < 0.3
+
+
 def test_moe(device, context, rng) -> None:
     x, logits, shared = normal(device, rng, 9, 64), normal(device, rng, 9, 4), normal(device, rng, 9, 64)
     router = nvfp4.Router(nvfp4.MoeScore.SIGMOID, renormalise=True, scaling=2.5)
@@ -72,7 +92,29 @@ def test_moe(device, context, rng) -> None:
     a = nvfp4.QuantizedActivation.of(context, x)
     same(device, layer(a, logits, shared=shared),
          nvfp4.moe_forward(context, x, layer.w1, layer.w2, logits=logits, topk=2, router=router, quantize=True, **options))
+    again = nvfp4.MoE.from_codes(context, layer.w1.export(), layer.w2.export(), 2, router, limit=7.0)
+    same(device, again(x, logits, shared=shared), want)
     plain = nvfp4.MoE.from_values(
         context, normal(device, rng, 4, 32, 64, scale=0.1), normal(device, rng, 4, 64, 32, scale=0.1), 2, activation=nvfp4.Activation.RELU2
     )
     assert plain(x, logits).shape == (9, 64)
+
+
+def test_layers_are_tuned(device, context, rng) -> None:
+    """On a GPU each product is measured on what the layer gives it; what comes out afterwards is the same product."""
+    gpu = context.backend == nvfp4.Backend.CUDA
+    x, logits, grouped = normal(device, rng, 5, 256), normal(device, rng, 5, 4), normal(device, rng, 5, 2, 256)
+    linear = nvfp4.Linear.from_values(context, normal(device, rng, 192, 256, scale=0.1), quantize=True)
+    several = nvfp4.GroupedLinear.from_values(context, normal(device, rng, 2, 128, 256, scale=0.1))
+    moe = nvfp4.MoE.from_values(
+        context, normal(device, rng, 4, 128, 256, scale=0.1), normal(device, rng, 4, 256, 64, scale=0.1), 2
+    )
+    for layer, *args in ((linear, x), (several, grouped), (moe, x, logits)):
+        nvfp4.prepare_for(layer, *args)
+        before = device.get(layer(*args, out_dtype="f32"))
+        tuned = nvfp4.tune(layer, *args, out_dtype="f32", repeats=2)
+        assert (tuned.candidates > 0) == gpu and (tuned.best_us > 0) == gpu and bool(tuned.kernel) == gpu
+        after = device.get(layer(*args, out_dtype="f32"))
+        np.testing.assert_allclose(after, before, rtol=0, atol=2e-2 * np.abs(before).max())
+    if gpu:
+        context.load_tuning(None)

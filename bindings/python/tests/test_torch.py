@@ -66,11 +66,23 @@ def cases(device):
     yield ops.add_rmsnorm_quantize, (x, values(device, 6, 64, seed=4), w, EPS, 1.0, 1, 2, 1, None)
     yield ops.swiglu_quantize, (x, 1, 7.0, 0.0, 0.0, 0, 2, 0, None)
     yield ops.swiglu_quantize, (x, 2, 0.0, 0.0, 0.0, 0, 0, 0, static)
+    row = int(nv.Scope.ROW)
+    several = nv.Weights(values(device, 3, 32, 64, seed=5))
+    yield ops.linear, (x, True, 2, row, None, *plain)
+    yield ops.linear, (x.reshape(2, 3, 64), True, 0, 0, static, *plain)
+    yield ops.linear, (x, False, 0, 0, None, *plain)
+    strided = values(device, 5, 3, 64, seed=6)
+    wide = (several.number, 32, values(device, 3, 32, seed=7), 0, 0.0, 0.0, 0.0, 0, torch.float32)
+    yield ops.grouped_linear, (strided, True, 0, row, None, *wide)
+    yield ops.grouped_linear, (strided, False, 0, 0, None, *wide)
+    logits, bias = values(device, 6, 8, dtype=torch.float32), values(device, 8, dtype=torch.float32)
+    yield ops.moe_route, (logits, 2, 1, True, bias, 4, 2, 2.5)
+    yield ops.moe_route, (logits.half(), 3, 0, False, None, 0, 0, 1.0)
     yield ops.gemm, (x, None, *plain)
     yield ops.gemm, (x, ends, *swiglu)
     yield ops.gemm_quantized, (q.codes, q.scales, q.decode_scales, 0, int(nv.Scope.ROW), None, *plain)
     yield ops.gemm_quantized, (q.codes, q.scales, q.decode_scales, 0, int(nv.Scope.ROW), ends, *swiglu)
-    cases.keep = weights, experts
+    cases.keep = weights, experts, several
 
 
 def test_opcheck(device) -> None:
@@ -112,16 +124,35 @@ def test_products_are_near(device) -> None:
     assert torch.equal(weights(x), nv.grouped_gemm(x, ends, weights)) or device == "cuda"
 
 
+def test_layers(device) -> None:
+    """The bits of their parts, in a compiled graph too."""
+    x, w = values(device, 3, 4, 64), nv.Weights(values(device, 48, 64, seed=5))
+    q = nv.quantize(x, scope=nv.Scope.ROW)
+    assert torch.equal(nv.linear(x, w, quantize=True), nv.gemm(q, w))
+    rows, several = values(device, 7, 3, 64), nv.Weights(values(device, 3, 32, 64, seed=5))
+    got = nv.grouped_linear(rows, several, quantize=True, dtype=torch.float32)
+    for g in range(3):
+        one = nv.linear(rows[:, g], nv.Weights(values(device, 3, 32, 64, seed=5)[g]), quantize=True, dtype=torch.float32)
+        torch.testing.assert_close(got[:, g], one, rtol=1e-5, atol=1e-5)
+    logits = values(device, 12, 4, dtype=torch.float32)
+    router = nv.Router(nvfp4.MoeScore.SIGMOID, renormalise=True)
+    up, down = nv.Weights(values(device, 4, 96, 64, seed=1), gate_up=True), nv.Weights(values(device, 4, 64, 48, seed=2))
+
+    def block(x, logits):
+        y = nv.linear(x, w, quantize=True, activation=nv.Activation.RELU2)
+        return nv.moe_forward(x.flatten(0, 1), *nv.moe_route(logits, 2, router), up, down), y * 2
+
+    for mine, plain in zip(torch.compile(block, fullgraph=True, backend="aot_eager")(x, logits), block(x, logits)):
+        assert torch.equal(mine, plain)
+
+
 def test_moe_forward(device) -> None:
     """opcheck, a compiled graph, and the bits of the plain call."""
     hidden, w1, w2 = values(device, 9, 64), values(device, 4, 96, 64, seed=1) * 0.2, values(device, 4, 64, 48, seed=2) * 0.2
     ids = torch.randint(0, 4, (9, 2), generator=torch.Generator().manual_seed(3)).to(device, torch.int32)
     weights = torch.rand(9, 2, generator=torch.Generator().manual_seed(4)).to(device)
     up, down = nv.Weights(w1, gate_up=True), nv.Weights(w2)
-    try:
-        eager = nv.moe_forward(hidden, ids, weights, up, down)
-    except nvfp4.UnsupportedError as missing:
-        pytest.skip(str(missing))
+    eager = nv.moe_forward(hidden, ids, weights, up, down)
     for quantize in (False, True):
         rest = (up.number, down.number, 64, 1, 0.0, 0.0, 0.0, 0, quantize, 0, 0, hidden, 0.5, torch.bfloat16)
         torch.library.opcheck(torch.ops.nvfp4.moe_forward, (hidden, ids, weights, *rest))
@@ -183,6 +214,20 @@ def test_cuda_graph(device) -> None:
             graph.replay()
             torch.cuda.synchronize()
             assert torch.equal(y, layer(x))
+
+
+def test_weights_of_fused_shards(device) -> None:
+    """One decode scale a row, as shards of their own have: kept where they agree, refused or quantized again where not."""
+    q, x = nv.quantize(values(device, 32, 64, seed=1)), values(device, 4, 64)
+    one = {"codes": q.codes, "scales": q.scales, "decode_scope": nv.WeightsScope.ROW}
+    rows = q.decode_scales.expand(32).contiguous()
+    assert torch.equal(nv.Weights(**one, decode_scales=rows)(x), nv.Weights(**one | {"decode_scope": 1}, decode_scales=q.decode_scales)(x))
+    rows[16:] *= 0.25
+    with pytest.raises(nvfp4.InvalidArgumentError, match="group 0, row 16"):
+        nv.Weights(**one, decode_scales=rows)
+    exact = x.double() @ (nv.dequantize(q).double() * torch.where(torch.arange(32, device=device) < 16, 1, 0.25)[:, None]).T
+    got = nv.Weights(**one, decode_scales=rows, requantize=True)(x).double()
+    assert ((got - exact).norm() / exact.norm()).item() < 0.1
 
 
 def test_weights_live_as_long_as_their_module(device) -> None:

@@ -61,7 +61,12 @@ zeroed_default!(nvfp4_moe_combine_args);
 /// The pointers of `args` are valid for what their documentation says.
 pub unsafe fn combine(context: &Context, args: &nvfp4_moe_combine_args, stream: &Stream) -> Result<()> {
     stream.check(context)?;
-    let mut regions = Regions::default();
+    let problem = plan(args, Regions::default())?;
+    // SAFETY: the caller's promise.
+    unsafe { stream.submit(Job::Combine(problem), None, None) }
+}
+
+pub(in crate::api) fn plan(args: &nvfp4_moe_combine_args, mut regions: Regions) -> Result<CombineProblem> {
     let regions = &mut regions;
     check::reserved("reserved", args.reserved)?;
     let (tokens, topk, slots) = super::slots(args.tokens, args.topk)?;
@@ -77,7 +82,17 @@ pub unsafe fn combine(context: &Context, args: &nvfp4_moe_combine_args, stream: 
     let scaling = super::scaling("scaling", args.scaling)?;
     let out = super::out(args.out, args.out_dtype, args.out_row_stride, tokens, cols, regions)?;
     regions.check_overlap()?;
-    let problem = CombineProblem { tokens, topk, cols, rows, y, inverse, weights, scaling, shared, out };
-    // SAFETY: the caller's promise.
-    unsafe { stream.submit(Job::Combine(problem), None, None) }
+    Ok(CombineProblem {
+        tokens,
+        topk,
+        cols,
+        rows,
+        y,
+        inverse,
+        weights,
+        scaling,
+        shared,
+        out,
+        in_layer: false,
+    })
 }

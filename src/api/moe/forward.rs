@@ -71,7 +71,8 @@ pub struct nvfp4_moe_forward_args {
     pub alpha: f32,
     /// SWIGLU: added to up; default 0.
     pub beta: f32,
-    /// 0 or NVFP4_GEMM_BATCH_INVARIANT: a token's bits depend on its own values alone (with scales that are static, per row).
+    /// NVFP4_GEMM_* or'ed: _BATCH_INVARIANT, a token's bits depend on its own values alone (with scales that are static, per
+    /// row); _DEPENDENT_LAUNCH, the layer's first launch may start before the work in front has ended, and waits for it.
     pub flags: nvfp4_gemm_flags,
     /// quantize 1: one of NVFP4_SCALE_RULE_*.
     pub scale_rule: nvfp4_scale_rule,
@@ -123,15 +124,29 @@ pub unsafe fn forward(
     regions.check_overlap()?;
     // SAFETY: the caller's promise, for all of them.
     unsafe {
-        if let Some(route) = steps.route {
-            stream.submit(Job::Route(route), None, None)?;
-        }
-        stream.submit(Job::Permute(steps.permute), None, None)?;
-        stream.submit(Job::Gather(steps.gather), None, None)?;
-        stream.submit(Job::Gemm(steps.first), w1.keep(), None)?;
+        stream.submit(Job::Dispatch(steps.dispatch), None, None)?;
+        stream.submit(Job::ChainedGemm(steps.first), w1.keep(), None)?;
         stream.submit(Job::Gemm(steps.second), w2.keep(), None)?;
         stream.submit(Job::Combine(steps.combine), None, None)
     }
+}
+
+/// The jobs of a call in their order, and the bytes of its workspace.
+pub(in crate::api) fn jobs(
+    context: &Context,
+    args: &nvfp4_moe_forward_args,
+    w1: &Weights,
+    w2: &Weights,
+    regions: &mut Regions,
+) -> Result<(Vec<Job>, usize)> {
+    let (steps, needed) = plan(context, args, w1, w2, regions)?;
+    let jobs = vec![
+        Job::Dispatch(steps.dispatch),
+        Job::Gemm(steps.first),
+        Job::Gemm(steps.second),
+        Job::Combine(steps.combine),
+    ];
+    Ok((jobs, needed))
 }
 
 /// Bytes of workspace that [`forward`] needs, for any routes.

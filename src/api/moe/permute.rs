@@ -9,7 +9,7 @@ use super::super::types::*;
 use crate::error::{Error, Result};
 use crate::plan::Job;
 use crate::plan::groups::Groups;
-use crate::plan::moe::{Gather, GatherProblem, PermuteProblem};
+use crate::plan::moe::{DispatchProblem, Gather, GatherProblem, PermuteProblem};
 use crate::plan::quantize::{DecodeScales, QuantOut, Scope};
 
 /// Arguments of nvfp4_moe_permute.
@@ -73,12 +73,14 @@ pub unsafe fn permute(context: &Context, args: &nvfp4_moe_permute_args, stream: 
     stream.check(context)?;
     let (permute, gather) = plan(args, Regions::default())?;
     // SAFETY: the caller's promise.
-    unsafe {
-        stream.submit(Job::Permute(permute), None, None)?;
-        match gather {
-            Some(gather) => stream.submit(Job::Gather(gather), None, None),
-            None => Ok(()),
-        }
+    unsafe { stream.submit(job(permute, gather), None, None) }
+}
+
+/// Sort and gather are one job, which a backend may do in one go.
+pub(in crate::api) fn job(permute: PermuteProblem, gather: Option<GatherProblem>) -> Job {
+    match gather {
+        Some(gather) => Job::Dispatch(DispatchProblem { route: None, gather, dependent_launch: false }),
+        None => Job::Permute(permute),
     }
 }
 
@@ -88,7 +90,7 @@ pub fn permute_workspace_size(context: &Context, args: &nvfp4_moe_permute_args) 
     plan(args, Regions::of_shapes()).map(|_| 0)
 }
 
-fn plan(
+pub(in crate::api) fn plan(
     args: &nvfp4_moe_permute_args,
     mut regions: Regions,
 ) -> Result<(PermuteProblem, Option<GatherProblem>)> {
@@ -133,7 +135,6 @@ fn gather(
         None => codes(args, permute, &groups, regions)?,
         Some(dtype) => {
             super::unused("src_quantized", super::input_is_set(&args.src_quantized), "by this src_dtype")?;
-            let values = !args.gathered.is_null() || groups.total_rows() == 0 || regions.is_of_shapes();
             let to_codes = super::quantized_is_set(&args.out);
             let cols = match to_codes {
                 true => check::cols("cols", args.cols)?,
@@ -150,11 +151,12 @@ fn gather(
             } else {
                 let names = ("gathered", "gathered_row_stride");
                 let (p, stride, rows) = (args.gathered, args.gathered_row_stride, groups.total_rows());
-                let dst = operand::write_rows(names, p, dtype, stride, rows, cols, regions)?;
-                match dst {
+                match operand::write_rows(names, p, dtype, stride, rows, cols, regions)? {
                     Some(dst) => Gather::Values { src, dst },
                     // Without rows nothing is gathered.
-                    None if values => return Ok(None),
+                    None if rows == 0 => return Ok(None),
+                    // The question is about shapes; any place will do.
+                    None if regions.is_of_shapes() => Gather::Values { src, dst: src },
                     None => return Err(Error::Null { argument: "gathered" }),
                 }
             }

@@ -78,7 +78,12 @@ zeroed_default!(nvfp4_moe_router, nvfp4_moe_route_args);
 /// The pointers of `args` are valid for what their documentation says.
 pub unsafe fn route(context: &Context, args: &nvfp4_moe_route_args, stream: &Stream) -> Result<()> {
     stream.check(context)?;
-    let mut regions = Regions::default();
+    let problem = plan(args, Regions::default())?;
+    // SAFETY: the caller's promise.
+    unsafe { stream.submit(Job::Route(problem), None, None) }
+}
+
+pub(in crate::api) fn plan(args: &nvfp4_moe_route_args, mut regions: Regions) -> Result<RouteProblem> {
     let (tokens, topk, slots) = super::slots(args.tokens, args.topk)?;
     let experts = super::experts(args.experts, 1)?;
     let dtype = check::float_dtype("logits_dtype", args.logits_dtype)?;
@@ -90,9 +95,7 @@ pub unsafe fn route(context: &Context, args: &nvfp4_moe_route_args, stream: &Str
     let ids = regions.write_array("topk_ids", args.topk_ids, slots)?;
     let weights = regions.write_array("topk_weights", args.topk_weights, slots)?;
     regions.check_overlap()?;
-    let problem = RouteProblem { tokens, experts, topk, logits, router, mask, ids, weights };
-    // SAFETY: the caller's promise.
-    unsafe { stream.submit(Job::Route(problem), None, None) }
+    Ok(RouteProblem { tokens, experts, topk, logits, router, mask, ids, weights })
 }
 
 /// A router for `experts` experts that selects `topk` of them.

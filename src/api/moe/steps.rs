@@ -4,7 +4,9 @@ use core::ffi::c_void;
 
 use super::super::check::{self, CACHE_LINE, Regions};
 use super::super::context::Context;
-use super::super::gemm::{self, NVFP4_GEMM_BATCH_INVARIANT, nvfp4_grouped_gemm_args};
+use super::super::gemm::{
+    self, NVFP4_GEMM_BATCH_INVARIANT, NVFP4_GEMM_DEPENDENT_LAUNCH, nvfp4_grouped_gemm_args,
+};
 use super::super::operand;
 use super::super::types::*;
 use super::super::weights::Weights;
@@ -19,15 +21,15 @@ use crate::plan::dequantize::QuantIn;
 use crate::plan::gemm::{Activation, Activations, GemmOut, GemmProblem};
 use crate::plan::groups::Groups;
 use crate::plan::memory::{Matrix, Ptr, Vector};
-use crate::plan::moe::{CombineProblem, Gather, GatherProblem, PermuteProblem, RouteProblem};
+use crate::plan::moe::{
+    CombineProblem, DispatchProblem, Gather, GatherProblem, PermuteProblem, RouteProblem,
+};
 use crate::plan::quantize::{DecodeScales, QuantOut, Scales, Scope};
 use crate::plan::scratch::Scratch;
 
 /// The steps of a layer.
 pub struct Steps {
-    pub route: Option<RouteProblem>,
-    pub permute: PermuteProblem,
-    pub gather: GatherProblem,
+    pub dispatch: DispatchProblem,
     pub first: GemmProblem,
     pub second: GemmProblem,
     pub combine: CombineProblem,
@@ -100,8 +102,8 @@ pub fn plan(
     regions: &mut Regions,
 ) -> Result<(Steps, usize)> {
     check::reserved("reserved", args.reserved)?;
-    if args.flags & !NVFP4_GEMM_BATCH_INVARIANT != 0 {
-        let known = "NVFP4_GEMM_BATCH_INVARIANT (2)";
+    if args.flags & !(NVFP4_GEMM_BATCH_INVARIANT | NVFP4_GEMM_DEPENDENT_LAUNCH) != 0 {
+        let known = "NVFP4_GEMM_BATCH_INVARIANT (2), _DEPENDENT_LAUNCH (4)";
         return Err(Error::UnknownValue { argument: "flags", value: args.flags, known });
     }
     let (tokens, topk, slots) = super::slots(args.tokens, args.topk)?;
@@ -160,7 +162,11 @@ pub fn plan(
             });
         }
     };
-    let gather = GatherProblem { permute, cols: shape1.cols, what };
+    let dispatch = DispatchProblem {
+        route,
+        gather: GatherProblem { permute, cols: shape1.cols, what },
+        dependent_launch: args.flags & NVFP4_GEMM_DEPENDENT_LAUNCH != 0,
+    };
 
     let batch_invariant = args.flags & NVFP4_GEMM_BATCH_INVARIANT != 0;
     let product = |a, weights: &Weights, bias, activation, out| {
@@ -183,6 +189,8 @@ pub fn plan(
     let mut first = product(a.read(), w1, bias1, activation, h.written());
     let out = GemmOut::Values { out: y, accumulate: false };
     let mut second = product(h.read(), w2, bias2, Activation::None, out);
+    // The ends stand behind the first product's launch, the weights behind more.
+    second.dependent_launch = true;
     let size = |p: &GemmProblem| {
         context.backend().gemm_workspace_size(p).ok_or(Error::TooLarge { argument: "workspace" })
     };
@@ -201,9 +209,10 @@ pub fn plan(
         scaling: super::scaling("scaling", args.scaling)?,
         shared: super::shared(args.shared, args.shared_dtype, args.shared_row_stride, tokens, cols, regions)?,
         out: super::out(args.out, args.out_dtype, args.out_row_stride, tokens, cols, regions)?,
+        in_layer: shape1.groups > 0,
     };
     let needed = scratch.bytes().ok_or(Error::TooLarge { argument: "workspace" })?;
-    Ok((Steps { route, permute, gather, first, second, combine }, needed))
+    Ok((Steps { dispatch, first, second, combine }, needed))
 }
 
 fn weights(context: &Context, name: &'static str, weights: &Weights, regions: &mut Regions) -> Result<()> {

@@ -78,10 +78,10 @@ impl Cpu {
                 Job::Interleave(p) => layouts::interleave(self, p),
                 Job::GroupEnds(p) => layouts::group_ends(self, p),
                 Job::Export(p) => weights::export(self, p),
-                Job::Gemm(p) => gemm::run(self, p),
+                Job::Gemm(p) | Job::ChainedGemm(p) => gemm::run(self, p),
                 Job::Route(p) => moe::route(self, p),
                 Job::Permute(p) => moe::permute(self, p),
-                Job::Gather(p) => moe::gather(self, p),
+                Job::Dispatch(p) => moe::dispatch(self, p),
                 Job::Combine(p) => moe::combine(self, p),
                 // Buffers may be copied onto themselves, so the ranges may meet.
                 Job::Copy { dst, src, bytes } => std::ptr::copy(src.get(), dst.get_mut(), *bytes),

@@ -16,7 +16,7 @@ use crate::format::route::{self, MAX_EXPERTS, MAX_TOPK};
 use crate::plan::dequantize::QuantIn;
 use crate::plan::groups::Span;
 use crate::plan::memory::{Matrix, Ptr};
-use crate::plan::moe::{CombineProblem, Gather, GatherProblem, PermuteProblem, RouteProblem};
+use crate::plan::moe::{CombineProblem, DispatchProblem, Gather, GatherProblem, PermuteProblem, RouteProblem};
 use crate::plan::quantize::{Producer, QuantOut, QuantizeProblem, Scales, Scope};
 
 /// Values that make a task worth waking a thread for.
@@ -129,7 +129,7 @@ unsafe fn slice_mut<'a, T>(p: Ptr<T>, count: usize) -> &'a mut [T] {
 
 /// # Safety
 /// As [`route`]; the permutation was made by [`permute`].
-pub unsafe fn gather(cpu: &Cpu, p: &GatherProblem) {
+unsafe fn gather(cpu: &Cpu, p: &GatherProblem) {
     let groups = p.permute.groups();
     match p.what {
         Gather::Values { src, dst } => over_rows(cpu, &groups, 1, p.cols, |span, rows, _| {
@@ -156,6 +156,19 @@ pub unsafe fn gather(cpu: &Cpu, p: &GatherProblem) {
             });
         }
         Gather::Quantize { src, out } => quantize(cpu, p, src, out),
+    }
+}
+
+/// # Safety
+/// As [`route`].
+pub unsafe fn dispatch(cpu: &Cpu, p: &DispatchProblem) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        if let Some(routing) = &p.route {
+            route(cpu, routing);
+        }
+        permute(cpu, &p.gather.permute);
+        gather(cpu, &p.gather);
     }
 }
 

@@ -107,20 +107,21 @@ fn plan(p: &GemmProblem, device: &Device) -> Plan {
     plan_any(p, &machine(&device.facts), device.tuning.get().as_deref())
 }
 
-/// Multiplies the rows of each group with its weights.
+/// Multiplies the rows of each group with its weights. `early`: the launch may start before the one in front has ended;
+/// unless the problem says more, it waits for that before it reads anything.
 ///
 /// # Safety
 /// Every address of the problem is valid on the device; the workspace has [`workspace_size`] bytes.
-pub unsafe fn gemm(queue: &Queue, p: &GemmProblem) -> Result<()> {
+pub unsafe fn gemm(queue: &Queue, p: &GemmProblem, early: bool) -> Result<()> {
     // SAFETY: the caller's promise.
-    unsafe { gemm_as(queue, p, &plan(p, queue.device)) }
+    unsafe { gemm_as(queue, p, &plan(p, queue.device), early) }
 }
 
 /// As [`gemm`], as a given plan says.
 ///
 /// # Safety
 /// As [`gemm`]; the workspace has the plan's bytes.
-pub(super) unsafe fn gemm_as(queue: &Queue, p: &GemmProblem, plan: &Plan) -> Result<()> {
+pub(super) unsafe fn gemm_as(queue: &Queue, p: &GemmProblem, plan: &Plan, early: bool) -> Result<()> {
     let has_index = matches!(p.groups, Groups::Ends { .. } | Groups::Masked { .. });
     if p.groups.count() == 0 || p.groups.total_rows() == 0 && !has_index {
         return Ok(());
@@ -132,8 +133,8 @@ pub(super) unsafe fn gemm_as(queue: &Queue, p: &GemmProblem, plan: &Plan) -> Res
     // SAFETY: the caller's promise, here and below; the struct is the kernel's.
     unsafe {
         match plan {
-            Plan::Portable(plan) => multiply(queue, p, plan, params)?,
-            Plan::Hopper(plan) => gemm_sm90::multiply(queue, p, plan, params)?,
+            Plan::Portable(plan) => multiply(queue, p, plan, params, early)?,
+            Plan::Hopper(plan) => gemm_sm90::multiply(queue, p, plan, params, early)?,
         }
         match (p.out, gemm_cuda::has_second_pass(p) && p.groups.total_rows() > 0) {
             (GemmOut::Codes(out), true) => rows::quantize(
@@ -156,7 +157,13 @@ pub(super) unsafe fn gemm_as(queue: &Queue, p: &GemmProblem, plan: &Plan) -> Res
 ///
 /// # Safety
 /// As [`gemm_as`].
-unsafe fn multiply(queue: &Queue, p: &GemmProblem, plan: &GemmPlan, mut params: GemmParams) -> Result<()> {
+unsafe fn multiply(
+    queue: &Queue,
+    p: &GemmProblem,
+    plan: &GemmPlan,
+    mut params: GemmParams,
+    early: bool,
+) -> Result<()> {
     let tile = &TILES[plan.tile];
     let blocks = plan.tiles.checked_mul(plan.splits).filter(|&blocks| blocks <= i32::MAX as usize);
     let Some(blocks) = blocks else {
@@ -179,7 +186,7 @@ unsafe fn multiply(queue: &Queue, p: &GemmProblem, plan: &GemmPlan, mut params: 
         let shared = plan.shared_bytes as u32;
         let (grid, threads) = ((blocks as u32, 1, 1), tile.threads() as u32);
         // Behind the memset of the counters there is no kernel to overlap with.
-        match p.dependent_launch && plan.splits == 1 {
+        match (early || p.dependent_launch) && plan.splits == 1 {
             true => queue.launch_dependent(kernel, grid, threads, shared, &params),
             false => queue.launch(kernel, grid, threads, shared, &params),
         }

@@ -101,6 +101,7 @@ pub(super) unsafe fn multiply(
     p: &GemmProblem,
     plan: &Sm90Plan,
     mut gemm: GemmParams,
+    early: bool,
 ) -> Result<()> {
     let form = &FORMS[plan.form];
     let workspace = address(p.workspace);
@@ -115,12 +116,14 @@ pub(super) unsafe fn multiply(
     let (threads, shared) = (form.threads() as u32, form.shared_bytes() as u32);
     // Weights and index may be read before the launch in front is over: that is what the caller promised.
     let dependent = p.dependent_launch && !plan.decoded;
+    // A launch that waits before it reads anything may start early behind anything.
+    let early = early || p.dependent_launch;
     let mut common =
         Sm90Params { gemm, token: token(), schedule: plan.schedule as u32, dependent: dependent as u32 };
     if form.family == Family::Few {
         let kernel = &KERNELS[operand * FEW_FORMS + plan.form];
         // SAFETY: the caller's promise; the struct is the kernel's.
-        return unsafe { launch(queue, dependent, kernel, grid, threads, shared, &common) };
+        return unsafe { launch(queue, early, kernel, grid, threads, shared, &common) };
     }
     let a = match p.a {
         Activations::Values { a, .. } => a,
@@ -146,7 +149,7 @@ pub(super) unsafe fn multiply(
     let codes = (params.common.gemm.out_dtype == DTYPE_CODES) as usize;
     let kernel = &KERNELS[3 * FEW_FORMS + (2 * codes + operand % 2) * forms + plan.form - FEW_FORMS];
     // SAFETY: the caller's promise; the struct is the kernel's.
-    unsafe { launch(queue, dependent, kernel, grid, threads, shared, &params) }
+    unsafe { launch(queue, early, kernel, grid, threads, shared, &params) }
 }
 
 /// The activations as bfloat16 rows in the workspace: e2m1 · e4m3, exact.

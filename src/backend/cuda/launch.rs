@@ -155,6 +155,26 @@ impl Queue<'_> {
             _ => unsafe { self.device.driver.cuMemcpyAsync(dst, src, bytes, self.stream) },
         }
     }
+
+    /// Reads an array back, which waits for the stream; none where nothing is put on it.
+    ///
+    /// # Safety
+    /// `src` is readable for `count` values; the stream does not capture.
+    pub unsafe fn read_back(&self, src: u64, count: usize) -> Result<Option<Vec<f32>>> {
+        if self.loads_only {
+            return Ok(None);
+        }
+        let mut values = Vec::new();
+        let bytes = count * size_of::<f32>();
+        values.try_reserve_exact(count).map_err(|_| Error::OutOfMemory { bytes })?;
+        values.resize(count, 0f32);
+        // SAFETY: the caller's promise; the values stay until the copy is done.
+        unsafe {
+            self.copy(values.as_mut_ptr().addr() as u64, src, bytes)?;
+            self.device.driver.cuStreamSynchronize(self.stream)?;
+        }
+        Ok(Some(values))
+    }
 }
 
 #[cold]

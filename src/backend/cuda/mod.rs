@@ -60,10 +60,11 @@ impl Device {
                 Job::MoveScales(p) => layouts::move_scales(queue, p),
                 Job::Interleave(p) => layouts::interleave(queue, p),
                 Job::Export(p) => weights::export(queue, p),
-                Job::Gemm(p) => gemm::gemm(queue, p),
+                Job::Gemm(p) => gemm::gemm(queue, p, false),
+                Job::ChainedGemm(p) => gemm::gemm(queue, p, true),
                 Job::Route(p) => moe::route(queue, p),
                 Job::Permute(p) => moe::permute(queue, p),
-                Job::Gather(p) => moe::gather(queue, p),
+                Job::Dispatch(p) => moe::dispatch(queue, p),
                 Job::Combine(p) => moe::combine(queue, p),
             }
         }

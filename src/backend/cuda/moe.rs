@@ -1,8 +1,9 @@
 //! Mixture of experts → launches of moe.cu. Twin of backend/cpu/moe.rs.
 //!
-//! The planners are pure. Routing is a warp a token; the counting sort one launch for short calls and three for long ones,
-//! whose counts lie in `source_rows` until that is written, so that it needs no workspace; gathers take a CTA a row of the
-//! padded row space, combines one a token and a stretch of columns.
+//! The planners are pure. Routing is a CTA a token for few tokens and a warp a token for many; the counting sort one launch for
+//! short calls and three for long ones, whose counts lie in `source_rows` until that is written, so that it needs no
+//! workspace; gathers take a CTA a token, or a row of the padded row space where scales are tiled; combines one a token and a
+//! stretch of columns. Inside of a layer few slots are sorted and gathered by one launch.
 
 use super::context::DeviceFacts;
 use super::launch::{Kernel, Queue};
@@ -15,7 +16,9 @@ use crate::format::block::ScaleRule;
 use crate::format::dtype::Dtype;
 use crate::format::layout::ScaleLayout;
 use crate::plan::memory::Matrix;
-use crate::plan::moe::{CombineProblem, Gather, GatherProblem, PermuteProblem, RouteProblem};
+use crate::plan::moe::{
+    CombineProblem, DispatchProblem, Gather, GatherProblem, PermuteProblem, RouteProblem,
+};
 use crate::plan::quantize::{DecodeScales, Producer, QuantOut, QuantizeProblem, Scales};
 
 const fn kernel(name: &'static str, registers: u32, threads: u32) -> Kernel {
@@ -29,13 +32,23 @@ pub static KERNELS: &[Kernel] = &[
     kernel("nvfp4_moe_count", 64, 256),
     kernel("nvfp4_moe_place", 64, 256),
     kernel("nvfp4_moe_sources", 64, 256),
-    kernel("nvfp4_moe_gather", 64, 128),
+    kernel("nvfp4_moe_route_few", 64, 1024),
     kernel("nvfp4_moe_gather_codes", 64, 128),
     kernel("nvfp4_moe_quantize_bf16", 64, 512),
     kernel("nvfp4_moe_quantize_f16", 64, 512),
     kernel("nvfp4_moe_quantize_any", 128, 256),
-    kernel("nvfp4_moe_combine_bf16", 64, 128),
-    kernel("nvfp4_moe_combine_f16", 64, 128),
+    kernel("nvfp4_moe_scatter", 64, 128),
+    kernel("nvfp4_moe_scatter_codes", 64, 128),
+    kernel("nvfp4_moe_scatter_bf16", 64, 512),
+    kernel("nvfp4_moe_scatter_f16", 64, 512),
+    kernel("nvfp4_moe_scatter_any", 128, 256),
+    kernel("nvfp4_moe_dispatch", 128, 256),
+    kernel("nvfp4_moe_dispatch_codes", 128, 256),
+    kernel("nvfp4_moe_dispatch_bf16", 128, 256),
+    kernel("nvfp4_moe_dispatch_f16", 128, 256),
+    kernel("nvfp4_moe_dispatch_any", 128, 256),
+    kernel("nvfp4_moe_combine_bf16", 102, 128),
+    kernel("nvfp4_moe_combine_f16", 102, 128),
     kernel("nvfp4_moe_combine_any", 64, 256),
 ];
 
@@ -44,18 +57,31 @@ const ROUTE_MANY: usize = 1;
 const COUNT: usize = 2;
 const PLACE: usize = 3;
 const SOURCES: usize = 4;
-const GATHER: usize = 5;
+const ROUTE_FEW: usize = 5;
 const GATHER_CODES: usize = 6;
-const QUANTIZE_BF16: usize = 7;
-const QUANTIZE_F16: usize = 8;
-const QUANTIZE_ANY: usize = 9;
-const COMBINE_BF16: usize = 10;
-const COMBINE_F16: usize = 11;
-const COMBINE_ANY: usize = 12;
+/// Kernels that quantize, of bf16; those of f16 and of anything follow.
+const QUANTIZE: usize = 7;
+const SCATTER: usize = 10;
+const SCATTER_CODES: usize = 11;
+const SCATTER_QUANTIZE: usize = 12;
+const DISPATCH: usize = 15;
+const DISPATCH_CODES: usize = 16;
+const DISPATCH_QUANTIZE: usize = 17;
+const COMBINE_BF16: usize = 20;
+const COMBINE_F16: usize = 21;
+const COMBINE_ANY: usize = 22;
 
+/// Tokens up to which routing has a CTA for each.
+const WIDE_TOKENS: usize = 1024;
+/// Groups of experts that it takes.
+const WIDE_GROUPS: usize = 32;
+/// Slots of a call that one launch sorts and gathers, its threads, and tokens up to which it routes them too.
+const DISPATCH_SLOTS: usize = 256;
+const DISPATCH_THREADS: usize = 256;
+const DISPATCH_ROUTED: usize = 2;
 /// Slots of a chunk of the counting sort, and of a call that is one chunk.
-const CHUNK: usize = 2048;
-const ONE_CHUNK: usize = 2 * CHUNK;
+const CHUNK: usize = 1024;
+const ONE_CHUNK: usize = 4 * CHUNK;
 /// Every chunk adds up the counts of all of them.
 const MOST_CHUNKS: usize = 256;
 /// A chunk is a run a warp.
@@ -87,6 +113,16 @@ impl<P: Copy> Launch<P> {
         // SAFETY: the caller's promise; the struct is the kernel's.
         unsafe { queue.launch(self.kernel, (self.grid.0, self.grid.1, 1), self.threads, 0, &self.params) }
     }
+
+    /// Behind a launch of the same call, which may still be at work: the kernel waits for it.
+    ///
+    /// # Safety
+    /// As [`run`](Self::run).
+    unsafe fn run_early(&self, queue: &Queue) -> Result<()> {
+        let grid = (self.grid.0, self.grid.1, 1);
+        // SAFETY: the caller's promise; the struct is the kernel's.
+        unsafe { queue.launch_dependent(self.kernel, grid, self.threads, 0, &self.params) }
+    }
 }
 
 /// # Safety
@@ -100,19 +136,24 @@ pub unsafe fn route(queue: &Queue, p: &RouteProblem) -> Result<()> {
 /// As [`route`].
 pub unsafe fn permute(queue: &Queue, p: &PermuteProblem) -> Result<()> {
     // SAFETY: the caller's promise.
-    plan_permute(p, queue.facts).iter().flatten().try_for_each(|launch| unsafe { launch.run(queue) })
+    let launches = plan_permute(p, queue.facts);
+    launches.iter().flatten().enumerate().try_for_each(|(i, launch)| unsafe {
+        if i == 0 { launch.run(queue) } else { launch.run_early(queue) }
+    })
 }
 
+/// Behind [`permute`], which may still be at work.
+///
 /// # Safety
 /// As [`route`]; the permutation was made by [`permute`].
-pub unsafe fn gather(queue: &Queue, p: &GatherProblem) -> Result<()> {
+unsafe fn gather(queue: &Queue, p: &GatherProblem) -> Result<()> {
     // SAFETY: the caller's promise.
     unsafe {
         match plan_gather(p, queue.facts) {
             None => Ok(()),
-            Some(GatherLaunch::Values(launch)) => launch.run(queue),
-            Some(GatherLaunch::Codes(launch)) => launch.run(queue),
-            Some(GatherLaunch::Quantize(launch)) => launch.run(queue),
+            Some(GatherLaunch::Values(launch)) => launch.run_early(queue),
+            Some(GatherLaunch::Codes(launch)) => launch.run_early(queue),
+            Some(GatherLaunch::Quantize(launch)) => launch.run_early(queue),
         }
     }
 }
@@ -121,7 +162,41 @@ pub unsafe fn gather(queue: &Queue, p: &GatherProblem) -> Result<()> {
 /// As [`route`].
 pub unsafe fn combine(queue: &Queue, p: &CombineProblem) -> Result<()> {
     // SAFETY: the caller's promise.
-    plan_combine(p, queue.facts).map_or(Ok(()), |launch| unsafe { launch.run(queue) })
+    plan_combine(p, queue.facts).map_or(Ok(()), |launch| unsafe {
+        if p.in_layer { launch.run_early(queue) } else { launch.run(queue) }
+    })
+}
+
+/// # Safety
+/// As [`route`].
+pub unsafe fn dispatch(queue: &Queue, p: &DispatchProblem) -> Result<()> {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let Some(plan) = plan_dispatch(p, queue.facts) else {
+            if let Some(routing) = &p.route {
+                route(queue, routing)?;
+            }
+            permute(queue, &p.gather.permute)?;
+            return gather(queue, &p.gather);
+        };
+        if let Some(route) = &plan.route {
+            // The kernels of many tokens do not wait.
+            if p.dependent_launch && std::ptr::eq(route.kernel, &KERNELS[ROUTE_FEW]) {
+                route.run_early(queue)?;
+            } else {
+                route.run(queue)?;
+            }
+        }
+        // Behind nothing of this call it is an ordinary launch, unless it may start early there too.
+        match (&plan.gather, p.dependent_launch || plan.route.is_some()) {
+            (DispatchLaunch::Values(launch), false) => launch.run(queue),
+            (DispatchLaunch::Codes(launch), false) => launch.run(queue),
+            (DispatchLaunch::Quantize(launch), false) => launch.run(queue),
+            (DispatchLaunch::Values(launch), true) => launch.run_early(queue),
+            (DispatchLaunch::Codes(launch), true) => launch.run_early(queue),
+            (DispatchLaunch::Quantize(launch), true) => launch.run_early(queue),
+        }
+    }
 }
 
 /// CTAs that walk `units`, at most `each` of them an SM.
@@ -132,7 +207,20 @@ fn walkers(units: usize, each: usize, facts: &DeviceFacts) -> usize {
 /// `None`: nothing to do, here and below.
 pub fn plan_route(p: &RouteProblem, facts: &DeviceFacts) -> Option<Launch<RouteParams>> {
     const WARPS: usize = 4;
-    let params = RouteParams {
+    let params = route_params(p, facts);
+    if p.tokens == 0 {
+        return None;
+    }
+    if p.tokens <= WIDE_TOKENS && p.router.groups <= WIDE_GROUPS {
+        return Some(Launch::new(ROUTE_FEW, (p.tokens, 1), p.experts.next_multiple_of(32), params));
+    }
+    let kernel = if p.experts <= 256 { ROUTE } else { ROUTE_MANY };
+    let grid = walkers(p.tokens.div_ceil(WARPS), 64, facts);
+    Some(Launch::new(kernel, (grid, 1), 32 * WARPS, params))
+}
+
+fn route_params(p: &RouteProblem, facts: &DeviceFacts) -> RouteParams {
+    RouteParams {
         logits: address(p.logits.base),
         logits_row_stride: p.logits.row_stride as u64,
         bias: address(p.router.bias),
@@ -149,10 +237,7 @@ pub fn plan_route(p: &RouteProblem, facts: &DeviceFacts) -> Option<Launch<RouteP
         top_groups: p.router.top_groups as u32,
         renormalise: p.router.renormalise as u32,
         scaling: p.router.scaling,
-    };
-    let kernel = if p.experts <= 256 { ROUTE } else { ROUTE_MANY };
-    let grid = walkers(p.tokens.div_ceil(WARPS), 64, facts);
-    (p.tokens > 0).then(|| Launch::new(kernel, (grid, 1), 32 * WARPS, params))
+    }
 }
 
 /// Up to three launches.
@@ -163,26 +248,13 @@ pub fn plan_permute(p: &PermuteProblem, facts: &DeviceFacts) -> [Option<Launch<P
     }
     let chunk = match slots {
         0..=ONE_CHUNK => slots.max(1),
-        _ => slots.div_ceil(MOST_CHUNKS).max(CHUNK),
+        // The counts of all of them have room in the source rows.
+        _ => slots.div_ceil(MOST_CHUNKS).max(CHUNK).max(2 * (p.local_experts + 1)),
     };
     // Runs of whole warps.
     let chunk = chunk.next_multiple_of(32 * PERMUTE_WARPS);
     let chunks = slots.div_ceil(chunk).max(1);
-    let params = PermuteParams {
-        ids: address(p.ids),
-        ends: address(p.ends),
-        source_rows: address(p.source_rows),
-        inverse: address(p.inverse),
-        fault: facts.fault,
-        slots: slots as u64,
-        chunk: chunk as u64,
-        chunks: chunks as u32,
-        topk: p.topk as u32,
-        experts: p.experts as u32,
-        first_expert: p.first_expert as u32,
-        local_experts: p.local_experts as u32,
-        reserved: 0,
-    };
+    let params = permute_params(p, chunk, chunks, facts);
     let launch = |kernel, grid| Some(Launch::new(kernel, (grid, 1), 32 * PERMUTE_WARPS, params));
     if chunks == 1 {
         return [launch(PLACE, 1), None, None];
@@ -190,6 +262,24 @@ pub fn plan_permute(p: &PermuteProblem, facts: &DeviceFacts) -> [Option<Launch<P
     debug_assert!(chunks * (p.local_experts + 1) <= slots, "the counts fit into source_rows");
     let sources = walkers(slots.div_ceil(32 * PERMUTE_WARPS), 8, facts);
     [launch(COUNT, chunks), launch(PLACE, chunks), launch(SOURCES, sources)]
+}
+
+fn permute_params(p: &PermuteProblem, chunk: usize, chunks: usize, facts: &DeviceFacts) -> PermuteParams {
+    PermuteParams {
+        ids: address(p.ids),
+        ends: address(p.ends),
+        source_rows: address(p.source_rows),
+        inverse: address(p.inverse),
+        fault: facts.fault,
+        slots: (p.tokens * p.topk) as u64,
+        chunk: chunk as u64,
+        chunks: chunks as u32,
+        topk: p.topk as u32,
+        experts: p.experts as u32,
+        first_expert: p.first_expert as u32,
+        local_experts: p.local_experts as u32,
+        reserved: 0,
+    }
 }
 
 /// The launch of a gather, by its parameters.
@@ -201,61 +291,102 @@ pub enum GatherLaunch {
 }
 
 pub fn plan_gather(p: &GatherProblem, facts: &DeviceFacts) -> Option<GatherLaunch> {
-    let rows = p.permute.tokens * p.permute.topk;
-    if rows == 0 || p.permute.local_experts == 0 {
+    if p.permute.tokens * p.permute.topk == 0 || p.permute.local_experts == 0 {
         return None;
     }
+    let tokens = (p.permute.tokens.min(MOST_CTAS), 1);
+    // Rows of tiles pass through the padded row space.
+    let padded = |scales: &Scales, each: usize| {
+        let rows = p.permute.groups().scale_rows(scales.layout.tile_rows());
+        (walkers(rows, each, facts), 1)
+    };
     Some(match p.what {
-        Gather::Values { src, dst } => GatherLaunch::Values(values(p, src, dst, facts)),
-        Gather::Codes { src, codes, codes_row_stride, scales, decode } => {
-            let (blocks, rows) = (p.cols / BLOCK, p.permute.groups().scale_rows(scales.layout.tile_rows()));
-            let addresses = [address(src.codes), address(codes)];
-            let strides = [src.codes_row_stride, codes_row_stride, p.cols / 2];
-            let params = GatherCodesParams {
-                groups: (&p.permute.groups()).into(),
-                scale_rows: rows as u64,
-                blocks: blocks as u64,
-                source_rows: address(p.permute.source_rows),
-                src_codes: address(src.codes),
-                src_codes_row_stride: src.codes_row_stride as u64,
-                src_decode: address(src.decode),
-                codes: address(codes),
-                codes_row_stride: codes_row_stride as u64,
-                decode: address(decode),
-                src_scales: (&src.scales).into(),
-                scales: (&scales).into(),
-                tokens: p.permute.tokens as u64,
-                src_scope: params::scope(src.scope),
-                vector: all_multiples(16, &addresses, &strides) as u32,
-                words: (in_words(&src.scales) && in_words(&scales)) as u32,
-                reserved: 0,
-            };
-            GatherLaunch::Codes(Launch::new(GATHER_CODES, (walkers(rows, 16, facts), 1), 128, params))
+        Gather::Values { src, dst } => {
+            let params = values(p, src, dst);
+            let words = params.row_bytes as usize / 16;
+            let parts = if p.permute.tokens < facts.sm_count as usize { words.div_ceil(128) } else { 1 };
+            GatherLaunch::Values(Launch::new(SCATTER, (tokens.0, parts.clamp(1, MOST_PARTS)), 128, params))
         }
-        Gather::Quantize { src, out } => GatherLaunch::Quantize(quantize(p, src, out, facts)),
+        Gather::Codes { scales, .. } => {
+            let params = codes(p);
+            GatherLaunch::Codes(match scales.layout {
+                ScaleLayout::Linear => Launch::new(SCATTER_CODES, tokens, 128, params),
+                _ => Launch::new(GATHER_CODES, padded(&scales, 16), 128, params),
+            })
+        }
+        Gather::Quantize { src, out } => {
+            const MOST_THREADS: usize = 512;
+            let (params, form) = quantize(p, src, out, facts);
+            let most = if form == ANY { MOST_THREADS / 2 } else { MOST_THREADS };
+            let threads = (p.cols / BLOCK).next_multiple_of(32).min(most);
+            GatherLaunch::Quantize(match out.scales.layout {
+                ScaleLayout::Linear => {
+                    let grid = walkers(p.permute.tokens, 2048 / threads, facts);
+                    Launch::new(SCATTER_QUANTIZE + form, (grid, 1), threads, params)
+                }
+                _ => Launch::new(QUANTIZE + form, padded(&out.scales, 2048 / threads), threads, params),
+            })
+        }
     })
 }
 
-fn values(p: &GatherProblem, src: Matrix, dst: Matrix, facts: &DeviceFacts) -> Launch<GatherParams> {
-    let (rows, bytes) = (p.permute.tokens * p.permute.topk, src.dtype.bytes());
+/// CTAs that walk over tokens, and parts of a token's columns.
+const MOST_CTAS: usize = 1 << 20;
+const MOST_PARTS: usize = 8;
+
+fn values(p: &GatherProblem, src: Matrix, dst: Matrix) -> GatherParams {
+    let bytes = src.dtype.bytes();
     let (row_bytes, from, to) = (p.cols * bytes, src.row_stride * bytes, dst.row_stride * bytes);
     let vector = all_multiples(16, &[address(src.base), address(dst.base)], &[row_bytes, from, to]);
-    let params = GatherParams {
-        source_rows: address(p.permute.source_rows),
+    GatherParams {
+        inverse: address(p.permute.inverse),
         src: address(src.base),
         dst: address(dst.base),
-        rows: rows as u64,
+        tokens: p.permute.tokens as u64,
         row_bytes: row_bytes as u64,
         src_row_stride: from as u64,
         dst_row_stride: to as u64,
+        topk: p.permute.topk as u32,
         vector: vector as u32,
-        reserved: 0,
-    };
-    Launch::new(GATHER, (walkers(rows, 16, facts), 1), 128, params)
+    }
 }
 
-fn quantize(p: &GatherProblem, src: Matrix, out: QuantOut, facts: &DeviceFacts) -> Launch<GatherRowsParams> {
-    const MOST_THREADS: usize = 512;
+/// Of a gather of codes.
+fn codes(p: &GatherProblem) -> GatherCodesParams {
+    let Gather::Codes { src, codes, codes_row_stride, scales, decode } = p.what else {
+        unreachable!("codes are gathered");
+    };
+    let addresses = [address(src.codes), address(codes)];
+    let strides = [src.codes_row_stride, codes_row_stride, p.cols / 2];
+    GatherCodesParams {
+        groups: (&p.permute.groups()).into(),
+        scale_rows: p.permute.groups().scale_rows(scales.layout.tile_rows()) as u64,
+        blocks: (p.cols / BLOCK) as u64,
+        source_rows: address(p.permute.source_rows),
+        inverse: address(p.permute.inverse),
+        src_codes: address(src.codes),
+        src_codes_row_stride: src.codes_row_stride as u64,
+        src_decode: address(src.decode),
+        codes: address(codes),
+        codes_row_stride: codes_row_stride as u64,
+        decode: address(decode),
+        src_scales: (&src.scales).into(),
+        scales: (&scales).into(),
+        tokens: p.permute.tokens as u64,
+        src_scope: params::scope(src.scope),
+        vector: all_multiples(16, &addresses, &strides) as u32,
+        words: (in_words(&src.scales) && in_words(&scales)) as u32,
+        topk: p.permute.topk as u32,
+    }
+}
+
+/// Forms of the kernels that quantize, in their order.
+const BF16: usize = 0;
+const F16: usize = 1;
+const ANY: usize = 2;
+
+/// Of a gather that quantizes, and the form that takes it.
+fn quantize(p: &GatherProblem, src: Matrix, out: QuantOut, facts: &DeviceFacts) -> (GatherRowsParams, usize) {
     let problem = QuantizeProblem {
         groups: p.permute.groups(),
         cols: p.cols,
@@ -264,22 +395,86 @@ fn quantize(p: &GatherProblem, src: Matrix, out: QuantOut, facts: &DeviceFacts) 
         out: Some(out),
         amax: None,
     };
-    let rows = problem.groups.scale_rows(out.scales.layout.tile_rows());
     let mut base = rows::base_params(&problem, facts, out.scope);
-    base.scale_rows = rows as u64;
+    base.scale_rows = problem.groups.scale_rows(out.scales.layout.tile_rows()) as u64;
     (base.mode, base.decode) = match out.decode {
         DecodeScales::Static(given) => (mode::STATIC, address(given)),
         DecodeScales::Dynamic(slots) => (mode::ROW, address(slots)),
     };
     let hot = out.rule == ScaleRule::Amax && rows::is_aligned(&problem);
-    let (kernel, most) = match src.dtype {
-        Dtype::Bf16 if hot => (QUANTIZE_BF16, MOST_THREADS),
-        Dtype::F16 if hot => (QUANTIZE_F16, MOST_THREADS),
-        _ => (QUANTIZE_ANY, MOST_THREADS / 2),
+    let form = match src.dtype {
+        Dtype::Bf16 if hot => BF16,
+        Dtype::F16 if hot => F16,
+        _ => ANY,
     };
-    let threads = (p.cols / BLOCK).next_multiple_of(32).min(most);
-    let params = GatherRowsParams { rows: base, source_rows: address(p.permute.source_rows) };
-    Launch::new(kernel, (walkers(rows, 2048 / threads, facts), 1), threads, params)
+    let params = GatherRowsParams {
+        rows: base,
+        source_rows: address(p.permute.source_rows),
+        inverse: address(p.permute.inverse),
+        ids: address(p.permute.ids),
+        tokens: p.permute.tokens as u64,
+        topk: p.permute.topk as u32,
+        first_expert: p.permute.first_expert as u32,
+    };
+    (params, form)
+}
+
+/// Everything in front of a layer's products as one launch, or two.
+pub struct DispatchPlan {
+    /// Routing in a launch of its own.
+    pub route: Option<Launch<RouteParams>>,
+    pub gather: DispatchLaunch,
+}
+
+#[allow(clippy::large_enum_variant)]
+pub enum DispatchLaunch {
+    Values(Launch<DispatchParams<GatherParams>>),
+    Codes(Launch<DispatchParams<GatherCodesParams>>),
+    Quantize(Launch<DispatchParams<GatherRowsParams>>),
+}
+
+/// `None`: each step by itself.
+pub fn plan_dispatch(p: &DispatchProblem, facts: &DeviceFacts) -> Option<DispatchPlan> {
+    let permute = &p.gather.permute;
+    let slots = permute.tokens * permute.topk;
+    if slots == 0 || slots > DISPATCH_SLOTS || permute.local_experts == 0 {
+        return None;
+    }
+    let routed = p.route.filter(|route| {
+        let wide = route.experts <= DISPATCH_THREADS && route.router.groups <= WIDE_GROUPS;
+        wide && permute.tokens <= DISPATCH_ROUTED
+    });
+    let route = if routed.is_some() { None } else { p.route.and_then(|route| plan_route(&route, facts)) };
+    let routing = routed.map_or(RouteParams::default(), |route| route_params(&route, facts));
+    let sort = permute_params(permute, slots, 1, facts);
+    let routed = routed.is_some() as u32;
+    // A row of CTAs more writes the order.
+    let gather = match p.gather.what {
+        Gather::Values { src, dst } => {
+            let gather = values(&p.gather, src, dst);
+            let parts = (gather.row_bytes as usize / 16).div_ceil(DISPATCH_THREADS).clamp(1, MOST_PARTS);
+            let params = DispatchParams { route: routing, permute: sort, gather, routed, reserved: 0 };
+            DispatchLaunch::Values(Launch::new(
+                DISPATCH,
+                (permute.tokens, parts + 1),
+                DISPATCH_THREADS,
+                params,
+            ))
+        }
+        Gather::Codes { scales, .. } if scales.layout == ScaleLayout::Linear => {
+            let gather = codes(&p.gather);
+            let params = DispatchParams { route: routing, permute: sort, gather, routed, reserved: 0 };
+            DispatchLaunch::Codes(Launch::new(DISPATCH_CODES, (permute.tokens, 2), DISPATCH_THREADS, params))
+        }
+        Gather::Quantize { src, out } if out.scales.layout == ScaleLayout::Linear => {
+            let (gather, form) = quantize(&p.gather, src, out, facts);
+            let params = DispatchParams { route: routing, permute: sort, gather, routed, reserved: 0 };
+            let kernel = DISPATCH_QUANTIZE + form;
+            DispatchLaunch::Quantize(Launch::new(kernel, (permute.tokens, 2), DISPATCH_THREADS, params))
+        }
+        _ => return None,
+    };
+    Some(DispatchPlan { route, gather })
 }
 
 pub fn plan_combine(p: &CombineProblem, facts: &DeviceFacts) -> Option<Launch<CombineParams>> {
@@ -301,7 +496,7 @@ pub fn plan_combine(p: &CombineProblem, facts: &DeviceFacts) -> Option<Launch<Co
         shared_dtype: p.shared.map_or(0, |shared| params::dtype(shared.dtype)),
         out_dtype: params::dtype(p.out.dtype),
         scaling: p.scaling,
-        reserved: 0,
+        early: p.in_layer as u32,
     };
     // Without rows there may be no y, and no slot names one.
     let matrices = [(p.rows > 0).then_some(p.y), p.shared, Some(p.out)];
@@ -335,7 +530,9 @@ fn in_words(s: &Scales) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::format::route::Score;
     use crate::plan::memory::Ptr;
+    use crate::plan::moe::Router;
     use crate::plan::quantize::Scope;
 
     const FACTS: DeviceFacts = DeviceFacts {
@@ -385,18 +582,21 @@ mod tests {
         assert!(plan_permute(&sort(3, 1, 0), &FACTS)[0].is_some(), "the inverse is");
     }
 
-    fn quantizes(edit: impl FnOnce(&mut Matrix, &mut QuantOut, &mut usize)) -> Launch<GatherRowsParams> {
-        let mut cols = 4096;
-        let mut src = matrix(Dtype::Bf16, cols);
-        let base = Ptr::new(1024 as *const u8);
-        let mut out = QuantOut {
+    fn quantizes_to(layout: ScaleLayout, cols: usize) -> QuantOut {
+        QuantOut {
             codes: Ptr::new(8192 as *const u8),
             codes_row_stride: cols / 2,
-            scales: Scales { base, layout: ScaleLayout::Tiled128x4, row_stride: 0 },
+            scales: Scales { base: Ptr::new(1024 as *const u8), layout, row_stride: 0 },
             rule: ScaleRule::Amax,
             scope: Scope::Row,
             decode: DecodeScales::Dynamic(Ptr::new(256 as *const f32)),
-        };
+        }
+    }
+
+    fn quantizes(edit: impl FnOnce(&mut Matrix, &mut QuantOut, &mut usize)) -> Launch<GatherRowsParams> {
+        let mut cols = 4096;
+        let mut src = matrix(Dtype::Bf16, cols);
+        let mut out = quantizes_to(ScaleLayout::Tiled128x4, cols);
         edit(&mut src, &mut out, &mut cols);
         let p = GatherProblem { permute: sort(100, 2, 8), cols, what: Gather::Quantize { src, out } };
         match plan_gather(&p, &FACTS) {
@@ -425,6 +625,41 @@ mod tests {
         any(|_, out| out.rule = ScaleRule::MinMse);
     }
 
+    #[test]
+    fn few_slots_are_sorted_and_gathered_by_one_launch() {
+        let router = Router {
+            score: Score::Softmax,
+            bias: Ptr::NULL,
+            renormalise: true,
+            scaling: 1.0,
+            groups: 1,
+            top_groups: 1,
+        };
+        let launches = |tokens, experts, values: bool| {
+            let permute = sort(tokens, 8, 32);
+            let (ids, weights) = (permute.ids, Ptr::NULL);
+            let logits = matrix(Dtype::Bf16, experts);
+            let (mask, topk) = (Ptr::NULL, 8);
+            let route = RouteProblem { tokens, experts, topk, logits, router, mask, ids, weights };
+            let (src, dst) = (matrix(Dtype::Bf16, 4096), matrix(Dtype::Bf16, 4096));
+            let what = match values {
+                true => Gather::Values { src, dst },
+                false => Gather::Quantize { src, out: quantizes_to(ScaleLayout::Tiled8x4, 4096) },
+            };
+            let gather = GatherProblem { permute, cols: 4096, what };
+            let p = DispatchProblem { route: Some(route), gather, dependent_launch: false };
+            plan_dispatch(&p, &FACTS).map(|plan| match plan.gather {
+                DispatchLaunch::Values(l) => (plan.route.map(|l| l.kernel.name), l.params.routed, l.grid),
+                _ => panic!("another gather"),
+            })
+        };
+        assert_eq!(launches(1, 256, true), Some((None, 1, (1, 3))));
+        assert_eq!(launches(1, 257, true), Some((Some("nvfp4_moe_route_few"), 0, (1, 3))));
+        assert_eq!(launches(32, 128, true), Some((Some("nvfp4_moe_route_few"), 0, (32, 3))));
+        assert_eq!(launches(33, 128, true), None);
+        assert_eq!(launches(1, 128, false), None, "tiles have padding");
+    }
+
     fn combines(edit: impl FnOnce(&mut CombineProblem)) -> Launch<CombineParams> {
         let mut p = CombineProblem {
             tokens: 5,
@@ -437,6 +672,7 @@ mod tests {
             scaling: 1.0,
             shared: Some(matrix(Dtype::F32, 4096)),
             out: matrix(Dtype::F16, 4096),
+            in_layer: false,
         };
         edit(&mut p);
         plan_combine(&p, &FACTS).expect("there are tokens")

@@ -45,15 +45,15 @@ pub struct PermuteParams {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct GatherParams {
-    pub source_rows: u64,
+    pub inverse: u64,
     pub src: u64,
     pub dst: u64,
-    pub rows: u64,
+    pub tokens: u64,
     pub row_bytes: u64,
     pub src_row_stride: u64,
     pub dst_row_stride: u64,
+    pub topk: u32,
     pub vector: u32,
-    pub reserved: u32,
 }
 
 #[repr(C)]
@@ -63,6 +63,7 @@ pub struct GatherCodesParams {
     pub scale_rows: u64,
     pub blocks: u64,
     pub source_rows: u64,
+    pub inverse: u64,
     pub src_codes: u64,
     pub src_codes_row_stride: u64,
     pub src_decode: u64,
@@ -75,7 +76,7 @@ pub struct GatherCodesParams {
     pub src_scope: u32,
     pub vector: u32,
     pub words: u32,
-    pub reserved: u32,
+    pub topk: u32,
 }
 
 #[repr(C)]
@@ -83,6 +84,22 @@ pub struct GatherCodesParams {
 pub struct GatherRowsParams {
     pub rows: RowsParams,
     pub source_rows: u64,
+    pub inverse: u64,
+    pub ids: u64,
+    pub tokens: u64,
+    pub topk: u32,
+    pub first_expert: u32,
+}
+
+/// `G`: of the gather.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct DispatchParams<G> {
+    pub route: RouteParams,
+    pub permute: PermuteParams,
+    pub gather: G,
+    pub routed: u32,
+    pub reserved: u32,
 }
 
 #[repr(C)]
@@ -105,15 +122,15 @@ pub struct CombineParams {
     pub shared_dtype: u32,
     pub out_dtype: u32,
     pub scaling: f32,
-    pub reserved: u32,
+    pub early: u32,
 }
 
 const _: () = {
     assert!(size_of::<RouteParams>() == 96);
     assert!(size_of::<PermuteParams>() == 80);
     assert!(size_of::<GatherParams>() == 64);
-    assert!(size_of::<GatherCodesParams>() == 168);
-    assert!(size_of::<GatherRowsParams>() == size_of::<RowsParams>() + 8);
+    assert!(size_of::<GatherCodesParams>() == 176);
+    assert!(size_of::<GatherRowsParams>() == size_of::<RowsParams>() + 40);
     assert!(size_of::<CombineParams>() == 120);
 };
 

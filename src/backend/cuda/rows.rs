@@ -5,22 +5,25 @@
 //! Scales of a tensor or of groups take two looks: the array of decode scales holds amax bits in between, as on the CPU.
 
 mod kernels;
+mod problem;
+mod shape;
 
 use super::context::DeviceFacts;
 use super::launch::{Kernel, Queue};
-use super::params::{self, FinishParams, MatrixParams, RoutesParams, RowsParams, address, mode, producer};
+use super::params::{self, FinishParams, RoutesParams, RowsParams, address, mode};
 use crate::error::Result;
 use crate::format::BLOCK;
 use crate::format::block::ScaleRule;
 use crate::format::dtype::Dtype;
 use crate::format::layout::ScaleLayout;
 use crate::plan::groups::Groups;
-use crate::plan::memory::{Matrix, Ptr};
-use crate::plan::quantize::{
-    DecodeScales, GatedActivation, NormInput, Producer, QuantizeProblem, Scope, StageProblem,
-};
+use crate::plan::memory::Ptr;
+use crate::plan::quantize::{DecodeScales, NormInput, Producer, QuantizeProblem, Scope, StageProblem};
 pub use kernels::KERNELS;
 use kernels::find;
+use problem::source;
+pub(super) use problem::{base_params, dtype_name, is_aligned};
+pub(super) use shape::TileShape;
 
 /// Threads of a CTA that holds rows in registers. Rows of up to twice as many blocks are held.
 const CACHED_THREADS: usize = 512;
@@ -148,107 +151,6 @@ pub fn plan(p: &QuantizeProblem, facts: &DeviceFacts) -> Plan {
     plan
 }
 
-/// Everything of a problem that its passes share.
-pub(super) fn base_params(p: &QuantizeProblem, facts: &DeviceFacts, scope: Scope) -> RowsParams {
-    let mut params = RowsParams {
-        groups: (&p.groups).into(),
-        cols: p.cols as u64,
-        fault: facts.fault,
-        scope: params::scope(scope),
-        ..RowsParams::default()
-    };
-    if let Some(out) = &p.out {
-        params.codes = address(out.codes);
-        params.codes_row_stride = out.codes_row_stride as u64;
-        params.scales = (&out.scales).into();
-        params.rule = params::rule(out.rule);
-    }
-    let copy = |m: Option<Matrix>| m.as_ref().map_or(MatrixParams::default(), MatrixParams::from);
-    let src = source(&p.producer);
-    params.src = (&src).into();
-    params.dtype = params::dtype(src.dtype);
-    match &p.producer {
-        Producer::Plain { .. } => params.producer = producer::PLAIN,
-        Producer::Transposed { .. } => params.producer = producer::TRANSPOSED,
-        Producer::Gated { interleaved, activation, .. } => {
-            params.copy = copy(p.activated);
-            params.interleaved = *interleaved as u32;
-            params.producer = match activation {
-                GatedActivation::SwiGlu(s) => {
-                    (params.limit, params.alpha, params.beta) = (s.limit, s.alpha, s.beta);
-                    producer::SWIGLU
-                }
-                GatedActivation::Relu2 => producer::RELU2,
-                GatedActivation::Identity => producer::IDENTITY,
-            };
-        }
-        Producer::Norm { input, norm } => {
-            match input {
-                NormInput::Rows { residual, .. } => {
-                    params.producer = producer::NORM;
-                    params.copy = copy(*residual);
-                }
-                NormInput::Hyper(hc) => {
-                    params.producer = producer::HYPER;
-                    params.copy = copy(hc.mixed);
-                    params.stream_stride = hc.stream_stride as u64;
-                    params.streams = hc.count as u32;
-                    params.mix = address(hc.mix);
-                    params.mix_row_stride = hc.mix_row_stride as u64;
-                }
-            }
-            params.normed = copy(norm.normed);
-            params.inv_rms = norm.inv_rms.map_or(0, address);
-            params.weight = address(norm.weight.base);
-            params.weight_dtype = params::dtype(norm.weight.dtype);
-            params.weight_offset = norm.weight_offset;
-            params.eps = norm.eps;
-        }
-    }
-    params
-}
-
-fn source(p: &Producer) -> Matrix {
-    match p {
-        Producer::Plain { src } | Producer::Transposed { src } | Producer::Gated { src, .. } => *src,
-        Producer::Norm { input: NormInput::Rows { src, .. }, .. } => *src,
-        Producer::Norm { input: NormInput::Hyper(hc), .. } => hc.streams,
-    }
-}
-
-/// Whether every 16-byte access of values and 8-byte access of codes is aligned.
-pub(super) fn is_aligned(p: &QuantizeProblem) -> bool {
-    let strided = matches!(p.groups, Groups::Strided { .. });
-    let matrix = |m: &Matrix| {
-        let bytes = m.dtype.bytes();
-        m.base.get().addr().is_multiple_of(16)
-            && (m.row_stride * bytes).is_multiple_of(16)
-            && (!strided || (m.group_stride * bytes).is_multiple_of(16))
-    };
-    let all = |list: [Option<Matrix>; 2]| list.iter().flatten().all(matrix);
-    let codes = p
-        .out
-        .is_none_or(|out| out.codes.get().addr().is_multiple_of(8) && out.codes_row_stride.is_multiple_of(8));
-    let rest = match &p.producer {
-        Producer::Plain { .. } => true,
-        Producer::Transposed { .. } => false,
-        Producer::Gated { interleaved, activation, .. } => {
-            let halves = *activation == GatedActivation::Identity && *interleaved;
-            all([p.activated, None]) && (!halves || (p.cols / 2).is_multiple_of(BLOCK))
-        }
-        Producer::Norm { input, norm } => {
-            let input = match input {
-                NormInput::Rows { residual, .. } => all([*residual, None]),
-                NormInput::Hyper(hc) => {
-                    all([hc.mixed, None]) && (hc.stream_stride * hc.streams.dtype.bytes()).is_multiple_of(16)
-                }
-            };
-            input && all([norm.normed, None]) && norm.weight.base.get().addr().is_multiple_of(16)
-        }
-    };
-    codes && rest && matrix(&source(&p.producer)) && p.cols / BLOCK <= MOST_BLOCKS
-}
-
 struct Passes<'a> {
     p: &'a QuantizeProblem,
     facts: &'a DeviceFacts,
@@ -361,8 +263,12 @@ impl Passes<'_> {
         };
         let threads = blocks.next_multiple_of(32);
         let kernel = find([family, dtype_name(dtype), variant]);
-        // CTAs of four rows stay and walk on.
-        let most = if height == 4 { 2 * self.facts.sm_count } else { u32::MAX };
+        // CTAs of four rows stay and walk on. Of small ones more fit, and more of them than fit balance better.
+        let most = match (height, threads) {
+            (4, ..=256) => 8 * self.facts.sm_count,
+            (4, _) => 2 * self.facts.sm_count,
+            _ => u32::MAX,
+        };
         let grid = (self.capped(rows.div_ceil(height)).min(most), 1);
         (threads <= most_threads).then_some(Step::Rows { kernel, grid, threads: threads as u32, params })
     }
@@ -455,61 +361,6 @@ impl Passes<'_> {
         };
         let grid = (shape.grid_x as u32, shape.units.min(most_y).min(GRID_Y) as u32);
         Some(Step::Rows { kernel, grid, threads: shape.threads as u32, params })
-    }
-}
-
-pub(super) fn dtype_name(d: Dtype) -> &'static str {
-    match d {
-        Dtype::Bf16 => "bf16",
-        Dtype::F16 => "f16",
-        Dtype::F32 => "f32",
-    }
-}
-
-/// How a pass with a block a thread covers rows × columns: a unit of rows is a row (linear) or the 8 rows whose scales
-/// share sectors (tiled); a warp takes some column steps of one unit.
-pub(super) struct TileShape {
-    pub steps: usize,
-    pub grid_x: usize,
-    pub units: usize,
-    pub threads: usize,
-}
-
-/// Column steps that stand for `sector_units`.
-const SECTOR_STEPS: usize = 4;
-
-impl TileShape {
-    /// Many rows of tiled scales: a warp takes 16 columns of a unit, two rows a step. None where that leaves SMs or
-    /// lanes idle.
-    fn sectors(blocks: usize, rows: usize, sm_count: usize) -> Option<TileShape> {
-        let (warps, units) = (blocks.div_ceil(16), rows / 8);
-        (units * warps >= 16 * sm_count && warps * 16 * 8 <= blocks * 9)
-            .then(|| TileShape::of_warps(SECTOR_STEPS, warps, units))
-    }
-
-    /// The most column steps a warp that still leave every SM work enough.
-    pub fn new(
-        layout: ScaleLayout,
-        blocks: usize,
-        rows: usize,
-        most_steps: usize,
-        sm_count: usize,
-    ) -> TileShape {
-        let (width, height) = if layout.is_tiled() { (4, 8) } else { (32, 1) };
-        let (columns, units) = (blocks.div_ceil(width), rows / height);
-        let warps = |steps: usize| columns.div_ceil(steps);
-        let mut steps = most_steps;
-        // Halved while warps are few, or while a row's last warp would idle through most of its steps.
-        while steps > 1 && (units * warps(steps) < 32 * sm_count || warps(steps) * steps * 8 > columns * 9) {
-            steps /= 2;
-        }
-        TileShape::of_warps(steps, warps(steps), units)
-    }
-
-    /// CTAs of up to eight warps, of which the fewest idle.
-    fn of_warps(steps: usize, warps: usize, units: usize) -> TileShape {
-        let per_cta = (4..=8).rev().min_by_key(|w| warps.next_multiple_of(*w)).map_or(8, |w| w.min(warps));
-        TileShape { steps, grid_x: warps.div_ceil(per_cta), units, threads: 32 * per_cta }
     }
 }
 

@@ -144,7 +144,7 @@ unsafe fn time(
                 unsafe {
                     driver.cuMemsetD32Async(cache.0, round as u32, cache.1 / 4, queue.stream)?;
                     driver.cuEventRecord(start.native(), queue.stream)?;
-                    gemm::gemm_as(queue, p, plan)?;
+                    gemm::gemm_as(queue, p, plan, false)?;
                     driver.cuEventRecord(end.native(), queue.stream)?;
                     driver.cuEventSynchronize(end.native())
                 }

@@ -2,15 +2,24 @@
 //!
 //! Storage: one f32 decode scale a group, padded to 128 bytes, then units [group][rows / 128][cols / 64] of 4608 bytes.
 //! Values are quantized on the way: their largest magnitudes pass through the header, so that nothing else is needed.
+//! Decode scales of rows are read back, which waits: whether a matrix has one is decided here, as on the CPU.
 //! Twin: backend/cpu/weights.rs, whose panels differ.
 
 use super::launch::{Kernel, Queue};
 use super::params::{address, dtype, layout, rule};
 use crate::error::{Error, Result};
+use crate::format::block::ScaleRule;
+use crate::format::layout::ScaleLayout;
 use crate::plan::gemm_cuda::{UNIT_BYTES, UNIT_COLS, UNIT_ROWS};
-use crate::plan::weights::{ExportProblem, PrepareProblem, Weights, WeightsShape, WeightsSource};
+use crate::plan::memory::Ptr;
+use crate::plan::quantize::Scales;
+use crate::plan::weights::{
+    ExportProblem, PrepareProblem, Weights, WeightsShape, WeightsSource, merge_decode_scales,
+};
 
 const FILE: &str = "weights";
+
+type Grid = (u32, u32, u32);
 
 const fn kernel(name: &'static str, registers: u32, threads: u32) -> Kernel {
     Kernel { file: FILE, name, registers, threads }
@@ -19,7 +28,7 @@ const fn kernel(name: &'static str, registers: u32, threads: u32) -> Kernel {
 pub static KERNELS: &[Kernel] = &[
     kernel("nvfp4_weights_pack", 64, 128),
     kernel("nvfp4_weights_quantize", 255, 128),
-    kernel("nvfp4_weights_amax", 40, 256),
+    kernel("nvfp4_weights_amax", 80, 256),
     kernel("nvfp4_weights_finish", 32, 256),
     kernel("nvfp4_weights_unpack", 64, 128),
 ];
@@ -50,8 +59,10 @@ struct WeightsParams {
     dtype: u32,
     transposed: u32,
     rule: u32,
+    decode_step: u32,
+    reserved: u32,
 }
-const _: () = assert!(size_of::<WeightsParams>() == 104);
+const _: () = assert!(size_of::<WeightsParams>() == 112);
 
 /// Bytes before the first unit.
 pub fn header_bytes(groups: usize) -> usize {
@@ -76,19 +87,27 @@ pub unsafe fn prepare(queue: &Queue, p: &PrepareProblem) -> Result<()> {
         return Ok(());
     }
     let (grid, mut params) = launch_of(queue, &p.weights)?;
+    let mut canonical = |codes: Ptr<u8>, scales: Scales, decode: Ptr<f32>, step: usize| {
+        params.codes = address(codes);
+        (params.scales, params.scale_layout) = (address(scales.base), layout(scales.layout));
+        (params.decode, params.decode_step) = (address(decode), step as u32);
+    };
     // SAFETY: the caller's promise, here and below; the struct is the kernels'.
     unsafe {
         match p.source {
             WeightsSource::Codes { codes, scales, decode } => {
-                params.codes = address(codes);
-                (params.scales, params.scale_layout) = (address(scales.base), layout(scales.layout));
-                params.decode = address(decode);
+                canonical(codes, scales, decode, 1);
                 queue.launch(PACK, grid, PACK.threads, 0, &params)
             }
-            WeightsSource::Scoped { .. } => Err(Error::Unsupported {
-                what: "decode scales of scope TENSOR or ROW on a CUDA context".into(),
-                next: "pass one a matrix, or prepare the weights on a CPU context and export them",
-            }),
+            WeightsSource::Scoped { codes, scales, decode, per_row: false, .. } => {
+                canonical(codes, scales, decode, 0);
+                queue.launch(PACK, grid, PACK.threads, 0, &params)
+            }
+            WeightsSource::Scoped { codes, scales, decode, per_row: true, requantize } => {
+                canonical(codes, scales, decode, shape.rows);
+                params.rule = rule(requantize.unwrap_or(ScaleRule::Amax));
+                by_rows(queue, &params, grid, shape, scales.layout, requantize.is_some())
+            }
             WeightsSource::Values { src, transposed, rule: by, given } => {
                 params.values = address(src.base);
                 (params.row_stride, params.group_stride) = (src.row_stride as i64, src.group_stride as i64);
@@ -98,16 +117,76 @@ pub unsafe fn prepare(queue: &Queue, p: &PrepareProblem) -> Result<()> {
                 if !given.is_null() {
                     return queue.launch(QUANTIZE, grid, QUANTIZE.threads, 0, &params);
                 }
-                queue.memset32(params.storage, 0, shape.groups)?;
-                let parts = if transposed { shape.cols } else { shape.rows }.min(256) as u32;
-                // The second dimension of a grid takes as many groups as there may be.
-                queue.launch(AMAX, (parts, shape.groups as u32, 1), AMAX.threads, 0, &params)?;
-                queue.launch(QUANTIZE, grid, QUANTIZE.threads, 0, &params)?;
-                let blocks = (shape.groups as u32).div_ceil(FINISH.threads);
-                queue.launch(FINISH, (blocks, 1, 1), FINISH.threads, 0, &params)
+                let down = if transposed { shape.cols } else { shape.rows };
+                quantize(queue, &params, grid, down)
             }
         }
     }
+}
+
+/// Quantizes matrices under decode scales of their own, found on the way; `down`: rows as they are stored.
+unsafe fn quantize(queue: &Queue, params: &WeightsParams, grid: Grid, down: usize) -> Result<()> {
+    // SAFETY: the caller's promise.
+    unsafe {
+        queue.memset32(params.storage, 0, params.groups as usize)?;
+        // The second dimension of a grid takes as many groups as there may be.
+        queue.launch(AMAX, (down.min(256) as u32, params.groups, 1), AMAX.threads, 0, params)?;
+        queue.launch(QUANTIZE, grid, QUANTIZE.threads, 0, params)?;
+        queue.launch(FINISH, (params.groups.div_ceil(FINISH.threads), 1, 1), FINISH.threads, 0, params)
+    }
+}
+
+/// Codes with a decode scale a row: matrices whose rows agree keep their bytes, the others are quantized again.
+unsafe fn by_rows(
+    queue: &Queue,
+    params: &WeightsParams,
+    grid: Grid,
+    shape: &WeightsShape,
+    layout: ScaleLayout,
+    requantize: bool,
+) -> Result<()> {
+    // SAFETY: the caller's promise, here and below.
+    unsafe {
+        let Some(given) = queue.read_back(params.decode, shape.groups * shape.rows)? else {
+            quantize(queue, params, grid, shape.rows)?;
+            return queue.launch(PACK, grid, PACK.threads, 0, params);
+        };
+        let one = |group, row| given[group * shape.rows + row];
+        let merged = merge_decode_scales(shape, one, requantize)?;
+        for run in merged.chunk_by(|a, b| a.is_some() == b.is_some()) {
+            let first = run.as_ptr().offset_from(merged.as_ptr()) as usize;
+            let (grid, params) = part(grid, params, shape, layout, first, run.len());
+            match run[0] {
+                Some(_) => queue.launch(PACK, grid, PACK.threads, 0, &params)?,
+                None => quantize(queue, &params, grid, shape.rows)?,
+            }
+        }
+    }
+    Ok(())
+}
+
+/// A launch over some of the matrices of canonical weights.
+fn part(
+    grid: Grid,
+    params: &WeightsParams,
+    shape: &WeightsShape,
+    layout: ScaleLayout,
+    first: usize,
+    count: usize,
+) -> (Grid, WeightsParams) {
+    let (codes, scales) = shape.canonical_bytes(layout);
+    let header = first * size_of::<f32>();
+    let units = first * (grid.0 as usize * grid.1 as usize) * UNIT_BYTES;
+    let params = WeightsParams {
+        storage: params.storage + header as u64,
+        units_at: params.units_at + (units - header) as u64,
+        codes: params.codes + (first * codes) as u64,
+        scales: params.scales + (first * scales) as u64,
+        decode: params.decode + (header * shape.rows) as u64,
+        groups: count as u32,
+        ..*params
+    };
+    ((grid.0, grid.1, count as u32), params)
 }
 
 /// Gives the canonical bytes back; tiled scales with their padding.
@@ -127,7 +206,7 @@ pub unsafe fn export(queue: &Queue, p: &ExportProblem) -> Result<()> {
 }
 
 /// The grid over all units and the parameters that do not depend on the operation.
-fn launch_of(queue: &Queue, weights: &Weights) -> Result<((u32, u32, u32), WeightsParams)> {
+fn launch_of(queue: &Queue, weights: &Weights) -> Result<(Grid, WeightsParams)> {
     let shape = &weights.shape;
     let down = shape.rows.div_ceil(UNIT_ROWS);
     if down > u16::MAX as usize || shape.cols > i32::MAX as usize {

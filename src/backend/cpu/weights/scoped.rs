@@ -12,7 +12,7 @@ use crate::format::dtype::Dtype;
 use crate::plan::groups::Groups;
 use crate::plan::memory::{Matrix, Ptr};
 use crate::plan::quantize::{DecodeScales, Producer, QuantOut, QuantizeProblem, Scales, Scope};
-use crate::plan::weights::Weights;
+use crate::plan::weights::{Weights, WeightsShape, merge_decode_scales};
 
 /// The weights as they are stored.
 pub struct Scoped {
@@ -35,34 +35,17 @@ pub unsafe fn prepare(cpu: &Cpu, weights: &Weights, source: &Scoped) -> Result<(
         // SAFETY: the caller's promise, here and below.
         unsafe { source.decode.get().add(at).read() }
     };
-    // One decode scale a matrix; NaN where there are several.
-    let mut merged = Vec::new();
-    merged.try_reserve_exact(shape.groups).map_err(|_| Error::OutOfMemory { bytes: shape.groups * 4 })?;
-    for group in 0..shape.groups {
-        let first = given(group, 0);
-        let mut differs = None;
-        for row in 0..if source.per_row { shape.rows } else { 1 } {
-            let g = given(group, row);
-            check(g, group, row)?;
-            if g != first && differs.is_none() {
-                differs = Some((row, g));
-            }
-        }
-        if let (Some((row, g)), None) = (differs, source.requantize) {
-            return Err(Error::Mismatch {
-                argument: "decode_scales",
-                value: format!("{g} (group {group}, row {row})"),
-                expected: format!("the {first} of the group's row 0, or requantize = 1"),
-            });
-        }
-        merged.push(if differs.is_some() { f32::NAN } else { first });
-    }
+    let merged = match source.per_row {
+        true => merge_decode_scales(&shape, given, source.requantize.is_some())?,
+        // One row stands for all.
+        false => merge_decode_scales(&WeightsShape { rows: 1, ..shape }, given, false)?,
+    };
     // SAFETY: as above.
     unsafe {
         canonical.check_scales(cpu)?;
         let (mut codes, mut scales, mut values) = (Vec::new(), Vec::new(), Vec::new());
         for (group, &g) in merged.iter().enumerate() {
-            if !g.is_nan() {
+            if let Some(g) = g {
                 decode_slots(weights).add(group).write(g);
                 canonical.at(group).pack(cpu, weights, 1);
                 continue;
@@ -98,17 +81,6 @@ pub unsafe fn prepare(cpu: &Cpu, weights: &Weights, source: &Scoped) -> Result<(
         }
     }
     Ok(())
-}
-
-fn check(g: f32, group: usize, row: usize) -> Result<()> {
-    if g.is_finite() && g > 0.0 {
-        return Ok(());
-    }
-    Err(Error::OutOfRange {
-        argument: "decode_scales",
-        value: format!("{g} (group {group}, row {row})"),
-        range: "finite and above 0".into(),
-    })
 }
 
 fn floats(count: usize) -> Result<Vec<f32>> {

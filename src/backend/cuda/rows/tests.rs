@@ -2,7 +2,8 @@
 
 use super::*;
 use crate::format::math::SwiGlu;
-use crate::plan::quantize::{Norm, QuantOut, Scales};
+use crate::plan::memory::Matrix;
+use crate::plan::quantize::{GatedActivation, Norm, QuantOut, Scales};
 
 const FACTS: DeviceFacts = DeviceFacts {
     sm_count: 132,
