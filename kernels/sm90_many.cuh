@@ -33,15 +33,15 @@ template <bool F16_, bool CODES_, int UNITS_, int CONSUMERS_, int TOKENS_, int D
   static constexpr int BOX_BYTES = TOKENS * UNIT_COLS * 2, A_BYTES = DEPTH * BOX_BYTES, STRIP_BYTES = DEPTH * UNIT_BYTES;
   static constexpr int STAGE_BYTES = (A_BYTES + UNITS * STRIP_BYTES + 1023) / 1024 * 1024, STEP_COLS = DEPTH * UNIT_COLS;
   static constexpr int FOURS = HALVES * TOKENS / 8;  // of a thread's sums
-  // Wide tiles: a group's rows are shared out over its tiles, and a tile multiplies what it has, rounded up. It loads all
+  // Wide tiles of values: a group's rows are shared out over its tiles, and a tile multiplies what it has, rounded up. It loads all
   // the same: copies of fewer tokens, more of them, are slower.
-  static constexpr bool EVEN = TOKENS > 128;
+  static constexpr bool EVEN = TOKENS > 128 && !CODES;  // codes leave no registers for it
   static constexpr int WIDTHS = EVEN ? 3 : 1;     // numbers of tokens that are multiplied
   template <int I> static constexpr int WIDTH = !EVEN ? TOKENS : I == 0 ? 144 : I == 1 ? 192 : 256;
   static constexpr int WRITERS = 2;                  // warps that empty the warpgroups' boxes
   // Registers of a thread, which add up to the launch's 168 or 128.
-  static constexpr int CONSUMER_REGISTERS = CONSUMERS == 3 ? 152 : DEPTH == 2 ? 224 : 232;
-  static constexpr int PRODUCER_REGISTERS = CONSUMERS == 3 || DEPTH == 2 ? 56 : 40;
+  static constexpr int CONSUMER_REGISTERS = CONSUMERS == 3 ? 152 : DEPTH == 2 && !CODES ? 224 : 232;
+  static constexpr int PRODUCER_REGISTERS = CONSUMERS == 3 || (DEPTH == 2 && !CODES) ? 56 : 40;
   using Stages = Ring<STAGES, STAGE_BYTES>;
   using Writers = Crew<TOKENS, HALVES>;
   using Sums = typename Writers::Sums;
@@ -302,6 +302,34 @@ template <class F> class Totals {
   }
 };
 
+// All of the totals in the workspace, where registers do not suffice for putting halves together: the kernels of codes.
+template <class F> class WorkspaceTotals {
+ public:
+  NVFP4_INLINE WorkspaceTotals(uint8_t*, float* workspace)
+      : mine(reinterpret_cast<float4*>(workspace) + (static_cast<int64_t>(blockIdx.x) * F::WARPS + (threadIdx.x >> 5)) * F::FOURS * 32 + (threadIdx.x & 31)) {}
+
+  NVFP4_INLINE void add(const float (&acc)[F::FOURS][4], bool first) {
+#pragma unroll
+    for (int i = 0; i < F::FOURS; i++) {
+      const float4 x = first ? make_float4(0.f, 0.f, 0.f, 0.f) : __ldcg(mine + i * 32);
+      __stcg(mine + i * 32, make_float4(__fadd_rn(x.x, acc[i][0]), __fadd_rn(x.y, acc[i][1]), __fadd_rn(x.z, acc[i][2]), __fadd_rn(x.w, acc[i][3])));
+      if (i % 4 == 3) __syncwarp();
+    }
+  }
+  NVFP4_INLINE void add_to(float (&acc)[F::FOURS][4]) {
+#pragma unroll
+    for (int i = 0; i < F::FOURS; i++) {
+      const float4 x = __ldcg(mine + i * 32);
+      acc[i][0] = __fadd_rn(x.x, acc[i][0]), acc[i][1] = __fadd_rn(x.y, acc[i][1]);
+      acc[i][2] = __fadd_rn(x.z, acc[i][2]), acc[i][3] = __fadd_rn(x.w, acc[i][3]);
+      if (i % 4 == 3) __syncwarp();
+    }
+  }
+
+ private:
+  float4* mine;
+};
+
 // The first of a warpgroup's stored weight rows in a tile; in the last tile it may be past the last one.
 template <class F> NVFP4_INLINE uint32_t first_row_of(const Tile& t, uint32_t warpgroup) {
   return t.features * F::FEATURES + warpgroup * F::Writers::WIDTH;
@@ -313,6 +341,7 @@ NVFP4_INLINE void consume(const Sm90ManyParams& params, const typename F::Stages
   const GemmParams& p = params.common.gemm;
   Consumer<F> consumer(ring, warpgroup);
   const uint32_t deep = blocks_of(p.cols, UNIT_COLS);
+  using AllTotals = std::conditional_t<F::CODES, WorkspaceTotals<F>, Totals<F>>;
   typename F::Sums acc;
   float(&fours)[F::FOURS][4] = reinterpret_cast<float(&)[F::FOURS][4]>(acc);
   const uint32_t barrier = 1 + warpgroup;
@@ -332,10 +361,10 @@ NVFP4_INLINE void consume(const Sm90ManyParams& params, const typename F::Stages
         box.wait_free(turn());
         ptx::meet(barrier, 128);  // nobody reads the box as a buffer any more
       }
-      Totals<F>(memory, params.totals).add(fours, first);
+      AllTotals(memory, params.totals).add(fours, first);
       first = false;
     }
-    if (!first) Totals<F>(memory, params.totals).add_to(fours);
+    if (!first) AllTotals(memory, params.totals).add_to(fours);
     const Job& job = *jobs;
     if (!job.whole) {
       typename F::Shares shares(p.partials, reinterpret_cast<uint64_t*>(p.counters), params.common.token, static_cast<int>(threadIdx.x >> 5));

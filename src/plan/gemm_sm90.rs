@@ -203,8 +203,7 @@ pub fn plan_form(p: &GemmProblem, machine: &Machine, form: usize, schedule: Sche
     };
     let sums_at = flags_at + flags;
     let totals_at = sums_at + sums;
-    // Upper halves of totals wait in shared memory.
-    let totals = if many && run_steps < steps { grid * f.tile_bytes() / 2 } else { 0 };
+    let totals = if many && run_steps < steps { grid * f.tile_bytes() } else { 0 };
     let workspace_bytes = if p.groups.total_rows() == 0 { 0 } else { totals_at + totals };
     Some(Sm90Plan {
         form,
