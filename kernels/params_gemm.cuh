@@ -64,7 +64,7 @@ static_assert(sizeof(Sm90Params) == 256, "src/backend/cuda/gemm.rs mirrors this 
 struct alignas(64) Sm90ManyParams {
   uint8_t map[128];
   Sm90Params common;
-  float* totals;               // of a tile whose k takes more than run_steps: [block][lower halves of the thread's sums]
+  float* totals;               // of a tile whose k takes more than run_steps: [block][thread's sums, or halves of them]
   uint32_t run_steps;          // stages of 64 k that the tensor cores add up by themselves, at least 1
   uint32_t reserved[13];
 };

@@ -9,10 +9,12 @@
 // Of one more warpgroup one warp plans the block's jobs, and one keeps a ring of stages full: 64 or 128 k of the units as
 // they lie in memory, and of the tokens by tensor copies, which swizzle them as wgmma wants them and write zeros past K.
 // Waiting, releasing and finding addresses cost a warp about 200 cycles a stage: hence 128 k wherever three stages fit.
-// Tokens past the group's end are multiplied and not written.
-// Warpgroups with a unit each write their outputs by themselves: the others multiply while one writes.
+// Tokens past the group's end are not written; wide tiles multiply 144, 192 or 256, the others all.
+// A warpgroup leaves its sums in a box of shared memory, from where two more warps write them, and goes on (sm90_epilogue.cuh):
+// nobody waits for the other warpgroups, and the tensor cores for nothing but the leaving.
 // Tensor cores cut the low bits of every sum off: a run of them ends after run_steps stages, and its sums are added to
-// totals in the workspace.
+// totals, one half in the box and one in the workspace. Accumulators are only read between runs and never changed: who
+// changes them there makes the compiler wait for every single product.
 #pragma once
 #include "sm90_epilogue.cuh"
 #include "sm90_ring.cuh"
@@ -31,15 +33,15 @@ template <bool F16_, bool CODES_, int UNITS_, int CONSUMERS_, int TOKENS_, int D
   static constexpr int BOX_BYTES = TOKENS * UNIT_COLS * 2, A_BYTES = DEPTH * BOX_BYTES, STRIP_BYTES = DEPTH * UNIT_BYTES;
   static constexpr int STAGE_BYTES = (A_BYTES + UNITS * STRIP_BYTES + 1023) / 1024 * 1024, STEP_COLS = DEPTH * UNIT_COLS;
   static constexpr int FOURS = HALVES * TOKENS / 8;  // of a thread's sums
-  // Wide tiles: a group's rows are shared out over its tiles, and a tile loads and multiplies what it has, rounded up.
-  static constexpr bool EVEN = TOKENS > 128;
-  static constexpr int COPY = EVEN ? 32 : TOKENS, COPY_BYTES = COPY * UNIT_COLS * 2;  // of tokens, by one tensor copy
+  // Wide tiles of values: a group's rows are shared out over its tiles, and a tile multiplies what it has, rounded up. It loads all
+  // the same: copies of fewer tokens, more of them, are slower.
+  static constexpr bool EVEN = TOKENS > 128 && !CODES;  // codes leave no registers for it
   static constexpr int WIDTHS = EVEN ? 3 : 1;     // numbers of tokens that are multiplied
   template <int I> static constexpr int WIDTH = !EVEN ? TOKENS : I == 0 ? 144 : I == 1 ? 192 : 256;
   static constexpr int WRITERS = 2;                  // warps that empty the warpgroups' boxes
   // Registers of a thread, which add up to the launch's 168 or 128.
-  static constexpr int CONSUMER_REGISTERS = CONSUMERS == 3 ? 152 : DEPTH == 2 ? 224 : 232;
-  static constexpr int PRODUCER_REGISTERS = CONSUMERS == 3 || DEPTH == 2 ? 56 : 40;
+  static constexpr int CONSUMER_REGISTERS = CONSUMERS == 3 ? 152 : DEPTH == 2 && !CODES ? 224 : 232;
+  static constexpr int PRODUCER_REGISTERS = CONSUMERS == 3 || (DEPTH == 2 && !CODES) ? 56 : 40;
   using Stages = Ring<STAGES, STAGE_BYTES>;
   using Writers = Crew<TOKENS, HALVES>;
   using Sums = typename Writers::Sums;
@@ -62,7 +64,7 @@ NVFP4_INLINE void fill_stages(const Sm90ManyParams& params, const Job& job, cons
   const GemmParams& p = params.common.gemm;
   const Tile& t = job.tile;
   const uint32_t across = blocks_of(p.weight_rows, UNIT_ROWS), first = t.features * F::UNITS, deep = blocks_of(p.cols, UNIT_COLS);
-  const uint32_t units = min(static_cast<uint32_t>(F::UNITS), across - first), copies = F::EVEN ? blocks_of(t.count, F::COPY) : 1;
+  const uint32_t units = min(static_cast<uint32_t>(F::UNITS), across - first);
   const int64_t run = static_cast<int64_t>(t.group) * across + first, unit_stride = static_cast<int64_t>(deep) * UNIT_BYTES;
   const uint8_t* weights = p.weights + p.units_at + run * unit_stride + static_cast<int64_t>(job.begin) * F::STRIP_BYTES;
   const bool strided = p.grouping == GROUPS_STRIDED;
@@ -74,14 +76,12 @@ NVFP4_INLINE void fill_stages(const Sm90ManyParams& params, const Job& job, cons
   for (uint32_t step = job.begin, end = job.end; step < end; step++) {
     const uint32_t here = min(static_cast<uint32_t>(F::DEPTH), deep - step * F::DEPTH);
     ring.wait_free(cursor);
-    ring.expect(cursor, here * (copies * F::COPY_BYTES + units * UNIT_BYTES));
+    ring.expect(cursor, here * (F::BOX_BYTES + units * UNIT_BYTES));
     const uint32_t stage = ring.stage(cursor), full = ring.full(cursor);
     for (uint32_t unit = 0; unit < units; unit++)
       ptx::bulk_load(stage + F::A_BYTES + unit * F::STRIP_BYTES, weights + unit * unit_stride, here * UNIT_BYTES, full, policy);
     for (uint32_t box = 0; box < here; box++)
-      for (uint32_t copy = 0; copy < copies; copy++)
-        ptx::tensor_load(stage + box * F::BOX_BYTES + copy * F::COPY_BYTES, params.map, static_cast<int>(step * F::DEPTH + box) * UNIT_COLS,
-                         row + copy * F::COPY, group, full, ptx::EVICT_LAST);
+      ptx::tensor_load(stage + box * F::BOX_BYTES, params.map, static_cast<int>(step * F::DEPTH + box) * UNIT_COLS, row, group, full, ptx::EVICT_LAST);
     weights += F::STRIP_BYTES;
     cursor.advance();
   }
@@ -268,7 +268,7 @@ template <class F> class Totals {
   }
   // acc becomes the total of all runs.
   NVFP4_INLINE void add_to(float (&acc)[F::FOURS][4]) {
-    constexpr int TOGETHER = EIGHTS < 8 ? EIGHTS : 8;  // on their way at once
+    constexpr int TOGETHER = F::TOKENS > 128 ? 8 : 4;  // on their way at once, as registers allow
 #pragma unroll
     for (int from = 0; from < EIGHTS; from += TOGETHER) {
       uint4 low[TOGETHER];
@@ -302,6 +302,34 @@ template <class F> class Totals {
   }
 };
 
+// All of the totals in the workspace, where registers do not suffice for putting halves together: the kernels of codes.
+template <class F> class WorkspaceTotals {
+ public:
+  NVFP4_INLINE WorkspaceTotals(uint8_t*, float* workspace)
+      : mine(reinterpret_cast<float4*>(workspace) + (static_cast<int64_t>(blockIdx.x) * F::WARPS + (threadIdx.x >> 5)) * F::FOURS * 32 + (threadIdx.x & 31)) {}
+
+  NVFP4_INLINE void add(const float (&acc)[F::FOURS][4], bool first) {
+#pragma unroll
+    for (int i = 0; i < F::FOURS; i++) {
+      const float4 x = first ? make_float4(0.f, 0.f, 0.f, 0.f) : __ldcg(mine + i * 32);
+      __stcg(mine + i * 32, make_float4(__fadd_rn(x.x, acc[i][0]), __fadd_rn(x.y, acc[i][1]), __fadd_rn(x.z, acc[i][2]), __fadd_rn(x.w, acc[i][3])));
+      if (i % 4 == 3) __syncwarp();
+    }
+  }
+  NVFP4_INLINE void add_to(float (&acc)[F::FOURS][4]) {
+#pragma unroll
+    for (int i = 0; i < F::FOURS; i++) {
+      const float4 x = __ldcg(mine + i * 32);
+      acc[i][0] = __fadd_rn(x.x, acc[i][0]), acc[i][1] = __fadd_rn(x.y, acc[i][1]);
+      acc[i][2] = __fadd_rn(x.z, acc[i][2]), acc[i][3] = __fadd_rn(x.w, acc[i][3]);
+      if (i % 4 == 3) __syncwarp();
+    }
+  }
+
+ private:
+  float4* mine;
+};
+
 // The first of a warpgroup's stored weight rows in a tile; in the last tile it may be past the last one.
 template <class F> NVFP4_INLINE uint32_t first_row_of(const Tile& t, uint32_t warpgroup) {
   return t.features * F::FEATURES + warpgroup * F::Writers::WIDTH;
@@ -313,11 +341,13 @@ NVFP4_INLINE void consume(const Sm90ManyParams& params, const typename F::Stages
   const GemmParams& p = params.common.gemm;
   Consumer<F> consumer(ring, warpgroup);
   const uint32_t deep = blocks_of(p.cols, UNIT_COLS);
+  using AllTotals = std::conditional_t<F::CODES, WorkspaceTotals<F>, Totals<F>>;
   typename F::Sums acc;
   float(&fours)[F::FOURS][4] = reinterpret_cast<float(&)[F::FOURS][4]>(acc);
   const uint32_t barrier = 1 + warpgroup;
   for (; ptx::warp_max(jobs.more()); jobs.done()) {
-    const auto turn = [&] { return typename F::Box::Cursor{0, (*jobs).turn & 1}; };  // of the box
+    // Of the box; who writes pieces keeps it to himself.
+    const auto turn = [&] { return typename F::Box::Cursor{0, route_of<F::CODES>(p) == Route::PIECES ? 0 : (*jobs).turn & 1}; };
     uint32_t left = ptx::warp_max((*jobs).end - (*jobs).begin);
     const uint32_t tokens = ptx::warp_max((*jobs).tile.count);
     const bool short_end = ptx::warp_max((*jobs).end * F::DEPTH > deep);
@@ -331,10 +361,10 @@ NVFP4_INLINE void consume(const Sm90ManyParams& params, const typename F::Stages
         box.wait_free(turn());
         ptx::meet(barrier, 128);  // nobody reads the box as a buffer any more
       }
-      Totals<F>(memory, params.totals).add(fours, first);
+      AllTotals(memory, params.totals).add(fours, first);
       first = false;
     }
-    if (!first) Totals<F>(memory, params.totals).add_to(fours);
+    if (!first) AllTotals(memory, params.totals).add_to(fours);
     const Job& job = *jobs;
     if (!job.whole) {
       typename F::Shares shares(p.partials, reinterpret_cast<uint64_t*>(p.counters), params.common.token, static_cast<int>(threadIdx.x >> 5));
@@ -376,10 +406,8 @@ NVFP4_INLINE void write_boxes(const Sm90ManyParams& params, int writer, JobReade
       box.wait_full(c);
       if (route == Route::ROWS)
         send_rows<C>(p, job.tile, first_row, box.stage(c));
-      else if (p.out_dtype == DTYPE_F16)
-        gate_rows<C, true>(p, job.tile, first_row, memory);
       else
-        gate_rows<C, false>(p, job.tile, first_row, memory);
+        gate_rows<C>(p, job.tile, first_row, memory, C::OWN_GATES, job.tile.count, 0, 1);
       box.release(c);
     }
   }
