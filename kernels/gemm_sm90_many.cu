@@ -5,16 +5,17 @@
 
 namespace nvfp4 {
 
-#define KERNEL(NAME, F16, CODES, HALVES, TOKENS, STAGES)                         \
-  NVFP4_KERNEL(nvfp4_gemm_many_##NAME##_##TOKENS, Sm90ManyParams, 384, 1) {      \
-    NVFP4_DYNAMIC_SHARED(dynamic);                                               \
-    run_many<ManyForm<F16, CODES, HALVES, TOKENS, STAGES>>(p, dynamic);          \
+#define KERNEL(NAME, F16, CODES, UNITS, CONSUMERS, TOKENS, DEPTH, STAGES)                          \
+  NVFP4_KERNEL(nvfp4_gemm_many_##NAME##_##TOKENS, Sm90ManyParams, 128 * (CONSUMERS + 1), 1) {        \
+    NVFP4_DYNAMIC_SHARED(dynamic);                                                                 \
+    run_many<ManyForm<F16, CODES, UNITS, CONSUMERS, TOKENS, DEPTH, STAGES>>(p, dynamic);           \
   }
-#define KERNELS(NAME, F16, CODES)         \
-  KERNEL(NAME, F16, CODES, 2, 32, 14)     \
-  KERNEL(NAME, F16, CODES, 2, 64, 11)     \
-  KERNEL(NAME, F16, CODES, 2, 128, 7)     \
-  KERNEL(NAME, F16, CODES, 1, 256, 5)
+// Two warpgroups decode too slowly for few tokens: a third one keeps the tensor cores busy.
+#define KERNELS(NAME, F16, CODES)              \
+  KERNEL(NAME, F16, CODES, 3, 3, 32, 2, 4)     \
+  KERNEL(NAME, F16, CODES, 3, 3, 64, 2, 3)     \
+  KERNEL(NAME, F16, CODES, 2, 2, 128, 2, 3)    \
+  KERNEL(NAME, F16, CODES, 1, 2, 256, 1, 4)
 
 KERNELS(bf16, false, false)
 KERNELS(f16, true, false)

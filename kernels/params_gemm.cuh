@@ -60,11 +60,11 @@ struct Sm90Params {
 };
 static_assert(sizeof(Sm90Params) == 256, "src/backend/cuda/gemm.rs mirrors this struct");
 
-// With the tensor map of the activations, [groups][rows][cols] from the right, in boxes of 64 k × the form's tokens.
+// With the tensor map of the activations, [groups][rows][cols] from the right, in boxes of 64 k × the tokens of a copy.
 struct alignas(64) Sm90ManyParams {
   uint8_t map[128];
   Sm90Params common;
-  float* totals;               // of a tile whose k takes more than run_steps: [block][thread's sums]
+  float* totals;               // of a tile whose k takes more than run_steps: [block][thread's sums, or halves of them]
   uint32_t run_steps;          // stages of 64 k that the tensor cores add up by themselves, at least 1
   uint32_t reserved[13];
 };

@@ -1,10 +1,12 @@
-// Accumulators of 128 stored weight rows × TOKENS → output, as epilogue.cuh does it for whole blocks.
+// Accumulators of a warpgroup, 64 or 128 stored weight rows × TOKENS → output, as epilogue.cuh does it for whole blocks.
 //
-// A crew of threads has them: a warpgroup with both halves of a unit, or two warpgroups with a half each. A piece of 32 or
-// 64 tokens (half of it where f32 is kept) goes through shared memory, from which the crew writes whole rows of 256 bytes.
-// Two buffers alternate, so a piece costs one meeting of the crew. What an activation sees is v rounded to the inner dtype (docs/numerics.md), so that rounding comes
-// first; only f32 outputs and sums with the old output keep f32.
-// Rows of a piece lie 16 bytes more than a multiple of 64 apart: a warp's four token rows then meet no bank twice.
+// A warpgroup leaves what it has in its Box in shared memory, rounded, and goes on with its next tile; a warp that does not
+// multiply (a writer) takes rows out of the box with bulk copies, or through SwiGLU (less what the warpgroup takes itself), meanwhile. What needs more (f32, sums
+// with the old output, codes, relu², rows that are not whole vectors) the warpgroup writes by itself, piece after piece
+// through the same memory, with two buffers that alternate.
+// What an activation sees is v rounded to the inner dtype (docs/numerics.md), so that rounding comes first; only f32
+// outputs and sums with the old output keep f32. Rows of a box lie 16 bytes more than a multiple of 64 apart: a warp's four
+// token rows then meet no bank twice.
 #pragma once
 #include "epilogue.cuh"
 #include "ptx_sm90.cuh"
@@ -12,21 +14,25 @@
 namespace nvfp4 {
 
 template <int TOKENS_, int HALVES_> struct Crew {
-  static constexpr int TOKENS = TOKENS_, HALVES = HALVES_;  // halves of the unit that a thread has accumulators of
-  static constexpr int THREADS = 256 / HALVES, ROWS = 2 * HALVES;  // stored rows of a thread
-  static constexpr int HALF_PIECE = 64 / HALVES, FLOAT_PIECE = HALF_PIECE / 2;  // tokens
-  static constexpr int HALF_PITCH = 272, FLOAT_PITCH = 528;
+  static constexpr int TOKENS = TOKENS_, HALVES = HALVES_;  // halves of a unit that a thread has accumulators of
+  static constexpr int THREADS = 128, ROWS = 2 * HALVES;    // stored rows of a thread
+  static constexpr int WIDTH = 64 * HALVES;                 // of the warpgroup
+  static constexpr int HALF_PIECE = 64 / HALVES < TOKENS / 2 ? 64 / HALVES : TOKENS / 2, FLOAT_PIECE = HALF_PIECE / 2;  // tokens
+  static constexpr int HALF_PITCH = 2 * WIDTH + 16, FLOAT_PITCH = 4 * WIDTH + 16;
   static constexpr int BUFFER = HALF_PIECE * HALF_PITCH;
-  static constexpr int SCALES_AT = 2 * BUFFER;  // decode scales of the tile's rows
+  static constexpr int BOX_BYTES = TOKENS * HALF_PITCH;
+  static constexpr int SCALES_AT = BOX_BYTES;  // decode scales of the tile's rows
   static constexpr int BIAS_AT = SCALES_AT + TOKENS * 4;
-  static constexpr int BYTES = BIAS_AT + UNIT_ROWS * 4;
+  static constexpr int BYTES = BIAS_AT + WIDTH * 4;
+  static constexpr int OWN_GATES = TOKENS * 3 / 8;  // tokens whose gate/up pairs the warpgroup takes; writers take the others
   using Sums = float[HALVES][TOKENS / 2];
-  static_assert(FLOAT_PIECE * FLOAT_PITCH <= BUFFER && TOKENS % HALF_PIECE == 0);
+  static_assert(FLOAT_PIECE * FLOAT_PITCH <= BUFFER && 2 * BUFFER <= BOX_BYTES && TOKENS % HALF_PIECE == 0);
 
   static NVFP4_INLINE int thread() { return threadIdx.x % THREADS; }
-  // The first of the thread's neighbouring rows in the unit.
+  // The first of the thread's neighbouring rows of those of the warpgroup.
   static NVFP4_INLINE int row() {
-    return (threadIdx.x >> 5 & 3) * 32 + 4 * (threadIdx.x >> 2 & 7) + (HALVES == 1 ? 2 * (threadIdx.x >> 7) : 0);
+    const int warp = threadIdx.x >> 5 & 3, lane = threadIdx.x & 31;
+    return HALVES == 2 ? warp * 32 + 4 * (lane >> 2) : warp * 16 + 4 * (lane >> 2 & 3) + 2 * (lane >> 4);
   }
 };
 
@@ -72,19 +78,21 @@ NVFP4_INLINE void stage_piece(const GemmParams& p, const typename C::Sums& acc, 
 #pragma unroll
     for (int c = 0; c < 2; c++) {
       uint8_t* at = to + (n % EACH * 8 + c) * PITCH;
+      uint32_t pair[C::HALVES];
 #pragma unroll
       for (int half = 0; half < C::HALVES; half++) {
         float v[2];
 #pragma unroll
         for (int h = 0; h < 2; h++) v[h] = scaled<PLAIN>(p, f, acc[half][n * 4 + 2 * h + c], c ? g.y : g.x, 2 * half + h);
         if constexpr (K::HALF) {
-          const uint32_t pair = K::pack(v[0], v[1]);
-          reinterpret_cast<uint32_t*>(at)[half] = pair;
-          seen = ptx::see_nan<K::IS_F16>(seen, pair);
+          pair[half] = K::pack(v[0], v[1]);
+          seen = ptx::see_nan<K::IS_F16>(seen, pair[half]);
         } else {
           reinterpret_cast<float2*>(at)[half] = make_float2(v[0], v[1]);
         }
       }
+      if constexpr (K::HALF && C::HALVES == 2) *reinterpret_cast<uint2*>(at) = make_uint2(pair[0], pair[1]);
+      if constexpr (K::HALF && C::HALVES == 1) *reinterpret_cast<uint32_t*>(at) = pair[0];
     }
   }
   // Packing leaves a NaN as 0x7FFF; the contract's has no payload.
@@ -99,16 +107,16 @@ NVFP4_INLINE void stage_piece(const GemmParams& p, const typename C::Sums& acc, 
 }
 
 // Accumulators have no index at run time: one branch a piece finds its code.
-template <class C, Keep KEEP, bool PLAIN, int FIRST, int END>
+template <class C, Keep KEEP, int FIRST, int END>
 NVFP4_INLINE void stage_one_of(const GemmParams& p, const typename C::Sums& acc, int piece, const Factors& f, uint8_t* to) {
   if constexpr (END - FIRST == 1) {
-    stage_piece<C, KEEP, PLAIN, FIRST>(p, acc, f, to);
+    stage_piece<C, KEEP, false, FIRST>(p, acc, f, to);
   } else {
     constexpr int MIDDLE = (FIRST + END) / 2;
     if (piece < MIDDLE)
-      stage_one_of<C, KEEP, PLAIN, FIRST, MIDDLE>(p, acc, piece, f, to);
+      stage_one_of<C, KEEP, FIRST, MIDDLE>(p, acc, piece, f, to);
     else
-      stage_one_of<C, KEEP, PLAIN, MIDDLE, END>(p, acc, piece, f, to);
+      stage_one_of<C, KEEP, MIDDLE, END>(p, acc, piece, f, to);
   }
 }
 
@@ -117,21 +125,9 @@ struct Piece {
   const uint8_t* staged;
   uint8_t* spare;     // the other buffer
   int first, count;   // tokens of the tile
-  uint32_t block;     // of 128 stored weight rows
+  uint32_t first_row; // stored weight row that the warpgroup begins with
   int64_t base;       // element of the output's first row of the group
 };
-
-// Rows as they are, where every 16 bytes of them are aligned and whole.
-template <class C> NVFP4_INLINE void copy_rows(const GemmParams& p, const Tile& t, const Piece& piece) {
-  const int thread = C::thread(), chunk = thread & 15;
-  const uint32_t column = piece.block * UNIT_ROWS + chunk * 8;
-  if (column >= p.weight_rows) return;
-  const uint8_t* from = piece.staged + chunk * 16;
-  uint16_t* to = reinterpret_cast<uint16_t*>(p.out) + piece.base + (t.row0 + piece.first) * p.out_row_stride + column;
-#pragma unroll 4
-  for (int token = thread >> 4; token < piece.count; token += C::THREADS / 16)
-    *reinterpret_cast<uint4*>(to + token * p.out_row_stride) = *reinterpret_cast<const uint4*>(from + token * C::HALF_PITCH);
-}
 
 template <Keep KEEP> NVFP4_INLINE void load_staged(float (&v)[4], const uint8_t* row, int column) {
   if constexpr (KEEP == Keep::F32) {
@@ -144,17 +140,18 @@ template <Keep KEEP> NVFP4_INLINE void load_staged(float (&v)[4], const uint8_t*
   }
 }
 
-// Rows through activation, the old output, or strides that are not whole vectors: a warp a token, four stored rows a lane.
+// Rows through activation, the old output, or strides that are not whole vectors: four stored rows a lane.
 // Codes leave the activated rows in the spare buffer as bfloat16.
 template <class C, Keep KEEP, bool CODES> NVFP4_INLINE void write_rows(const GemmParams& p, const Tile& t, const Piece& piece) {
   constexpr int PITCH = Kept<KEEP>::template PITCH<C>;
   const bool gated = p.activation == ACTIVATION_SWIGLU;
-  const int local = 4 * (threadIdx.x & 31);
-  const uint32_t stored = piece.block * UNIT_ROWS + local;
+  constexpr int LANES = C::WIDTH / 4;  // of a token
+  const int local = 4 * (C::thread() % LANES);
+  const uint32_t stored = piece.first_row + local;
   const Outputs o = outputs_of(p, stored);
   if (o.first >= o.cols) return;
 #pragma unroll 1
-  for (int token = C::thread() >> 5; token < piece.count; token += C::THREADS / 32) {
+  for (int token = C::thread() / LANES; token < piece.count; token += C::THREADS / LANES) {
     float v[4];
     load_staged<KEEP>(v, piece.staged + token * PITCH, local);
     activate(p, v);
@@ -169,44 +166,7 @@ template <class C, Keep KEEP, bool CODES> NVFP4_INLINE void write_rows(const Gem
   }
 }
 
-// Gate/up pairs → outputs, where every 8 bytes of them are aligned and whole: a thread takes four pairs at a time. The
-// formula has a short form for gates of usual size (format.cuh), with the same bits.
-template <class C, Keep KEEP> NVFP4_INLINE void gate_rows(const GemmParams& p, const Tile& t, const Piece& piece) {
-  using D = std::conditional_t<KEEP == Keep::F16, F16, Bf16>;
-  const SwiGlu parameters{p.limit, p.alpha, p.beta};
-  const int thread = C::thread(), chunk = thread & 15;
-  const uint32_t column = piece.block * (UNIT_ROWS / 2) + chunk * 4;
-  if (column >= p.weight_rows / 2) return;
-  const uint8_t* from = piece.staged + chunk * 16;
-  uint16_t* to = reinterpret_cast<uint16_t*>(p.out) + piece.base + (t.row0 + piece.first) * p.out_row_stride + column;
-  const float most = __fdiv_rn(80.f, fabsf(p.alpha));
-  const uint32_t dtype = KEEP == Keep::F16 ? DTYPE_F16 : DTYPE_BF16;
-#pragma unroll 1
-  for (int token = thread >> 4; token < piece.count; token += C::THREADS / 16) {
-    const uint8_t* row = from + token * C::HALF_PITCH;
-    uint16_t* out = to + token * p.out_row_stride;
-    const uint4 pairs = *reinterpret_cast<const uint4*>(row);
-    const uint32_t word[4] = {pairs.x, pairs.y, pairs.z, pairs.w};
-    uint32_t h[4];
-    bool tame = true;
-#pragma unroll
-    for (int i = 0; i < 4; i++) {
-      const float size = fabsf(D::low(word[i]));
-      tame &= size >= 0x1p-60f && size <= most;
-    }
-    if (tame) {
-#pragma unroll
-      for (int i = 0; i < 4; i++) h[i] = half_bits(dtype, swiglu_tame(D::low(word[i]), D::low(word[i] >> 16), parameters));
-      *reinterpret_cast<uint2*>(out) = make_uint2(h[0] | h[1] << 16, h[2] | h[3] << 16);
-    } else {
-#pragma unroll 1
-      for (int i = 0; i < 4; i++) {
-        const uint32_t pair = reinterpret_cast<const uint32_t*>(row)[i];
-        out[i] = static_cast<uint16_t>(half_bits(dtype, swiglu(D::low(pair), D::low(pair >> 16), parameters)));
-      }
-    }
-  }
-}
+// ---- what writers do
 
 // The output's rows take whole 16-byte vectors.
 NVFP4_INLINE bool takes_vectors(const GemmParams& p) {
@@ -214,79 +174,181 @@ NVFP4_INLINE bool takes_vectors(const GemmParams& p) {
   return ((p.out_row_stride | group | p.weight_rows) & 7) == 0;
 }
 
+// Who writes the outputs of a launch: writers, the rows as they are or gate/up pairs; or the warpgroups, piece after piece.
+enum class Route { ROWS, GATES, PIECES };
+
+template <bool CODES> NVFP4_INLINE Route route_of(const GemmParams& p) {
+  if (CODES || p.out_dtype == DTYPE_F32 || p.accumulate || !takes_vectors(p)) return Route::PIECES;
+  return p.activation == ACTIVATION_NONE ? Route::ROWS : p.activation == ACTIVATION_SWIGLU ? Route::GATES : Route::PIECES;
+}
+
+// By one warp: rows of a box as they are. They have left the box when this returns.
+template <class C> NVFP4_INLINE void send_rows(const GemmParams& p, const Tile& t, uint32_t first_row, uint32_t box) {
+  if (first_row < p.weight_rows) {
+    const uint32_t bytes = min(static_cast<uint32_t>(C::WIDTH), p.weight_rows - first_row) * 2;
+    const int here = t.count;
+    uint16_t* to = reinterpret_cast<uint16_t*>(p.out) + out_start(p, t) + t.row0 * p.out_row_stride + first_row;
+#pragma unroll 1
+    for (int token = threadIdx.x & 31; token < here; token += 32)
+      ptx::bulk_store(to + token * p.out_row_stride, box + token * C::HALF_PITCH, bytes);
+  }
+  ptx::store_commit();
+  ptx::store_wait_read<0>();
+}
+
+// By warp `part` of `parts`: gate/up pairs of the tokens `first` … `end` of a box → outputs; a lane takes four pairs at a time.
+// The formula has a short form for gates of usual size (format.cuh), with the same bits.
+template <class C, bool F16_OUT>
+NVFP4_INLINE void gate_rows_as(const GemmParams& p, const Tile& t, uint32_t first_row, const uint8_t* box, int first, int end, int part, int parts) {
+  using D = std::conditional_t<F16_OUT, F16, Bf16>;
+  constexpr int LANES = C::WIDTH / 8;  // of a token
+  const SwiGlu parameters{p.limit, p.alpha, p.beta};
+  const int lane = threadIdx.x & 31, chunk = lane % LANES;
+  const uint32_t column = first_row / 2 + chunk * 4;
+  if (column >= p.weight_rows / 2) return;
+  const uint8_t* from = box + chunk * 16;
+  uint16_t* to = reinterpret_cast<uint16_t*>(p.out) + out_start(p, t) + t.row0 * p.out_row_stride + column;
+  const float most = __fdiv_rn(80.f, fabsf(p.alpha));
+  const uint32_t dtype = F16_OUT ? DTYPE_F16 : DTYPE_BF16;
+  constexpr int STEP = 32 / LANES;
+  // Two tokens at a time: the formula is a long chain, and few warps hide its latency.
+#pragma unroll 1
+  for (int token = first + part * 2 * STEP + lane / LANES; token < end; token += parts * 2 * STEP) {
+    const bool both = token + STEP < end;
+    uint32_t word[2][4], h[2][4];
+    bool tame = true;
+#pragma unroll
+    for (int r = 0; r < 2; r++) {
+      const uint4 pairs = *reinterpret_cast<const uint4*>(from + (both || r == 0 ? token + r * STEP : token) * C::HALF_PITCH);
+      word[r][0] = pairs.x, word[r][1] = pairs.y, word[r][2] = pairs.z, word[r][3] = pairs.w;
+#pragma unroll
+      for (int i = 0; i < 4; i++) {
+        const float size = fabsf(D::low(word[r][i]));
+        tame &= size >= 0x1p-60f && size <= most;
+      }
+    }
+    if (tame) {
+#pragma unroll
+      for (int r = 0; r < 2; r++)
+#pragma unroll
+        for (int i = 0; i < 4; i++) h[r][i] = half_bits(dtype, swiglu_tame(D::low(word[r][i]), D::low(word[r][i] >> 16), parameters));
+#pragma unroll
+      for (int r = 0; r < 2; r++)
+        if (both || r == 0)
+          *reinterpret_cast<uint2*>(to + (token + r * STEP) * p.out_row_stride) = make_uint2(h[r][0] | h[r][1] << 16, h[r][2] | h[r][3] << 16);
+    } else {
+#pragma unroll 1
+      for (int i = 0; i < (both ? 8 : 4); i++) {
+        const int row = token + i / 4 * STEP;
+        const uint32_t pair = reinterpret_cast<const uint32_t*>(from + row * C::HALF_PITCH)[i % 4];
+        to[row * p.out_row_stride + i % 4] = static_cast<uint16_t>(half_bits(dtype, swiglu(D::low(pair), D::low(pair >> 16), parameters)));
+      }
+    }
+  }
+}
+
+template <class C>
+NVFP4_INLINE void gate_rows(const GemmParams& p, const Tile& t, uint32_t first_row, const uint8_t* box, int first, int end, int part, int parts) {
+  if (p.out_dtype == DTYPE_F16)
+    gate_rows_as<C, true>(p, t, first_row, box, first, end, part, parts);
+  else
+    gate_rows_as<C, false>(p, t, first_row, box, first, end, part, parts);
+}
+
+// ---- what warpgroups do
+
 template <class C, Keep KEEP, bool CODES>
-NVFP4_INLINE void write_pieces(const GemmParams& p, const Tile& t, uint32_t block, const typename C::Sums& acc, float g_b,
+NVFP4_INLINE void write_pieces(const GemmParams& p, const Tile& t, uint32_t first_row, const typename C::Sums& acc, const Factors& f,
                                uint8_t* staging, uint32_t barrier) {
   using K = Kept<KEEP>;
   constexpr int PIECE = K::template PIECE<C>, PITCH = K::template PITCH<C>;
-  const int first_token = 2 * (threadIdx.x & 3);
-  const Factors f{g_b, reinterpret_cast<const float*>(staging + C::SCALES_AT) + first_token,
-                  reinterpret_cast<const float*>(staging + C::BIAS_AT) + C::row()};
-  const int here = min(t.rows - t.row0, C::TOKENS);
-  const bool gated = p.activation == ACTIVATION_SWIGLU, plain = is_plain(p, g_b);
-  const bool as_they_are = !CODES && K::HALF && p.activation == ACTIVATION_NONE && takes_vectors(p);
-  const bool gates = !CODES && K::HALF && gated && p.out_dtype != DTYPE_F32 && !p.accumulate && takes_vectors(p);
-  const uint32_t cols = gated ? p.weight_rows / 2 : p.weight_rows;
-  const int width = gated ? UNIT_ROWS / 2 : UNIT_ROWS;
+  const int first_token = 2 * (threadIdx.x & 3), here = t.count;
+  const bool gated = p.activation == ACTIVATION_SWIGLU;
+  const uint32_t cols = gated ? p.weight_rows / 2 : p.weight_rows, first_column = (gated ? first_row / 2 : first_row) / 16;
+  const int width = gated ? C::WIDTH / 2 : C::WIDTH;
   int tokens = 0;
 #pragma unroll 1
   for (int i = 0; tokens < here; i++, tokens += PIECE) {
     uint8_t* buffer = staging + (i & 1) * C::BUFFER;
     uint8_t* to = buffer + first_token * PITCH + C::row() * K::SIZE;
-    if (plain)
-      stage_one_of<C, KEEP, true, 0, C::TOKENS / PIECE>(p, acc, i, f, to);
-    else
-      stage_one_of<C, KEEP, false, 0, C::TOKENS / PIECE>(p, acc, i, f, to);
+    stage_one_of<C, KEEP, 0, C::TOKENS / PIECE>(p, acc, i, f, to);
     ptx::meet(barrier, C::THREADS);
     Piece piece;
     piece.staged = buffer;
     piece.spare = staging + (~i & 1) * C::BUFFER;
     piece.first = tokens;
     piece.count = min(here - tokens, PIECE);
-    piece.block = block;
+    piece.first_row = first_row;
     piece.base = out_start(p, t);
-    if (as_they_are) {
-      copy_rows<C>(p, t, piece);
-    } else if (gates) {
-      gate_rows<C, KEEP>(p, t, piece);
-    } else {
-      write_rows<C, KEEP, CODES>(p, t, piece);
-      if constexpr (CODES) {
-        ptx::meet(barrier, C::THREADS);
-        quantize_rows<C::THREADS>(p, t, reinterpret_cast<const uint16_t*>(piece.spare), C::HALF_PITCH / 2, tokens, tokens + piece.count, cols,
-                                  block * width / 16, width);
-        ptx::meet(barrier, C::THREADS);
-      }
+    write_rows<C, KEEP, CODES>(p, t, piece);
+    if constexpr (CODES) {
+      ptx::meet(barrier, C::THREADS);
+      quantize_rows<C::THREADS>(p, t, reinterpret_cast<const uint16_t*>(piece.spare), C::HALF_PITCH / 2, tokens, tokens + piece.count, cols,
+                                first_column, width);
+      ptx::meet(barrier, C::THREADS);
     }
   }
-  if (CODES && t.row0 + C::TOKENS >= t.rows) {
+  if (CODES && t.row0 + t.count >= t.rows) {
     const int padded = static_cast<int>(rounded(t.rows, tile_rows(p.out_layout))) - t.row0;
-    quantize_rows<C::THREADS>(p, t, nullptr, 0, here, padded, cols, block * width / 16, width);
+    quantize_rows<C::THREADS>(p, t, nullptr, 0, here, padded, cols, first_column, width);
   }
 }
 
-// Called by all threads of a crew; `staging` is its C::BYTES, `barrier` a meeting of its own. CODES: the output is codes,
-// which takes registers that the rest has not.
+// The whole tile → the box, as far as it has tokens.
+template <class C, Keep KEEP, bool PLAIN, int PIECE = 0>
+NVFP4_INLINE void fill_box(const GemmParams& p, const typename C::Sums& acc, const Factors& f, uint8_t* to, int here) {
+  if constexpr (PIECE * C::HALF_PIECE < C::TOKENS) {
+    if (PIECE * C::HALF_PIECE >= here) return;
+    stage_piece<C, KEEP, PLAIN, PIECE>(p, acc, f, to + PIECE * C::HALF_PIECE * C::HALF_PITCH);
+    fill_box<C, KEEP, PLAIN, PIECE + 1>(p, acc, f, to, here);
+  }
+}
+
+// Called by all threads of a warpgroup, which owns its box; `memory` is C::BYTES, `barrier` a meeting of its own. True: the
+// box is full, and a writer has to empty it. CODES: the output is codes, which takes registers that the rest has not.
 template <class C, bool CODES>
-NVFP4_INLINE void write_block(const GemmParams& p, const Tile& t, uint32_t block, const typename C::Sums& acc, float g_b, uint8_t* staging,
-                              uint32_t barrier) {
-  if (!is_plain(p, g_b)) {
+NVFP4_INLINE bool write_sums(const GemmParams& p, const Tile& t, uint32_t first_row, const typename C::Sums& acc, float g_b, uint8_t* memory,
+                             uint32_t barrier) {
+  const Route route = route_of<CODES>(p);
+  const bool plain = route != Route::PIECES && is_plain(p, g_b);
+  if (!plain) {
+    ptx::meet(barrier, C::THREADS);  // the last readers of scales and buffers are done
     for (int token = C::thread(); token < C::TOKENS; token += C::THREADS) {
       const int row = t.row0 + token;
-      reinterpret_cast<float*>(staging + C::SCALES_AT)[token] = row < t.rows ? a_decode_scale(p, t, row) : 1.f;
+      reinterpret_cast<float*>(memory + C::SCALES_AT)[token] = row < t.rows ? a_decode_scale(p, t, row) : 1.f;
     }
-    for (int row = 4 * C::thread(); row < UNIT_ROWS; row += 4 * C::THREADS)
-      load_bias(p, t.group, block * UNIT_ROWS + row, *reinterpret_cast<float(*)[4]>(staging + C::BIAS_AT + 4 * row));
+    for (int row = 4 * C::thread(); row < C::WIDTH; row += 4 * C::THREADS)
+      load_bias(p, t.group, first_row + row, *reinterpret_cast<float(*)[4]>(memory + C::BIAS_AT + 4 * row));
+    ptx::meet(barrier, C::THREADS);
   }
-  ptx::meet(barrier, C::THREADS);  // scales and bias are there, and the buffers' last readers done
+  const int first_token = 2 * (threadIdx.x & 3);
+  const Factors f{g_b, reinterpret_cast<const float*>(memory + C::SCALES_AT) + first_token,
+                  reinterpret_cast<const float*>(memory + C::BIAS_AT) + C::row()};
   if constexpr (CODES) {
-    write_pieces<C, Keep::BF16, true>(p, t, block, acc, g_b, staging, barrier);
-  } else if (p.activation == ACTIVATION_NONE && (p.out_dtype == DTYPE_F32 || p.accumulate)) {
-    write_pieces<C, Keep::F32, false>(p, t, block, acc, g_b, staging, barrier);
-  } else if (p.out_dtype == DTYPE_F16) {
-    write_pieces<C, Keep::F16, false>(p, t, block, acc, g_b, staging, barrier);
+    write_pieces<C, Keep::BF16, true>(p, t, first_row, acc, f, memory, barrier);
+    return false;
   } else {
-    write_pieces<C, Keep::BF16, false>(p, t, block, acc, g_b, staging, barrier);
+    if (route == Route::PIECES) {
+      if (p.activation == ACTIVATION_NONE && (p.out_dtype == DTYPE_F32 || p.accumulate))
+        write_pieces<C, Keep::F32, false>(p, t, first_row, acc, f, memory, barrier);
+      else if (p.out_dtype == DTYPE_F16)
+        write_pieces<C, Keep::F16, false>(p, t, first_row, acc, f, memory, barrier);
+      else
+        write_pieces<C, Keep::BF16, false>(p, t, first_row, acc, f, memory, barrier);
+      return false;
+    }
+    uint8_t* to = memory + first_token * C::HALF_PITCH + 2 * C::row();
+    const int here = t.count;
+    if (p.out_dtype == DTYPE_F16) {
+      plain ? fill_box<C, Keep::F16, true>(p, acc, f, to, here) : fill_box<C, Keep::F16, false>(p, acc, f, to, here);
+    } else {
+      plain ? fill_box<C, Keep::BF16, true>(p, acc, f, to, here) : fill_box<C, Keep::BF16, false>(p, acc, f, to, here);
+    }
+    if (route == Route::GATES) {  // one writer would be slower than the tensor cores
+      ptx::meet(barrier, C::THREADS);
+      gate_rows<C>(p, t, first_row, memory, 0, min(here, C::OWN_GATES), threadIdx.x >> 5 & 3, 4);
+    }
+    return true;
   }
 }
 

@@ -1,15 +1,20 @@
 // The Hopper product for 32 tokens a group and more: bf16 or f16 activations [tokens, K] × units of prepared weights →
 // epilogue, by wgmma.
 //
-// A block stays on its processor and works through tiles of 256 or 128 stored weight rows × TOKENS (sm90_schedule.cuh).
-// Weights are the register operand: each of two consumer warpgroups takes a unit of 128 rows, or a half of one, decodes
-// it from shared memory into fragments and multiplies them with the tokens that both share. Fragments of 32 k are double-buffered, so decoding
-// goes on while the tensor cores work on the half before. Of a third warpgroup one warp plans the block's jobs, and one
-// keeps a ring of stages full: 64 k of the units as they lie in memory, and of the tokens by a tensor copy, which
-// swizzles them as wgmma wants them and writes zeros past K. Tokens past the group's end are multiplied and not written.
-// Warpgroups with a unit each write their outputs by themselves: one multiplies while the other one writes.
+// A block stays on its processor and works through tiles of 128 to 384 stored weight rows × TOKENS (sm90_schedule.cuh).
+// Weights are the register operand: each of two or three consumer warpgroups takes a unit of 128 rows, or a half of one,
+// decodes it from shared memory into fragments and multiplies them with the tokens that all share. Fragments of 32 k are
+// double-buffered, and words are loaded a half of a unit ahead. A warpgroup still waits while its products read their
+// fragments, so what keeps the tensor cores busy is another one's decoding: with few tokens, two others'.
+// Of one more warpgroup one warp plans the block's jobs, and one keeps a ring of stages full: 64 or 128 k of the units as
+// they lie in memory, and of the tokens by tensor copies, which swizzle them as wgmma wants them and write zeros past K.
+// Waiting, releasing and finding addresses cost a warp about 200 cycles a stage: hence 128 k wherever three stages fit.
+// Tokens past the group's end are not written; wide tiles multiply 144, 192 or 256, the others all.
+// A warpgroup leaves its sums in a box of shared memory, from where two more warps write them, and goes on (sm90_epilogue.cuh):
+// nobody waits for the other warpgroups, and the tensor cores for nothing but the leaving.
 // Tensor cores cut the low bits of every sum off: a run of them ends after run_steps stages, and its sums are added to
-// totals in the workspace.
+// totals, one half in the box and one in the workspace. Accumulators are only read between runs and never changed: who
+// changes them there makes the compiler wait for every single product.
 #pragma once
 #include "sm90_epilogue.cuh"
 #include "sm90_ring.cuh"
@@ -18,26 +23,37 @@
 
 namespace nvfp4 {
 
-// HALVES of a unit that a warpgroup takes: 2, and the warpgroups have a unit each; or 1, and they share one.
-template <bool F16_, bool CODES_, int HALVES_, int TOKENS_, int STAGES_> struct ManyForm {
+// UNITS side by side: a consumer warpgroup has one each, or two share one and have a half of it each. A stage is DEPTH of
+// them along k.
+template <bool F16_, bool CODES_, int UNITS_, int CONSUMERS_, int TOKENS_, int DEPTH_, int STAGES_> struct ManyForm {
   static constexpr bool F16 = F16_, CODES = CODES_;  // of activations, of outputs
-  static constexpr int HALVES = HALVES_, TOKENS = TOKENS_, STAGES = STAGES_, UNITS = HALVES;
-  static constexpr int CONSUMERS = 2, WARPS = 4 * CONSUMERS, FEATURES = UNIT_ROWS * UNITS, THREADS = 128 * CONSUMERS + 128;
-  static constexpr int A_BYTES = TOKENS * UNIT_COLS * 2, STAGE_BYTES = (A_BYTES + UNITS * UNIT_BYTES + 1023) / 1024 * 1024;
+  static constexpr int UNITS = UNITS_, CONSUMERS = CONSUMERS_, TOKENS = TOKENS_, DEPTH = DEPTH_, STAGES = STAGES_;
+  static constexpr int HALVES = 2 * UNITS / CONSUMERS;  // of a unit that a warpgroup takes
+  static constexpr int WARPS = 4 * CONSUMERS, FEATURES = UNIT_ROWS * UNITS, THREADS = 128 * CONSUMERS + 128;
+  static constexpr int BOX_BYTES = TOKENS * UNIT_COLS * 2, A_BYTES = DEPTH * BOX_BYTES, STRIP_BYTES = DEPTH * UNIT_BYTES;
+  static constexpr int STAGE_BYTES = (A_BYTES + UNITS * STRIP_BYTES + 1023) / 1024 * 1024, STEP_COLS = DEPTH * UNIT_COLS;
   static constexpr int FOURS = HALVES * TOKENS / 8;  // of a thread's sums
-  // Registers of a thread, which add up to the launch's 168.
-  static constexpr int CONSUMER_REGISTERS = 232, PRODUCER_REGISTERS = 40;
+  // Wide tiles of values: a group's rows are shared out over its tiles, and a tile multiplies what it has, rounded up. It loads all
+  // the same: copies of fewer tokens, more of them, are slower.
+  static constexpr bool EVEN = TOKENS > 128 && !CODES;  // codes leave no registers for it
+  static constexpr int WIDTHS = EVEN ? 3 : 1;     // numbers of tokens that are multiplied
+  template <int I> static constexpr int WIDTH = !EVEN ? TOKENS : I == 0 ? 144 : I == 1 ? 192 : 256;
+  static constexpr int WRITERS = 2;                  // warps that empty the warpgroups' boxes
+  // Registers of a thread, which add up to the launch's 168 or 128.
+  static constexpr int CONSUMER_REGISTERS = CONSUMERS == 3 ? 152 : DEPTH == 2 && !CODES ? 224 : 232;
+  static constexpr int PRODUCER_REGISTERS = CONSUMERS == 3 || (DEPTH == 2 && !CODES) ? 56 : 40;
   using Stages = Ring<STAGES, STAGE_BYTES>;
   using Writers = Crew<TOKENS, HALVES>;
-  static constexpr int CREWS = HALVES;
   using Sums = typename Writers::Sums;
   using Shares = Partials<WARPS, FOURS>;
-  static constexpr int BARRIERS_AT = Stages::BYTES, JOBS_AT = BARRIERS_AT + Stages::BARRIER_BYTES + Jobs::BARRIER_BYTES;
-  static constexpr int STAGING_AT = (JOBS_AT + Jobs::BYTES + 127) / 128 * 128;
-  static constexpr int SHARED_BYTES = STAGING_AT + CREWS * Writers::BYTES + 1024;  // the ring starts at a multiple of 1024
+  using Box = Ring<1, Writers::BYTES>;
+  static constexpr int BARRIERS_AT = Stages::BYTES, JOB_BARRIERS_AT = BARRIERS_AT + Stages::BARRIER_BYTES;
+  static constexpr int BOX_BARRIERS_AT = JOB_BARRIERS_AT + Jobs::BARRIER_BYTES, JOBS_AT = BOX_BARRIERS_AT + CONSUMERS * Box::BARRIER_BYTES;
+  static constexpr int BOXES_AT = (JOBS_AT + Jobs::BYTES + 127) / 128 * 128;
+  static constexpr int SHARED_BYTES = BOXES_AT + CONSUMERS * Writers::BYTES + 1024;  // the ring starts at a multiple of 1024
   // Token tiles that follow one another with the same weights. Few tokens: a group has one or two.
   static constexpr uint32_t SHARE = TOKENS > 64 ? 64 : 1;
-  static_assert(SHARED_BYTES <= 232448 && JOBS_AT % 16 == 0);
+  static_assert(SHARED_BYTES <= 232448 && JOBS_AT % 16 == 0 && DEPTH <= 2, "a short step has one unit");
 };
 
 // ---- the producer
@@ -47,10 +63,10 @@ template <class F>
 NVFP4_INLINE void fill_stages(const Sm90ManyParams& params, const Job& job, const typename F::Stages& ring, typename F::Stages::Cursor& cursor) {
   const GemmParams& p = params.common.gemm;
   const Tile& t = job.tile;
-  const uint32_t across = blocks_of(p.weight_rows, UNIT_ROWS), first = t.features * F::UNITS;
-  const uint32_t units = min(static_cast<uint32_t>(F::UNITS), across - first), bytes = F::A_BYTES + units * UNIT_BYTES;
-  const int64_t run = static_cast<int64_t>(t.group) * across + first, unit_stride = static_cast<int64_t>(blocks_of(p.cols, UNIT_COLS)) * UNIT_BYTES;
-  const uint8_t* weights = p.weights + p.units_at + run * unit_stride + static_cast<int64_t>(job.begin) * UNIT_BYTES;
+  const uint32_t across = blocks_of(p.weight_rows, UNIT_ROWS), first = t.features * F::UNITS, deep = blocks_of(p.cols, UNIT_COLS);
+  const uint32_t units = min(static_cast<uint32_t>(F::UNITS), across - first);
+  const int64_t run = static_cast<int64_t>(t.group) * across + first, unit_stride = static_cast<int64_t>(deep) * UNIT_BYTES;
+  const uint8_t* weights = p.weights + p.units_at + run * unit_stride + static_cast<int64_t>(job.begin) * F::STRIP_BYTES;
   const bool strided = p.grouping == GROUPS_STRIDED;
   const int row = static_cast<int>(strided ? t.row0 : t.first_row + t.row0);
   const int group = strided && p.a_group_stride ? static_cast<int>(t.group) : 0;
@@ -58,13 +74,15 @@ NVFP4_INLINE void fill_stages(const Sm90ManyParams& params, const Job& job, cons
   const uint64_t policy = F::TOKENS <= 64 ? ptx::EVICT_FIRST : ptx::KEEP_NORMAL;
 #pragma unroll 1
   for (uint32_t step = job.begin, end = job.end; step < end; step++) {
+    const uint32_t here = min(static_cast<uint32_t>(F::DEPTH), deep - step * F::DEPTH);
     ring.wait_free(cursor);
-    ring.expect(cursor, bytes);
+    ring.expect(cursor, here * (F::BOX_BYTES + units * UNIT_BYTES));
     const uint32_t stage = ring.stage(cursor), full = ring.full(cursor);
     for (uint32_t unit = 0; unit < units; unit++)
-      ptx::bulk_load(stage + F::A_BYTES + unit * UNIT_BYTES, weights + unit * unit_stride, UNIT_BYTES, full, policy);
-    ptx::tensor_load(stage, params.map, static_cast<int>(step) * UNIT_COLS, row, group, full, ptx::EVICT_LAST);
-    weights += UNIT_BYTES;
+      ptx::bulk_load(stage + F::A_BYTES + unit * F::STRIP_BYTES, weights + unit * unit_stride, here * UNIT_BYTES, full, policy);
+    for (uint32_t box = 0; box < here; box++)
+      ptx::tensor_load(stage + box * F::BOX_BYTES, params.map, static_cast<int>(step * F::DEPTH + box) * UNIT_COLS, row, group, full, ptx::EVICT_LAST);
+    weights += F::STRIP_BYTES;
     cursor.advance();
   }
 }
@@ -98,103 +116,213 @@ template <> struct PackedWords<1> {
   NVFP4_INLINE uint32_t scales_of(int, int pair) const { return pair ? scales.y : scales.x; }
 };
 
-// What steers the loop over stages is the same in every lane. REDUX (warp_max) gives a uniform register, in which the
-// descriptors then stay: without it every product costs two moves and a wait for them.
+// What steers the loop over stages is the same in every lane. REDUX (warp_max) says so to the compiler, which then keeps
+// cursor and descriptors in uniform registers: without it every product costs two moves and a wait for them.
 template <class F> struct Consumer {
   using Cursor = typename F::Stages::Cursor;
+  using Words = PackedWords<F::HALVES>;
   const typename F::Stages& ring;
   uint32_t values_at, scales_at;  // of the thread's words, from the start of a stage
   uint32_t exponent;              // decode_words' constant
-  Cursor cursor;               // of the next stage
-  PackedWords<F::HALVES> words;  // of the next stage
+  Cursor cursor;                  // of the next stage
 
   NVFP4_INLINE Consumer(const typename F::Stages& ring, int warpgroup)
       : ring(ring), exponent(ptx::opaque(0x70007000u)) {
-    const uint32_t unit = F::A_BYTES + (F::HALVES == 2 ? warpgroup * UNIT_BYTES : 0), half = F::HALVES == 2 ? 0 : warpgroup;
-    const uint32_t thread = threadIdx.x & 127;
+    // A warpgroup with half a unit takes both halves of 64 threads' words: 64 neighbouring rows, 16 a warp.
+    const uint32_t lane = threadIdx.x & 31, warp = threadIdx.x >> 5 & 3, whole = F::HALVES == 2;
+    const uint32_t unit = F::A_BYTES + whole * warpgroup * F::STRIP_BYTES, half = whole ? 0 : lane >> 4;
+    const uint32_t thread = whole ? warp * 32 + lane : warpgroup * 64 + warp * 16 + (lane & 15);
     values_at = ptx::opaque(unit + half * UNIT_HALF + 16 * thread);
     scales_at = unit + UNIT_SCALES + 16 * (thread >> 2) + 8 * half;
   }
 
-  // Waits for the next stage.
-  NVFP4_INLINE void load() {
-    ring.wait_full(cursor);
-    words.load(ring.stage(cursor) + values_at, ring.stage(cursor) + scales_at);
+  NVFP4_INLINE void load(Words& words, uint32_t stage, uint32_t unit) const {
+    words.load(stage + values_at + unit * UNIT_BYTES, stage + scales_at + unit * UNIT_BYTES);
   }
 
-  // acc = the products of `count` > 0 stages.
-  NVFP4_INLINE void multiply(typename F::Sums& acc, uint32_t count) {
+  // acc = the products of `count` > 0 stages, the last of them short by a unit or not, with at least the first `tokens` tokens:
+  // by the WIDTHs FIRST … LAST. Every stage is the producer's again.
+  template <int FIRST = 0, int LAST = F::WIDTHS - 1>
+  NVFP4_INLINE void multiply(typename F::Sums& acc, uint32_t count, bool is_short, uint32_t tokens) {
+    if constexpr (FIRST < LAST) {
+      constexpr int MIDDLE = (FIRST + LAST) / 2;
+      if (tokens <= F::template WIDTH<MIDDLE>)
+        multiply<FIRST, MIDDLE>(acc, count, is_short, tokens);
+      else
+        multiply<MIDDLE + 1, LAST>(acc, count, is_short, tokens);
+    } else if constexpr (!F::EVEN) {
+      multiply_stages(acc, count, is_short);
+      finish(acc);
+    } else {
+      // Accumulators of a loop of their own, cleared: else the compiler waits for every product of every loop.
+      constexpr int SUMS = F::template WIDTH<FIRST> / 2;
+      float sums[F::HALVES][SUMS];
+#pragma unroll
+      for (int half = 0; half < F::HALVES; half++) {
+#pragma unroll
+        for (int i = 0; i < SUMS; i++) sums[half][i] = 0.f;
+        ptx::wgmma_pin(sums[half]);
+      }
+      multiply_stages(sums, count, is_short);
+      finish(sums);
+#pragma unroll
+      for (int half = 0; half < F::HALVES; half++)
+#pragma unroll
+        for (int i = 0; i < F::TOKENS / 2; i++) acc[half][i] = i < SUMS ? sums[half][i] : 0.f;
+    }
+  }
+
+  template <int SUMS> NVFP4_INLINE void multiply_stages(float (&acc)[F::HALVES][SUMS], uint32_t count, bool is_short) {
+    Words words[2];
     bool add = false;  // the first products overwrite
-    load();
+    ring.wait_full(cursor);
+    load(words[0], ring.stage(cursor), 0);
 #pragma unroll 1
-    for (; count > 0; count--) {
-      const uint64_t tokens = ptx::wgmma_descriptor(ptx::warp_max(ring.stage(cursor)));
-      Cursor ahead = cursor;
-      ahead.advance();
+    for (uint32_t left = count - is_short; left > 0; left--) {
+      multiply_stage<F::DEPTH>(acc, words, add, left > 1 || is_short);
+      add = true;
+    }
+    if (F::DEPTH > 1 && is_short) multiply_stage<1>(acc, words, add, false);
+  }
+
+  // One stage of UNITS along k; its first words are there, and those of the next stage, if `more`, will be.
+  template <int UNITS, int SUMS> NVFP4_INLINE void multiply_stage(float (&acc)[F::HALVES][SUMS], Words (&words)[2], bool add, bool more) {
+    const uint32_t stage = ring.stage(cursor);
+    const uint32_t tokens = ptx::warp_max(ptx::wgmma_descriptor_low(stage));
+    Cursor ahead = cursor;
+    ahead.advance();
+#pragma unroll
+    for (int unit = 0; unit < UNITS; unit++) {
+      constexpr int TURN = F::DEPTH > 1 ? 1 : 0;
+      Words &now = words[unit & TURN], &next = words[~unit & TURN];
       Fragments fragments[2][F::HALVES];
 #pragma unroll
       for (int pair = 0; pair < 2; pair++) {
 #pragma unroll
         for (int half = 0; half < F::HALVES; half++) {
-          const uint4& v = words.values[half];
-          fragments[pair][half] = decode_words<F::F16>(pair ? v.z : v.x, pair ? v.w : v.y, words.scales_of(half, pair), exponent);
+          const uint4& v = now.values[half];
+          fragments[pair][half] = decode_words<F::F16>(pair ? v.z : v.x, pair ? v.w : v.y, now.scales_of(half, pair), exponent);
         }
         ptx::wgmma_fence();
+        const uint32_t at = tokens + unit * (F::BOX_BYTES / 16) + 4 * pair;
 #pragma unroll
-        for (int half = 0; half < F::HALVES; half++) ptx::wgmma<F::F16>(acc[half], fragments[pair][half].even, tokens + 4 * pair, pair == 1 || add);
+        for (int half = 0; half < F::HALVES; half++) ptx::wgmma<F::F16>(acc[half], fragments[pair][half].even, at, F::EVEN || pair > 0 || unit > 0 || add);
 #pragma unroll
-        for (int half = 0; half < F::HALVES; half++) ptx::wgmma<F::F16>(acc[half], fragments[pair][half].odd, tokens + 4 * pair + 2, 1);
+        for (int half = 0; half < F::HALVES; half++) ptx::wgmma<F::F16>(acc[half], fragments[pair][half].odd, at + 2, 1);
         ptx::wgmma_commit();
-        if (pair == 1 && count > 1) {  // the next words while the tensor cores work
-          ring.wait_full(ahead);
-          words.load(ring.stage(ahead) + values_at, ring.stage(ahead) + scales_at);
+        if (pair == 1 - TURN) {  // the next words while the tensor cores work
+          if (unit + 1 < UNITS) {
+            load(next, stage, unit + 1);
+          } else if (more) {
+            ring.wait_full(ahead);
+            load(next, ring.stage(ahead), 0);
+          }
         }
         ptx::wgmma_wait<1>();
-        if (pair == 0 && add) release();  // products of the stage before this one are done
+        if (pair == 0 && unit == 0 && add) release();  // products of the stage before this one are done
       }
-      add = true;
-      cursor = ahead;
     }
+    cursor = ahead;
   }
 
   // The accumulators are complete and every stage is the producer's again.
-  NVFP4_INLINE void finish(typename F::Sums& acc) {
+  template <int SUMS> NVFP4_INLINE void finish(float (&acc)[F::HALVES][SUMS]) {
     ptx::wgmma_wait<0>();
 #pragma unroll
     for (int half = 0; half < F::HALVES; half++) ptx::wgmma_pin(acc[half]);
     release();
   }
 
-  // The stage before the next one goes back to the producer.
+  // The stage before the next one goes back to the producer. The warp has just waited for its products together.
   NVFP4_INLINE void release() {
     Cursor behind;
     behind.stage = (cursor.stage == 0 ? F::STAGES : cursor.stage) - 1;
-    ring.release(behind);
+    if ((threadIdx.x & 31) == 0) ptx::barrier_arrive(ring.free(behind));
   }
 };
 
-// Totals of the runs of a tile, a thread's own, in the workspace and most likely in the cache.
+// Totals of the runs of a tile, a thread's own: the upper halves of the floats wait in the warpgroup's box, the lower ones in
+// the workspace, most likely in the cache. 16 bytes hold halves of eight sums.
 template <class F> class Totals {
  public:
-  NVFP4_INLINE Totals(float* totals)
-      : mine(reinterpret_cast<float4*>(totals) + (static_cast<int64_t>(blockIdx.x) * F::WARPS + (threadIdx.x >> 5)) * F::FOURS * 32 + (threadIdx.x & 31)) {}
+  NVFP4_INLINE Totals(uint8_t* box, float* workspace)
+      : upper(reinterpret_cast<uint4*>(box) + (threadIdx.x & 127)),
+        lower(reinterpret_cast<uint4*>(workspace) + (static_cast<int64_t>(blockIdx.x) * F::WARPS + (threadIdx.x >> 5)) * EIGHTS * 32 + (threadIdx.x & 31)) {}
+
+  NVFP4_INLINE void add(const float (&acc)[F::FOURS][4], bool first) {
+#pragma unroll
+    for (int from = 0; from < EIGHTS; from += 2) {
+      uint4 low[2];
+#pragma unroll
+      for (int i = 0; i < 2; i++) low[i] = first ? make_uint4(0, 0, 0, 0) : __ldcg(lower + (from + i) * 32);
+#pragma unroll
+      for (int i = 0; i < 2; i++) {
+        uint4 high = first ? make_uint4(0, 0, 0, 0) : upper[(from + i) * 128];
+        join(acc[2 * (from + i)], high.x, high.y, low[i].x, low[i].y);
+        join(acc[2 * (from + i) + 1], high.z, high.w, low[i].z, low[i].w);
+        upper[(from + i) * 128] = high;
+        __stcg(lower + (from + i) * 32, low[i]);
+      }
+      __syncwarp();  // over which ptxas collects no loads until registers run out
+    }
+  }
+  // acc becomes the total of all runs.
+  NVFP4_INLINE void add_to(float (&acc)[F::FOURS][4]) {
+    constexpr int TOGETHER = F::TOKENS > 128 ? 8 : 4;  // on their way at once, as registers allow
+#pragma unroll
+    for (int from = 0; from < EIGHTS; from += TOGETHER) {
+      uint4 low[TOGETHER];
+#pragma unroll
+      for (int i = 0; i < TOGETHER; i++) low[i] = __ldcg(lower + (from + i) * 32);
+#pragma unroll
+      for (int i = 0; i < TOGETHER; i++) {
+        const uint4 high = upper[(from + i) * 128];
+        const uint32_t h[4] = {high.x, high.y, high.z, high.w}, l[4] = {low[i].x, low[i].y, low[i].z, low[i].w};
+#pragma unroll
+        for (int j = 0; j < 8; j++) {
+          float& sum = acc[2 * (from + i) + j / 4][j % 4];
+          sum = __fadd_rn(total(h[j / 2], l[j / 2], j & 1), sum);
+        }
+      }
+      __syncwarp();
+    }
+  }
+
+ private:
+  static constexpr int EIGHTS = F::FOURS / 2;
+  uint4 *upper, *lower;
+
+  static NVFP4_INLINE float total(uint32_t high, uint32_t low, int odd) { return __uint_as_float(__byte_perm(low, high, odd ? 0x7632 : 0x5410)); }
+  // Two words of each half += four sums.
+  static NVFP4_INLINE void join(const float (&x)[4], uint32_t& h0, uint32_t& h1, uint32_t& l0, uint32_t& l1) {
+    const uint32_t t0 = __float_as_uint(__fadd_rn(total(h0, l0, 0), x[0])), t1 = __float_as_uint(__fadd_rn(total(h0, l0, 1), x[1]));
+    const uint32_t t2 = __float_as_uint(__fadd_rn(total(h1, l1, 0), x[2])), t3 = __float_as_uint(__fadd_rn(total(h1, l1, 1), x[3]));
+    h0 = __byte_perm(t0, t1, 0x7632), l0 = __byte_perm(t0, t1, 0x5410);
+    h1 = __byte_perm(t2, t3, 0x7632), l1 = __byte_perm(t2, t3, 0x5410);
+  }
+};
+
+// All of the totals in the workspace, where registers do not suffice for putting halves together: the kernels of codes.
+template <class F> class WorkspaceTotals {
+ public:
+  NVFP4_INLINE WorkspaceTotals(uint8_t*, float* workspace)
+      : mine(reinterpret_cast<float4*>(workspace) + (static_cast<int64_t>(blockIdx.x) * F::WARPS + (threadIdx.x >> 5)) * F::FOURS * 32 + (threadIdx.x & 31)) {}
 
   NVFP4_INLINE void add(const float (&acc)[F::FOURS][4], bool first) {
 #pragma unroll
     for (int i = 0; i < F::FOURS; i++) {
       const float4 x = first ? make_float4(0.f, 0.f, 0.f, 0.f) : __ldcg(mine + i * 32);
       __stcg(mine + i * 32, make_float4(__fadd_rn(x.x, acc[i][0]), __fadd_rn(x.y, acc[i][1]), __fadd_rn(x.z, acc[i][2]), __fadd_rn(x.w, acc[i][3])));
-      if (i % 8 == 7) ptx::keep_order();
+      if (i % 4 == 3) __syncwarp();
     }
   }
-  // acc becomes the total of all runs.
   NVFP4_INLINE void add_to(float (&acc)[F::FOURS][4]) {
 #pragma unroll
     for (int i = 0; i < F::FOURS; i++) {
       const float4 x = __ldcg(mine + i * 32);
       acc[i][0] = __fadd_rn(x.x, acc[i][0]), acc[i][1] = __fadd_rn(x.y, acc[i][1]);
       acc[i][2] = __fadd_rn(x.z, acc[i][2]), acc[i][3] = __fadd_rn(x.w, acc[i][3]);
-      if (i % 8 == 7) ptx::keep_order();
+      if (i % 4 == 3) __syncwarp();
     }
   }
 
@@ -202,39 +330,86 @@ template <class F> class Totals {
   float4* mine;
 };
 
+// The first of a warpgroup's stored weight rows in a tile; in the last tile it may be past the last one.
+template <class F> NVFP4_INLINE uint32_t first_row_of(const Tile& t, uint32_t warpgroup) {
+  return t.features * F::FEATURES + warpgroup * F::Writers::WIDTH;
+}
+
 template <class F>
-NVFP4_INLINE void consume(const Sm90ManyParams& params, const typename F::Stages& ring, int warpgroup, JobReader jobs, uint8_t* staging) {
+NVFP4_INLINE void consume(const Sm90ManyParams& params, const typename F::Stages& ring, int warpgroup, JobReader jobs,
+                          const typename F::Box& box, uint8_t* memory) {
   const GemmParams& p = params.common.gemm;
   Consumer<F> consumer(ring, warpgroup);
+  const uint32_t deep = blocks_of(p.cols, UNIT_COLS);
+  using AllTotals = std::conditional_t<F::CODES, WorkspaceTotals<F>, Totals<F>>;
   typename F::Sums acc;
   float(&fours)[F::FOURS][4] = reinterpret_cast<float(&)[F::FOURS][4]>(acc);
+  const uint32_t barrier = 1 + warpgroup;
   for (; ptx::warp_max(jobs.more()); jobs.done()) {
-    const Job& job = *jobs;
-    const float g_b = reinterpret_cast<const float*>(p.weights)[job.tile.group];  // long before it is needed
-    uint32_t left = ptx::warp_max(job.end - job.begin);
+    // Of the box; who writes pieces keeps it to himself.
+    const auto turn = [&] { return typename F::Box::Cursor{0, route_of<F::CODES>(p) == Route::PIECES ? 0 : (*jobs).turn & 1}; };
+    uint32_t left = ptx::warp_max((*jobs).end - (*jobs).begin);
+    const uint32_t tokens = ptx::warp_max((*jobs).tile.count);
+    const bool short_end = ptx::warp_max((*jobs).end * F::DEPTH > deep);
+    bool first = true;
     while (true) {
       const uint32_t count = min(left, params.run_steps);
-      consumer.multiply(acc, count);
+      consumer.multiply(acc, count, short_end && left == count, tokens);
       left -= count;
       if (left == 0) break;
-      consumer.finish(acc);
-      Totals<F>(params.totals).add(fours, left + count == job.end - job.begin);
+      if (first) {
+        box.wait_free(turn());
+        ptx::meet(barrier, 128);  // nobody reads the box as a buffer any more
+      }
+      AllTotals(memory, params.totals).add(fours, first);
+      first = false;
     }
-    consumer.finish(acc);
-    if (job.end - job.begin > params.run_steps) Totals<F>(params.totals).add_to(fours);
+    if (!first) AllTotals(memory, params.totals).add_to(fours);
+    const Job& job = *jobs;
     if (!job.whole) {
       typename F::Shares shares(p.partials, reinterpret_cast<uint64_t*>(p.counters), params.common.token, static_cast<int>(threadIdx.x >> 5));
       if (!job.owns) {
         shares.leave(fours);
         shares.publish();
+        if (!first) ptx::meet(barrier, 128);  // totals are out of the box for what the next tile leaves there
         continue;
       }
       shares.collect(job.first_block, fours);
     }
-    const Tile& t = job.tile;
-    const uint32_t crew = F::CREWS == 2 ? warpgroup : 0, block = t.features * F::UNITS + crew;
-    if (block < blocks_of(p.weight_rows, UNIT_ROWS))
-      write_block<typename F::Writers, F::CODES>(p, t, block, acc, g_b, staging + crew * F::Writers::BYTES, 1 + crew);
+    if (first) box.wait_free(turn());
+    else ptx::meet(barrier, 128);  // everybody has taken its totals out
+    const uint32_t first_row = first_row_of<F>(job.tile, warpgroup);
+    if (write_sums<typename F::Writers, F::CODES>(p, job.tile, first_row, acc, job.g_b, memory, barrier)) {
+      ptx::async_fence();
+      __syncwarp();
+      if ((threadIdx.x & 31) == 0) box.arrive(turn());
+    }
+  }
+}
+
+// ---- writers
+
+template <class F, class BoxOf>
+NVFP4_INLINE void write_boxes(const Sm90ManyParams& params, int writer, JobReader jobs, BoxOf box_of, const uint8_t* boxes) {
+  using C = typename F::Writers;
+  const GemmParams& p = params.common.gemm;
+  const Route route = route_of<F::CODES>(p);
+  for (; jobs.more(); jobs.done()) {
+    const Job& job = *jobs;
+    if (route == Route::PIECES || !job.owns) continue;
+#pragma unroll 1
+    for (int warpgroup = writer; warpgroup < F::CONSUMERS; warpgroup += F::WRITERS) {
+      const uint32_t first_row = first_row_of<F>(job.tile, warpgroup);
+      const typename F::Box box = box_of(warpgroup);
+      const typename F::Box::Cursor c{0, job.turn & 1};
+      const uint8_t* memory = boxes + warpgroup * C::BYTES;
+      box.wait_full(c);
+      if (route == Route::ROWS)
+        send_rows<C>(p, job.tile, first_row, box.stage(c));
+      else
+        gate_rows<C>(p, job.tile, first_row, memory, C::OWN_GATES, job.tile.count, 0, 1);
+      box.release(c);
+    }
   }
 }
 
@@ -246,23 +421,33 @@ template <class F> NVFP4_INLINE void run_many(const Sm90ManyParams& params, uint
   uint8_t* base = dynamic + (-ptx::shared_address(dynamic) & 1023);
   const uint32_t shared = ptx::shared_address(base);
   const typename F::Stages ring(shared, shared + F::BARRIERS_AT);
-  const Jobs jobs(0, shared + F::BARRIERS_AT + F::Stages::BARRIER_BYTES);
+  const Jobs jobs(0, shared + F::JOB_BARRIERS_AT);
   Job* slots = reinterpret_cast<Job*>(base + F::JOBS_AT);
+  const auto box_of = [&](int warpgroup) {
+    return typename F::Box(shared + F::BOXES_AT + warpgroup * F::Writers::BYTES, shared + F::BOX_BARRIERS_AT + warpgroup * F::Box::BARRIER_BYTES);
+  };
   if (threadIdx.x == F::CONSUMERS * 128) {
     ptx::tensor_prefetch(params.map);
     ring.init(1, F::WARPS);
-    jobs.init(1, F::WARPS + 1);
+    jobs.init(1, F::WARPS + 1 + F::WRITERS);
+    for (int i = 0; i < F::CONSUMERS; i++) box_of(i).init(4, 1);
   }
   __syncthreads();
   const int warpgroup = static_cast<int>(ptx::warp_max(threadIdx.x >> 7));
+  uint8_t* boxes = base + F::BOXES_AT;
   if (warpgroup == F::CONSUMERS) {
     ptx::lower_registers<F::PRODUCER_REGISTERS>();
-    const uint32_t warp = threadIdx.x >> 5 & 3;
-    if (warp == 0) produce<F>(params, ring, JobReader(jobs, slots));
-    if (warp == 1) plan_jobs<F::SHARE>(params.common, F::TOKENS, F::FEATURES, UNIT_COLS, jobs, slots);
+    const int warp = static_cast<int>(ptx::warp_max(threadIdx.x >> 5 & 3));
+    if (warp == 0) {
+      produce<F>(params, ring, JobReader(jobs, slots));
+    } else if (warp == 1) {
+      plan_jobs<F::SHARE, true, F::EVEN>(params.common, F::TOKENS, F::FEATURES, F::STEP_COLS, jobs, slots);
+    } else {
+      write_boxes<F>(params, warp - 2, JobReader(jobs, slots), box_of, boxes);
+    }
   } else {
     ptx::raise_registers<F::CONSUMER_REGISTERS>();
-    consume<F>(params, ring, warpgroup, JobReader(jobs, slots), base + F::STAGING_AT);
+    consume<F>(params, ring, warpgroup, JobReader(jobs, slots), box_of(warpgroup), boxes + warpgroup * F::Writers::BYTES);
   }
 }
 

@@ -54,8 +54,9 @@ class GroupTable {
 
   NVFP4_INLINE uint32_t tiles() const { return all; }
 
-  // `SHARE` token tiles of a group follow one another with the same weights before the next features come.
-  template <uint32_t SHARE> NVFP4_INLINE Tile find(uint32_t index) const {
+  // `SHARE` token tiles of a group follow one another with the same weights before the next features come. EVEN: the rows
+  // of a group are shared out over its tiles, 16 at a time.
+  template <uint32_t SHARE, bool EVEN = false> NVFP4_INLINE Tile find(uint32_t index) const {
     const uint32_t target = index / across;
     uint32_t group = 0, rows = 0, first_row = 0, tiles_before = 0, a_scale_row = 0, out_scale_row = 0;
     const uint32_t owner = __ffs(__ballot_sync(~0u, target - before.tiles < token_tiles)) - 1;
@@ -75,7 +76,7 @@ class GroupTable {
     t.first_row = ends ? __shfl_sync(~0u, first_row, owner) : static_cast<int64_t>(t.group) * p.rows;
     t.a_scale_row = ends ? __shfl_sync(~0u, a_scale_row, owner) : static_cast<int64_t>(t.group) * up_to(every, a_height);
     t.out_scale_row = ends ? __shfl_sync(~0u, out_scale_row, owner) : static_cast<int64_t>(t.group) * up_to(every, out_height);
-    place<SHARE>(t, index - __shfl_sync(~0u, tiles_before, owner) * across);
+    place<SHARE, EVEN>(t, index - __shfl_sync(~0u, tiles_before, owner) * across);
     return t;
   }
 
@@ -144,16 +145,19 @@ class GroupTable {
   }
 
   // Splits the number inside a group into (features, row0).
-  template <uint32_t SHARE> NVFP4_INLINE void place(Tile& t, uint32_t local) const {
+  template <uint32_t SHARE, bool EVEN> NVFP4_INLINE void place(Tile& t, uint32_t local) const {
     t.features = local;
     t.row0 = 0;
+    t.count = min(t.rows, static_cast<int>(tokens));
     if (local < across && (SHARE == 1 || t.rows <= static_cast<int>(tokens))) return;  // no division for the usual case
     const uint32_t down = blocks_of(t.rows, tokens);
     const uint32_t first = local / (SHARE * across) * SHARE;
     const uint32_t height = min(SHARE, down - first);
     local -= first * across;
     t.features = local / height;
-    t.row0 = static_cast<int>((first + local % height) * tokens);
+    const uint32_t each = EVEN ? rounded(blocks_of(t.rows, down), 16) : tokens;
+    t.row0 = static_cast<int>((first + local % height) * each);
+    t.count = min(t.rows - t.row0, static_cast<int>(each));
   }
 };
 
@@ -226,13 +230,15 @@ struct Job {
   Tile tile;
   uint32_t begin, end;   // k steps; begin == end: there is no more work
   uint32_t first_block;  // of those that share the tile's k
+  uint32_t turn;         // tiles before this one of which the block has the end
+  float g_b;             // decode scale of the weights
   bool owns, whole;      // this block has the tile's end, all of its k
 };
 using Jobs = Ring<4, 128>;
 static_assert(sizeof(Job) <= Jobs::STAGE_BYTES, "a slot holds a job");
 
-// By one warp: everything the block will do, in order.
-template <uint32_t SHARE>
+// By one warp: everything the block will do, in order; with SCALES, which cost the first job a trip to memory, g_b too.
+template <uint32_t SHARE, bool SCALES = false, bool EVEN = false>
 NVFP4_INLINE void plan_jobs(const Sm90Params& p, int tokens, int features, int step_cols, const Jobs& jobs, Job* slots) {
   const GroupTable groups(p.gemm, tokens, features);
   Work work(groups.tiles(), blocks_of(p.gemm.cols, step_cols), p.schedule);
@@ -245,17 +251,19 @@ NVFP4_INLINE void plan_jobs(const Sm90Params& p, int tokens, int features, int s
     }
     c.advance();
   };
+  Job job;
+  job.turn = 0;
   for (Segment s; work.next(s);) {
-    Job job;
-    job.tile = groups.find<SHARE>(s.tile);
+    job.tile = groups.find<SHARE, EVEN>(s.tile);
     job.begin = s.begin, job.end = s.end;
+    if (SCALES) job.g_b = reinterpret_cast<const float*>(p.gemm.weights)[job.tile.group];
     job.owns = work.owns(s), job.whole = work.is_whole(s);
     job.first_block = job.whole ? blockIdx.x : work.first_block(s.tile);
     hand_over(job);
+    job.turn += job.owns;
   }
-  Job none;
-  none.begin = none.end = 0;
-  hand_over(none);
+  job.begin = job.end = 0;
+  hand_over(job);
   if (blockIdx.x == 0) groups.report();
 }
 
@@ -264,19 +272,22 @@ class JobReader {
  public:
   NVFP4_INLINE JobReader(const Jobs& jobs, const Job* slots) : jobs(jobs), slots(slots) {}
   NVFP4_INLINE bool more() {
-    jobs.wait_full(c);
-    return slots[c.stage].begin != slots[c.stage].end;
+    jobs.wait_full(cursor());
+    return slots[cursor().stage].begin != slots[cursor().stage].end;
   }
-  NVFP4_INLINE const Job& operator*() const { return slots[c.stage]; }
+  // The address is found anew each time: not worth a register while the warp multiplies.
+  NVFP4_INLINE const Job& operator*() const { return slots[ptx::opaque(number) % Jobs::STAGES]; }
   NVFP4_INLINE void done() {
-    jobs.release(c);
-    c.advance();
+    jobs.release(cursor());
+    number++;
   }
 
  private:
   Jobs jobs;
   const Job* slots;
-  Jobs::Cursor c;
+  uint32_t number = 0;  // of the job: one register instead of a cursor's two
+
+  NVFP4_INLINE Jobs::Cursor cursor() const { return {number % Jobs::STAGES, number / Jobs::STAGES & 1}; }
 };
 
 // ---- sums of cut tiles

@@ -18,6 +18,7 @@ struct Tile {
   uint32_t features;     // feature tile
   int rows;              // of the group
   int row0;              // first row of the tile in its group
+  int count;             // rows of the tile (sm90_schedule.cuh alone)
   int64_t first_row;     // of the group among the logical rows
   int64_t a_scale_row;   // first row of the group in the tiled scales of a
   int64_t out_scale_row; // likewise of the output

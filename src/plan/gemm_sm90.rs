@@ -48,8 +48,8 @@ pub struct Form {
 const fn few(tokens: usize, units: usize, resident: usize) -> Form {
     Form { family: Family::Few, tokens, units, depth: 2, stages: 5, warps: 4 * units, helpers: 4, resident }
 }
-const fn many(tokens: usize, units: usize, stages: usize) -> Form {
-    Form { family: Family::Many, tokens, units, depth: 1, stages, warps: 8, helpers: 4, resident: 1 }
+const fn many(units: usize, consumers: usize, tokens: usize, depth: usize, stages: usize) -> Form {
+    Form { family: Family::Many, tokens, units, depth, stages, warps: 4 * consumers, helpers: 4, resident: 1 }
 }
 
 /// As kernels/gemm_sm90_few.cu and gemm_sm90_many.cu list them.
@@ -57,10 +57,10 @@ pub const FORMS: [Form; 7] = [
     few(8, 2, 2),
     few(8, 4, 1),
     few(16, 4, 1),
-    many(32, 2, 14),
-    many(64, 2, 11),
-    many(128, 2, 7),
-    many(256, 1, 5),
+    many(3, 3, 32, 2, 4),
+    many(3, 3, 64, 2, 3),
+    many(2, 2, 128, 2, 3),
+    many(1, 2, 256, 1, 4),
 ];
 
 impl Form {
@@ -77,19 +77,22 @@ impl Form {
         self.depth * UNIT_COLS
     }
 
-    /// `SHARED_BYTES` of kernels/sm90_few.cuh and sm90_many.cuh: stages, jobs, staging, barriers.
+    /// `SHARED_BYTES` of kernels/sm90_few.cuh and sm90_many.cuh: stages, jobs, staging or boxes, barriers.
     pub const fn shared_bytes(&self) -> usize {
         const JOBS: usize = 4;
-        let (weights, barriers) = (self.units * self.depth * UNIT_BYTES, 16 * (self.stages + JOBS));
+        let weights = self.units * self.depth * UNIT_BYTES;
         match self.family {
             Family::Few => {
                 let stage = weights + self.tokens * (2 * self.step_cols() + 16);
-                self.stages * stage + JOBS * 128 + self.warps * 640 + barriers
+                self.stages * stage + JOBS * 128 + self.warps * 640 + 16 * (self.stages + JOBS)
             }
             Family::Many => {
                 let stage = (weights + self.tokens * 2 * self.step_cols()).next_multiple_of(1024);
-                let staging = self.units * (2 * (64 / self.units) * 272 + 4 * self.tokens + 512);
-                (self.stages * stage + barriers + JOBS * 128).next_multiple_of(128) + staging + 1024
+                // A box a warpgroup, which has a unit or a half of one.
+                let (boxes, halves) = (self.warps / 4, 8 * self.units / self.warps);
+                let barriers = 16 * (self.stages + JOBS + boxes);
+                let boxed = self.tokens * (128 * halves + 16) + 4 * self.tokens + 256 * halves;
+                (self.stages * stage + barriers + JOBS * 128).next_multiple_of(128) + boxes * boxed + 1024
             }
         }
     }
@@ -107,7 +110,7 @@ pub struct Sm90Plan {
     pub form: usize,
     pub schedule: Schedule,
     pub grid: usize,
-    /// Steps of k that the tensor cores of `many` add up by themselves.
+    /// Steps of the form that the tensor cores of `many` add up by themselves.
     pub run_steps: usize,
     /// Activations are codes that a pass before the product decodes to bfloat16 rows, exactly.
     pub decoded: bool,
@@ -126,13 +129,13 @@ const LEAST_STEPS: usize = 4;
 
 /// The average rows a group up to which each form is taken. Groups are rarely even, and one row more than a tile of
 /// `few` reads the group's weights again: hence 6 and not 8.
-const AVERAGES: [usize; 6] = [0, 6, 16, 32, 64, 191];
+const AVERAGES: [usize; 6] = [0, 6, 16, 32, 64, 128];
 /// Bytes of weights below which blocks of few units stream them, two a processor: starts and ends overlap. On an H200
 /// with dependent launches they take 0.91 to 0.99 of the time of wide blocks up to 149 MB, 0.94 at 226 MB, 1.02 and more
 /// from 594 MB on.
 const SHORT_STREAM: usize = 256 << 20;
 
-/// Stages of 64 k that one run of the tensor cores takes at most: they cut low bits off, so a long sum of one sign drifts.
+/// Units of 64 k that one run of the tensor cores takes at most: they cut low bits off, so a long sum of one sign drifts.
 /// Over the bound on an H200, per 8192 k: f16 up to 1.12 to 2.4 by how the magnitudes spread, bf16 up to 0.6 to 1.6.
 const LONGEST_RUN_BF16: usize = 64;
 const LONGEST_RUN_F16: usize = 32;
@@ -192,7 +195,7 @@ pub fn plan_form(p: &GemmProblem, machine: &Machine, form: usize, schedule: Sche
     // More blocks than a small problem has work for would only ask for more workspace.
     let work = if cut { tiles * steps / LEAST_STEPS } else { tiles };
     let grid = (machine.processors * f.resident).min(work.max(1));
-    let run_steps = run_steps(p);
+    let run_steps = run_steps(p, f);
     let up = |bytes: usize| bytes.next_multiple_of(128);
     let decoded = many && matches!(p.a, Activations::Codes(_));
     let decoded_at = up(gemm_cuda::staged_bytes(p));
@@ -221,14 +224,14 @@ pub fn plan_form(p: &GemmProblem, machine: &Machine, form: usize, schedule: Sche
     })
 }
 
-/// Stages of a run of `many`: as long as the bound allows, and of one length. Products that must not depend on the batch
+/// Steps of a run of `many`: as long as the bound allows, and of one length. Products that must not depend on the batch
 /// have the runs of the portable kernel and of `few`, whose bits they then share.
-fn run_steps(p: &GemmProblem) -> usize {
-    let steps = p.weights.shape.cols.div_ceil(UNIT_COLS);
+fn run_steps(p: &GemmProblem, form: &Form) -> usize {
+    let steps = p.weights.shape.cols.div_ceil(form.step_cols());
     let longest = match p.a {
-        _ if p.batch_invariant => return gemm_cuda::RUN_STEPS,
-        Activations::Values { a, .. } if a.dtype == Dtype::F16 => LONGEST_RUN_F16,
-        _ => LONGEST_RUN_BF16,
+        _ if p.batch_invariant => return gemm_cuda::RUN_STEPS / form.depth,
+        Activations::Values { a, .. } if a.dtype == Dtype::F16 => LONGEST_RUN_F16 / form.depth,
+        _ => LONGEST_RUN_BF16 / form.depth,
     };
     steps.div_ceil(steps.div_ceil(longest).max(1)).max(1)
 }
@@ -358,10 +361,7 @@ mod tests {
                 assert_eq!(form.family == Family::Few, tokens <= 16);
                 assert!(plan.workspace_bytes < 64 << 20, "{e} {k} {n} {tokens}: {plan:?}");
                 assert!(plan.flags_at <= plan.sums_at && plan.sums_at <= plan.totals_at);
-                assert!(
-                    plan.run_steps * k.div_ceil(UNIT_COLS).div_ceil(plan.run_steps) >= k.div_ceil(UNIT_COLS)
-                );
-                assert!(plan.run_steps <= LONGEST_RUN_BF16);
+                assert!(plan.run_steps > 0 && plan.run_steps * form.depth <= LONGEST_RUN_BF16);
             }
         }
     }
@@ -382,9 +382,17 @@ mod tests {
                         form.tokens, form.units, form.stages, form.resident
                     ),
                 ),
-                Family::Many => {
-                    (many, format!("(NAME, F16, CODES, {}, {}, {})", form.units, form.tokens, form.stages))
-                }
+                Family::Many => (
+                    many,
+                    format!(
+                        "(NAME, F16, CODES, {}, {}, {}, {}, {})",
+                        form.units,
+                        form.warps / 4,
+                        form.tokens,
+                        form.depth,
+                        form.stages
+                    ),
+                ),
             };
             assert!(text.contains(&entry), "the kernels list {entry}");
         }
@@ -426,7 +434,9 @@ mod tests {
         for rows in [1, 7, 100, 5000] {
             let p = GemmProblem { batch_invariant: true, ..problem(ends(8, rows), 1536, 8192, 8192) };
             let plan = plan(&p, &H200).expect("Hopper takes it");
-            assert_eq!((plan.schedule, plan.run_steps), (Schedule::WholeTiles, gemm_cuda::RUN_STEPS));
+            let form = &FORMS[plan.form];
+            assert_eq!(plan.schedule, Schedule::WholeTiles);
+            assert_eq!(plan.run_steps * form.depth, gemm_cuda::RUN_STEPS);
             assert_eq!(plan_form(&p, &H200, plan.form, Schedule::SplitAll), None);
         }
     }

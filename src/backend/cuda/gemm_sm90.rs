@@ -22,6 +22,10 @@ const fn few(name: &'static str, threads: u32) -> Kernel {
 const fn many(name: &'static str) -> Kernel {
     Kernel { file: "gemm_sm90_many", name, registers: 168, threads: 384 }
 }
+/// With a third warpgroup that multiplies.
+const fn many_of_three(name: &'static str) -> Kernel {
+    Kernel { file: "gemm_sm90_many", name, registers: 128, threads: 512 }
+}
 
 /// Forms for few tokens: [operand: bf16, f16, codes][form]; then those for many: [output: values, codes]
 /// [operand: bf16, f16][form].
@@ -35,20 +39,20 @@ pub static KERNELS: &[Kernel] = &[
     few("nvfp4_gemm_few_codes_8x2", 384),
     few("nvfp4_gemm_few_codes_8x4", 640),
     few("nvfp4_gemm_few_codes_16x4", 640),
-    many("nvfp4_gemm_many_bf16_32"),
-    many("nvfp4_gemm_many_bf16_64"),
+    many_of_three("nvfp4_gemm_many_bf16_32"),
+    many_of_three("nvfp4_gemm_many_bf16_64"),
     many("nvfp4_gemm_many_bf16_128"),
     many("nvfp4_gemm_many_bf16_256"),
-    many("nvfp4_gemm_many_f16_32"),
-    many("nvfp4_gemm_many_f16_64"),
+    many_of_three("nvfp4_gemm_many_f16_32"),
+    many_of_three("nvfp4_gemm_many_f16_64"),
     many("nvfp4_gemm_many_f16_128"),
     many("nvfp4_gemm_many_f16_256"),
-    many("nvfp4_gemm_many_bf16_codes_32"),
-    many("nvfp4_gemm_many_bf16_codes_64"),
+    many_of_three("nvfp4_gemm_many_bf16_codes_32"),
+    many_of_three("nvfp4_gemm_many_bf16_codes_64"),
     many("nvfp4_gemm_many_bf16_codes_128"),
     many("nvfp4_gemm_many_bf16_codes_256"),
-    many("nvfp4_gemm_many_f16_codes_32"),
-    many("nvfp4_gemm_many_f16_codes_64"),
+    many_of_three("nvfp4_gemm_many_f16_codes_32"),
+    many_of_three("nvfp4_gemm_many_f16_codes_64"),
     many("nvfp4_gemm_many_f16_codes_128"),
     many("nvfp4_gemm_many_f16_codes_256"),
 ];
@@ -172,7 +176,7 @@ unsafe fn decode(queue: &Queue, p: &GemmProblem, q: &QuantIn, to: &Matrix) -> Re
     unsafe { layouts::dequantize(queue, &problem) }
 }
 
-/// [groups][rows][K] from the right, in boxes of 64 k × the tile's tokens. Groups that lie one after another are one.
+/// [groups][rows][K] from the right, in boxes of 64 k × `tokens`. Groups that lie one after another are one.
 fn tensor_map(queue: &Queue, p: &GemmProblem, a: &Matrix, tokens: usize) -> Result<CUtensorMap> {
     let (rows, groups) = match p.groups {
         Groups::Strided { rows, .. } if a.group_stride == 0 => (rows, 1),
