@@ -10,7 +10,7 @@ import kernels_gemm as base
 from kernels_gemm import *
 
 # tokens of a tile: units, warpgroups that multiply, units of a stage along k, stages, as kernels/gemm_sm90_many.cu
-FORMS = {32: (3, 3, 2, 4), 64: (3, 3, 2, 3), 128: (2, 2, 2, 3), 256: (1, 2, 1, 4)}
+FORMS = {32: (3, 3, 2, 5), 64: (3, 3, 2, 4), 128: (2, 2, 2, 3), 256: (1, 2, 1, 4)}
 JOBS = 4
 WHOLE = 1 << 30  # run_steps: no run ends early
 
@@ -22,7 +22,7 @@ def shared_bytes(tokens):
     return up(ring, 128) + consumers * (tokens * (128 * halves + 16) + 4 * tokens + 256 * halves) + 1024
 
 
-def threads(tokens):
+def form_threads(tokens):
     return 128 * FORMS[tokens][1] + 128
 
 
@@ -100,7 +100,7 @@ class ManyRun(Run):
                 strided = c.grouping == STRIDED
                 rows = c.t if strided or c.shared else total_rows(c)
                 q = device.many_params(p, c.a == F16, rows, c.e, outer.tokens, outer.schedule, outer.run_steps, totals.ptr)
-                device.launch(f"nvfp4_gemm_many_{OPERAND[c.a]}{'_codes' if p.out_dtype == CODES else ''}_{outer.tokens}", (outer.grid, 1, 1), threads(outer.tokens), shared_bytes(outer.tokens), q)
+                device.launch(f"nvfp4_gemm_many_{OPERAND[c.a]}{'_codes' if p.out_dtype == CODES else ''}_{outer.tokens}", (outer.grid, 1, 1), form_threads(outer.tokens), shared_bytes(outer.tokens), q)
 
         self.device = Redirect()
         try:
@@ -273,7 +273,7 @@ def timing(device, which, extra):
                         p.activation, p.out_row_stride, p.alpha = SWIGLU, n // 2, 1.0
                     params.append(device.many_params(p, False, t, e, tokens, schedule, run_steps, totals.data_ptr()))
                 before = cublas()
-                us = timed(lambda i: device.launch(f"nvfp4_gemm_many_bf16_{tokens}", (device.sms, 1, 1), threads(tokens), shared_bytes(tokens), params[i % len(params)]), reps)
+                us = timed(lambda i: device.launch(f"nvfp4_gemm_many_bf16_{tokens}", (device.sms, 1, 1), form_threads(tokens), shared_bytes(tokens), params[i % len(params)]), reps)
                 after = cublas()
                 line = {"time": name, "tokens": m, "form": tokens, "schedule": schedule, "runs": cdiv(steps, run_steps), "activation": activation, "us": round(us, 1), "tflops": round(flops / us / 1e6, 1),
                         "of_cublas": round(flops / us / 1e6 / ((before + after) / 2), 3), "cublas": [round(before), round(after)], "weights_tb_s": round(e * n * k * 0.5625 / us / 1e6, 2)}
