@@ -1,7 +1,7 @@
 // Accumulators of a warpgroup, 64 or 128 stored weight rows × TOKENS → output, as epilogue.cuh does it for whole blocks.
 //
 // A warpgroup leaves what it has in its Box in shared memory, rounded, and goes on with its next tile; a warp that does not
-// multiply (a writer) takes rows out of the box with bulk copies, or through SwiGLU, meanwhile. What needs more (f32, sums
+// multiply (a writer) takes rows out of the box with bulk copies, or through SwiGLU (less what the warpgroup takes itself), meanwhile. What needs more (f32, sums
 // with the old output, codes, relu², rows that are not whole vectors) the warpgroup writes by itself, piece after piece
 // through the same memory, with two buffers that alternate.
 // What an activation sees is v rounded to the inner dtype (docs/numerics.md), so that rounding comes first; only f32
@@ -24,6 +24,7 @@ template <int TOKENS_, int HALVES_> struct Crew {
   static constexpr int SCALES_AT = BOX_BYTES;  // decode scales of the tile's rows
   static constexpr int BIAS_AT = SCALES_AT + TOKENS * 4;
   static constexpr int BYTES = BIAS_AT + WIDTH * 4;
+  static constexpr int OWN_GATES = TOKENS * 3 / 8;  // tokens whose gate/up pairs the warpgroup takes; writers take the others
   using Sums = float[HALVES][TOKENS / 2];
   static_assert(FLOAT_PIECE * FLOAT_PITCH <= BUFFER && 2 * BUFFER <= BOX_BYTES && TOKENS % HALF_PIECE == 0);
 
@@ -195,13 +196,14 @@ template <class C> NVFP4_INLINE void send_rows(const GemmParams& p, const Tile& 
   ptx::store_wait_read<0>();
 }
 
-// By one warp: gate/up pairs of a box → outputs; a lane takes four pairs at a time. The formula has a short form for gates of
-// usual size (format.cuh), with the same bits.
-template <class C, bool F16_OUT> NVFP4_INLINE void gate_rows(const GemmParams& p, const Tile& t, uint32_t first_row, const uint8_t* box) {
+// By warp `part` of `parts`: gate/up pairs of the tokens `first` … `end` of a box → outputs; a lane takes four pairs at a time.
+// The formula has a short form for gates of usual size (format.cuh), with the same bits.
+template <class C, bool F16_OUT>
+NVFP4_INLINE void gate_rows_as(const GemmParams& p, const Tile& t, uint32_t first_row, const uint8_t* box, int first, int end, int part, int parts) {
   using D = std::conditional_t<F16_OUT, F16, Bf16>;
   constexpr int LANES = C::WIDTH / 8;  // of a token
   const SwiGlu parameters{p.limit, p.alpha, p.beta};
-  const int lane = threadIdx.x & 31, chunk = lane % LANES, here = t.count;
+  const int lane = threadIdx.x & 31, chunk = lane % LANES;
   const uint32_t column = first_row / 2 + chunk * 4;
   if (column >= p.weight_rows / 2) return;
   const uint8_t* from = box + chunk * 16;
@@ -211,8 +213,8 @@ template <class C, bool F16_OUT> NVFP4_INLINE void gate_rows(const GemmParams& p
   constexpr int STEP = 32 / LANES;
   // Two tokens at a time: the formula is a long chain, and few warps hide its latency.
 #pragma unroll 1
-  for (int token = lane / LANES; token < here; token += 2 * STEP) {
-    const bool both = token + STEP < here;
+  for (int token = first + part * 2 * STEP + lane / LANES; token < end; token += parts * 2 * STEP) {
+    const bool both = token + STEP < end;
     uint32_t word[2][4], h[2][4];
     bool tame = true;
 #pragma unroll
@@ -243,6 +245,14 @@ template <class C, bool F16_OUT> NVFP4_INLINE void gate_rows(const GemmParams& p
       }
     }
   }
+}
+
+template <class C>
+NVFP4_INLINE void gate_rows(const GemmParams& p, const Tile& t, uint32_t first_row, const uint8_t* box, int first, int end, int part, int parts) {
+  if (p.out_dtype == DTYPE_F16)
+    gate_rows_as<C, true>(p, t, first_row, box, first, end, part, parts);
+  else
+    gate_rows_as<C, false>(p, t, first_row, box, first, end, part, parts);
 }
 
 // ---- what warpgroups do
@@ -333,6 +343,10 @@ NVFP4_INLINE bool write_sums(const GemmParams& p, const Tile& t, uint32_t first_
       plain ? fill_box<C, Keep::F16, true>(p, acc, f, to, here) : fill_box<C, Keep::F16, false>(p, acc, f, to, here);
     } else {
       plain ? fill_box<C, Keep::BF16, true>(p, acc, f, to, here) : fill_box<C, Keep::BF16, false>(p, acc, f, to, here);
+    }
+    if (route == Route::GATES) {  // one writer would be slower than the tensor cores
+      ptx::meet(barrier, C::THREADS);
+      gate_rows<C>(p, t, first_row, memory, 0, min(here, C::OWN_GATES), threadIdx.x >> 5 & 3, 4);
     }
     return true;
   }

@@ -9,10 +9,12 @@
 // Of one more warpgroup one warp plans the block's jobs, and one keeps a ring of stages full: 64 or 128 k of the units as
 // they lie in memory, and of the tokens by tensor copies, which swizzle them as wgmma wants them and write zeros past K.
 // Waiting, releasing and finding addresses cost a warp about 200 cycles a stage: hence 128 k wherever three stages fit.
-// Tokens past the group's end are multiplied and not written.
-// Warpgroups with a unit each write their outputs by themselves: the others multiply while one writes.
+// Tokens past the group's end are not written; wide tiles multiply 144, 192 or 256, the others all.
+// A warpgroup leaves its sums in a box of shared memory, from where two more warps write them, and goes on (sm90_epilogue.cuh):
+// nobody waits for the other warpgroups, and the tensor cores for nothing but the leaving.
 // Tensor cores cut the low bits of every sum off: a run of them ends after run_steps stages, and its sums are added to
-// totals in the workspace.
+// totals, one half in the box and one in the workspace. Accumulators are only read between runs and never changed: who
+// changes them there makes the compiler wait for every single product.
 #pragma once
 #include "sm90_epilogue.cuh"
 #include "sm90_ring.cuh"
@@ -32,9 +34,9 @@ template <bool F16_, bool CODES_, int UNITS_, int CONSUMERS_, int TOKENS_, int D
   static constexpr int STAGE_BYTES = (A_BYTES + UNITS * STRIP_BYTES + 1023) / 1024 * 1024, STEP_COLS = DEPTH * UNIT_COLS;
   static constexpr int FOURS = HALVES * TOKENS / 8;  // of a thread's sums
   static constexpr bool KEEPS_TOTALS = FOURS <= 8;   // of runs, in registers
-  // Wide tiles: a group's rows are shared out over its tiles, and a tile loads and multiplies what it has, rounded up.
+  // Wide tiles: a group's rows are shared out over its tiles, and a tile multiplies what it has, rounded up. It loads all
+  // the same: copies of fewer tokens, more of them, are slower.
   static constexpr bool EVEN = TOKENS > 128;
-  static constexpr int COPY = EVEN ? 32 : TOKENS, COPY_BYTES = COPY * UNIT_COLS * 2;  // of tokens, by one tensor copy
   static constexpr int WIDTHS = EVEN ? 3 : 1;     // numbers of tokens that are multiplied
   template <int I> static constexpr int WIDTH = !EVEN ? TOKENS : I == 0 ? 144 : I == 1 ? 192 : 256;
   static constexpr int WRITERS = 2;                  // warps that empty the warpgroups' boxes
@@ -63,7 +65,7 @@ NVFP4_INLINE void fill_stages(const Sm90ManyParams& params, const Job& job, cons
   const GemmParams& p = params.common.gemm;
   const Tile& t = job.tile;
   const uint32_t across = blocks_of(p.weight_rows, UNIT_ROWS), first = t.features * F::UNITS, deep = blocks_of(p.cols, UNIT_COLS);
-  const uint32_t units = min(static_cast<uint32_t>(F::UNITS), across - first), copies = F::EVEN ? blocks_of(t.count, F::COPY) : 1;
+  const uint32_t units = min(static_cast<uint32_t>(F::UNITS), across - first);
   const int64_t run = static_cast<int64_t>(t.group) * across + first, unit_stride = static_cast<int64_t>(deep) * UNIT_BYTES;
   const uint8_t* weights = p.weights + p.units_at + run * unit_stride + static_cast<int64_t>(job.begin) * F::STRIP_BYTES;
   const bool strided = p.grouping == GROUPS_STRIDED;
@@ -75,14 +77,12 @@ NVFP4_INLINE void fill_stages(const Sm90ManyParams& params, const Job& job, cons
   for (uint32_t step = job.begin, end = job.end; step < end; step++) {
     const uint32_t here = min(static_cast<uint32_t>(F::DEPTH), deep - step * F::DEPTH);
     ring.wait_free(cursor);
-    ring.expect(cursor, here * (copies * F::COPY_BYTES + units * UNIT_BYTES));
+    ring.expect(cursor, here * (F::BOX_BYTES + units * UNIT_BYTES));
     const uint32_t stage = ring.stage(cursor), full = ring.full(cursor);
     for (uint32_t unit = 0; unit < units; unit++)
       ptx::bulk_load(stage + F::A_BYTES + unit * F::STRIP_BYTES, weights + unit * unit_stride, here * UNIT_BYTES, full, policy);
     for (uint32_t box = 0; box < here; box++)
-      for (uint32_t copy = 0; copy < copies; copy++)
-        ptx::tensor_load(stage + box * F::BOX_BYTES + copy * F::COPY_BYTES, params.map, static_cast<int>(step * F::DEPTH + box) * UNIT_COLS,
-                         row + copy * F::COPY, group, full, ptx::EVICT_LAST);
+      ptx::tensor_load(stage + box * F::BOX_BYTES, params.map, static_cast<int>(step * F::DEPTH + box) * UNIT_COLS, row, group, full, ptx::EVICT_LAST);
     weights += F::STRIP_BYTES;
     cursor.advance();
   }
@@ -269,7 +269,7 @@ template <class F> class Totals {
   }
   // acc becomes the total of all runs.
   NVFP4_INLINE void add_to(float (&acc)[F::FOURS][4]) {
-    constexpr int TOGETHER = EIGHTS < 8 ? EIGHTS : 8;  // on their way at once
+    constexpr int TOGETHER = F::TOKENS > 128 ? 8 : 4;  // on their way at once, as registers allow
 #pragma unroll
     for (int from = 0; from < EIGHTS; from += TOGETHER) {
       uint4 low[TOGETHER];
@@ -339,7 +339,8 @@ NVFP4_INLINE void consume(const Sm90ManyParams& params, const typename F::Stages
   std::conditional_t<F::KEEPS_TOTALS, KeptTotals<F>, char> kept;
   const uint32_t barrier = 1 + warpgroup;
   for (; ptx::warp_max(jobs.more()); jobs.done()) {
-    const auto turn = [&] { return typename F::Box::Cursor{0, (*jobs).turn & 1}; };  // of the box
+    // Of the box; who writes pieces keeps it to himself.
+    const auto turn = [&] { return typename F::Box::Cursor{0, route_of<F::CODES>(p) == Route::PIECES ? 0 : (*jobs).turn & 1}; };
     uint32_t left = ptx::warp_max((*jobs).end - (*jobs).begin);
     const uint32_t tokens = ptx::warp_max((*jobs).tile.count);
     const bool short_end = ptx::warp_max((*jobs).end * F::DEPTH > deep);
@@ -408,10 +409,8 @@ NVFP4_INLINE void write_boxes(const Sm90ManyParams& params, int writer, JobReade
       box.wait_full(c);
       if (route == Route::ROWS)
         send_rows<C>(p, job.tile, first_row, box.stage(c));
-      else if (p.out_dtype == DTYPE_F16)
-        gate_rows<C, true>(p, job.tile, first_row, memory);
       else
-        gate_rows<C, false>(p, job.tile, first_row, memory);
+        gate_rows<C>(p, job.tile, first_row, memory, C::OWN_GATES, job.tile.count, 0, 1);
       box.release(c);
     }
   }

@@ -77,11 +77,6 @@ impl Form {
         self.depth * UNIT_COLS
     }
 
-    /// Tokens of a tensor copy, `COPY` of kernels/sm90_many.cuh: wide tiles take as many as they have.
-    pub const fn copied_tokens(&self) -> usize {
-        if self.tokens > 128 { 32 } else { self.tokens }
-    }
-
     /// `SHARED_BYTES` of kernels/sm90_few.cuh and sm90_many.cuh: stages, jobs, staging or boxes, barriers.
     pub const fn shared_bytes(&self) -> usize {
         const JOBS: usize = 4;

@@ -58,13 +58,13 @@ class Hopper(Cuda):
         return super().function(name, shared)
 
     def tensor_map(self, address, half, cols, rows, row_stride, groups, group_stride, tokens):
-        """[groups, rows, cols] of 16-bit values in boxes of 64 × up to 32 or all of the tile's tokens, 128-byte swizzle; strides in elements"""
+        """[groups, rows, cols] of 16-bit values in boxes of 64 × tokens, 128-byte swizzle; strides in elements"""
         raw = ctypes.create_string_buffer(192)
         at = -ctypes.addressof(raw) % 64
         u64, u32 = ctypes.c_uint64, ctypes.c_uint32
         dims = (u64 * 3)(cols, max(rows, 1), max(groups, 1))
         strides = (u64 * 2)(2 * row_stride, 2 * group_stride if group_stride else 2 * row_stride)
-        box, step = (u32 * 3)(64, 32 if tokens == 256 else tokens, 1), (u32 * 3)(1, 1, 1)
+        box, step = (u32 * 3)(64, tokens, 1), (u32 * 3)(1, 1, 1)
         kind = 6 if half else 9  # FLOAT16, BFLOAT16
         rc = self.cu.cuTensorMapEncodeTiled(ctypes.c_void_p(ctypes.addressof(raw) + at), kind, 3, ctypes.c_void_p(address), dims, strides, box, step, 0, 3, 3, 0)
         self.check(rc, "tensor map")
@@ -90,7 +90,7 @@ class ManyRun(Run):
             def __getattr__(self, name):
                 return getattr(device, name)
 
-            def launch(self, name, grid, threads, shared, p):
+            def launch(self, name, grid, _threads, _shared, p):
                 p.splits = 1
                 partials = Buffer(device, sums_bytes(outer.tokens, outer.grid), poison)
                 flags = Buffer(device, flags_bytes(outer.tokens, outer.grid), poison)

@@ -132,7 +132,7 @@ pub(super) unsafe fn multiply(
         }
     };
     let params = Sm90ManyParams {
-        map: tensor_map(queue, p, &a, form.copied_tokens())?,
+        map: tensor_map(queue, p, &a, form.tokens)?,
         common,
         totals: workspace + plan.totals_at as u64,
         run_steps: plan.run_steps as u32,
