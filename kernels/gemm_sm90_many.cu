@@ -13,8 +13,8 @@ namespace nvfp4 {
 // Two warpgroups decode too slowly for few tokens: a third one keeps the tensor cores busy. Of tiles of one unit there are
 // twice as many, and half as many sums where they are cut: for products that have few tiles.
 #define KERNELS(NAME, F16, CODES)              \
-  KERNEL(NAME, F16, CODES, 3, 3, 32, 2, 4)     \
-  KERNEL(NAME, F16, CODES, 3, 3, 64, 2, 3)     \
+  KERNEL(NAME, F16, CODES, 3, 3, 32, 2, 5)     \
+  KERNEL(NAME, F16, CODES, 3, 3, 64, 2, 4)     \
   KERNEL(NAME, F16, CODES, 1, 2, 128, 2, 4)    \
   KERNEL(NAME, F16, CODES, 2, 2, 128, 2, 3)    \
   KERNEL(NAME, F16, CODES, 1, 2, 256, 1, 4)

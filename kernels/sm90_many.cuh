@@ -33,6 +33,7 @@ template <bool F16_, bool CODES_, int UNITS_, int CONSUMERS_, int TOKENS_, int D
   static constexpr int BOX_BYTES = TOKENS * UNIT_COLS * 2, A_BYTES = DEPTH * BOX_BYTES, STRIP_BYTES = DEPTH * UNIT_BYTES;
   static constexpr int STAGE_BYTES = (A_BYTES + UNITS * STRIP_BYTES + 1023) / 1024 * 1024, STEP_COLS = DEPTH * UNIT_COLS;
   static constexpr int FOURS = HALVES * TOKENS / 8;  // of a thread's sums
+  static constexpr bool KEEPS_TOTALS = FOURS <= 8;   // of runs, in registers
   // Wide tiles of values: a group's rows are shared out over its tiles, and a tile multiplies what it has, rounded up. It loads all
   // the same: copies of fewer tokens, more of them, are slower.
   static constexpr bool EVEN = TOKENS > 128 && !CODES;  // codes leave no registers for it
@@ -330,6 +331,26 @@ template <class F> class WorkspaceTotals {
   float4* mine;
 };
 
+// The same in registers, where the sums are few.
+template <class F> class KeptTotals {
+ public:
+  NVFP4_INLINE void add(const float (&acc)[F::FOURS][4], bool first) {
+#pragma unroll
+    for (int i = 0; i < F::FOURS; i++)
+#pragma unroll
+      for (int j = 0; j < 4; j++) total[i][j] = __fadd_rn(first ? 0.f : total[i][j], acc[i][j]);
+  }
+  NVFP4_INLINE void add_to(float (&acc)[F::FOURS][4]) const {
+#pragma unroll
+    for (int i = 0; i < F::FOURS; i++)
+#pragma unroll
+      for (int j = 0; j < 4; j++) acc[i][j] = __fadd_rn(total[i][j], acc[i][j]);
+  }
+
+ private:
+  float total[F::FOURS][4];
+};
+
 // The first of a warpgroup's stored weight rows in a tile; in the last tile it may be past the last one.
 template <class F> NVFP4_INLINE uint32_t first_row_of(const Tile& t, uint32_t warpgroup) {
   return t.features * F::FEATURES + warpgroup * F::Writers::WIDTH;
@@ -344,6 +365,7 @@ NVFP4_INLINE void consume(const Sm90ManyParams& params, const typename F::Stages
   using AllTotals = std::conditional_t<F::CODES, WorkspaceTotals<F>, Totals<F>>;
   typename F::Sums acc;
   float(&fours)[F::FOURS][4] = reinterpret_cast<float(&)[F::FOURS][4]>(acc);
+  std::conditional_t<F::KEEPS_TOTALS, KeptTotals<F>, char> kept;
   const uint32_t barrier = 1 + warpgroup;
   for (; ptx::warp_max(jobs.more()); jobs.done()) {
     // Of the box; who writes pieces keeps it to himself.
@@ -357,26 +379,36 @@ NVFP4_INLINE void consume(const Sm90ManyParams& params, const typename F::Stages
       consumer.multiply(acc, count, short_end && left == count, tokens);
       left -= count;
       if (left == 0) break;
-      if (first) {
-        box.wait_free(turn());
-        ptx::meet(barrier, 128);  // nobody reads the box as a buffer any more
+      if constexpr (F::KEEPS_TOTALS) {
+        kept.add(fours, first);
+      } else {
+        if (first) {
+          box.wait_free(turn());
+          ptx::meet(barrier, 128);  // nobody reads the box as a buffer any more
+        }
+        AllTotals(memory, params.totals).add(fours, first);
       }
-      AllTotals(memory, params.totals).add(fours, first);
       first = false;
     }
-    if (!first) AllTotals(memory, params.totals).add_to(fours);
+    if (!first) {
+      if constexpr (F::KEEPS_TOTALS)
+        kept.add_to(fours);
+      else
+        AllTotals(memory, params.totals).add_to(fours);
+    }
+    const bool boxed = !F::KEEPS_TOTALS && !first;
     const Job& job = *jobs;
     if (!job.whole) {
       typename F::Shares shares(p.partials, reinterpret_cast<uint64_t*>(p.counters), params.common.token, static_cast<int>(threadIdx.x >> 5));
       if (!job.owns) {
         shares.leave(fours);
         shares.publish();
-        if (!first) ptx::meet(barrier, 128);  // totals are out of the box for what the next tile leaves there
+        if (boxed) ptx::meet(barrier, 128);  // totals are out of the box for what the next tile leaves there
         continue;
       }
       shares.collect(job.first_block, fours);
     }
-    if (first) box.wait_free(turn());
+    if (!boxed) box.wait_free(turn());
     else ptx::meet(barrier, 128);  // everybody has taken its totals out
     const uint32_t first_row = first_row_of<F>(job.tile, warpgroup);
     if (write_sums<typename F::Writers, F::CODES>(p, job.tile, first_row, acc, job.g_b, memory, barrier)) {

@@ -57,8 +57,8 @@ pub const FORMS: [Form; 8] = [
     few(8, 2, 2),
     few(8, 4, 1),
     few(16, 4, 1),
-    many(3, 3, 32, 2, 4),
-    many(3, 3, 64, 2, 3),
+    many(3, 3, 32, 2, 5),
+    many(3, 3, 64, 2, 4),
     many(1, 2, 128, 2, 4),
     many(2, 2, 128, 2, 3),
     many(1, 2, 256, 1, 4),
@@ -105,6 +105,11 @@ impl Form {
                 (self.stages * stage + barriers + JOBS * 128).next_multiple_of(128) + boxes * boxed + 1024
             }
         }
+    }
+
+    /// Whether the totals of runs stay in registers: `KEEPS_TOTALS` of kernels/sm90_many.cuh.
+    const fn keeps_totals(&self) -> bool {
+        self.tokens <= 32
     }
 
     /// Bytes of the sums of a tile.
@@ -233,7 +238,7 @@ pub fn plan_form(p: &GemmProblem, machine: &Machine, form: usize, schedule: Sche
     };
     let sums_at = flags_at + flags;
     let totals_at = sums_at + sums;
-    let totals = if many && run_steps < steps { grid * f.tile_bytes() } else { 0 };
+    let totals = if many && run_steps < steps && !f.keeps_totals() { grid * f.tile_bytes() } else { 0 };
     let workspace_bytes = if p.groups.total_rows() == 0 { 0 } else { totals_at + totals };
     Some(Sm90Plan {
         form,
