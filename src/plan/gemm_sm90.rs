@@ -1,9 +1,10 @@
 //! Which Hopper kernel (sm_90a) takes a product, and how its workspace is cut. Pure: no device is asked.
 //!
 //! Two families, whose grid is one wave of blocks whatever the split of the rows is (kernels/sm90_schedule.cuh): `few`
-//! streams weights through mma.sync, `many` multiplies by wgmma. The expected rows a group choose family and form; any
-//! split is right in each. What a family cannot take stays with the portable kernel: `plan` says so by None.
+//! streams weights through mma.sync, `many` multiplies by wgmma. What the model of `cost_sm90` finds cheapest is taken;
+//! any split is right in each form. What a family cannot take stays with the portable kernel: `plan` says so by None.
 
+use super::cost_sm90::Load;
 use super::gemm::{Activations, GemmProblem};
 use super::gemm_cuda::{self, GemmPlan, Machine, UNIT_BYTES, UNIT_COLS, UNIT_ROWS};
 use super::groups::Groups;
@@ -128,17 +129,10 @@ pub struct Sm90Plan {
     pub workspace_bytes: usize,
 }
 
-const FEW_FORMS: usize = 3;
 /// k steps that a block is worth having for where tiles are cut: `least` of `Work` in kernels/sm90_schedule.cuh.
-const LEAST_STEPS: usize = 4;
-
-/// The average rows a group up to which each form is taken. Groups are rarely even, and one row more than a tile of
-/// `few` reads the group's weights again: hence 6 and not 8.
-const AVERAGES: [usize; 6] = [0, 6, 16, 32, 64, 128];
-/// Bytes of weights below which blocks of few units stream them, two a processor: starts and ends overlap. On an H200
-/// with dependent launches they take 0.91 to 0.99 of the time of wide blocks up to 149 MB, 0.94 at 226 MB, 1.02 and more
-/// from 594 MB on.
-const SHORT_STREAM: usize = 256 << 20;
+pub(super) const LEAST_STEPS: usize = 4;
+/// Rows a group, on average, that `few` takes of activations that tensor copies cannot address.
+const MOST_LOOSE: usize = 64;
 
 /// Units of 64 k that one run of the tensor cores takes at most: they cut low bits off, so a long sum of one sign drifts.
 /// Over the bound on an H200, per 8192 k: f16 up to 1.12 to 2.4 by how the magnitudes spread, bf16 up to 0.6 to 1.6.
@@ -147,33 +141,52 @@ const LONGEST_RUN_F16: usize = 32;
 
 /// None: the portable kernel has to take it.
 pub fn plan(p: &GemmProblem, machine: &Machine) -> Option<Sm90Plan> {
-    let (rows, active) = gemm_cuda::spread(p);
-    let average = rows.div_ceil(active.max(1));
-    let mut form = AVERAGES.iter().take_while(|&&most| average > most).count();
-    if form <= 1 {
-        let shape = &p.weights.shape;
-        let bytes = active * shape.rows.div_ceil(UNIT_ROWS) * shape.cols.div_ceil(UNIT_COLS) * UNIT_BYTES;
-        form = (bytes > SHORT_STREAM) as usize;
+    let load = load(p, machine);
+    let copies = FORMS.iter().any(|form| form.family == Family::Many && takes(form, p));
+    if !copies && load.average > MOST_LOOSE {
+        return None;
     }
-    if FORMS[form].family == Family::Many && !takes(&FORMS[form], p) {
-        // Rows that tensor copies cannot address: a few tiles more of the widest form that needs none.
-        form = FEW_FORMS - 1;
-        if average > 4 * FORMS[form].tokens {
-            return None;
+    let mut best: Option<(f32, usize, Schedule)> = None;
+    for (form, f) in FORMS.iter().enumerate().filter(|(_, f)| takes(f, p) && near(f, load.average)) {
+        for &schedule in schedules(f.family, p.batch_invariant) {
+            let us = load.microseconds(form, schedule);
+            if best.is_none_or(|(least, ..)| us < least) {
+                best = Some((us, form, schedule));
+            }
         }
     }
-    let schedule = match FORMS[form].family {
-        _ if p.batch_invariant => Schedule::WholeTiles,
-        Family::Few => Schedule::SplitAll,
-        Family::Many => {
-            let f = &FORMS[form];
-            whole_or_cut(
-                active * average.div_ceil(f.tokens) * p.weights.shape.rows.div_ceil(f.rows()),
-                machine.processors,
-            )
+    best.and_then(|(_, form, schedule)| plan_form(p, machine, form, schedule))
+}
+
+/// Forms that may be the best for so many rows a group; the model is asked about no others.
+fn near(form: &Form, average: usize) -> bool {
+    form.tokens <= 6 * average + 16 && (form.tokens >= 128 || average <= 5 * form.tokens)
+}
+
+/// Schedules that may be the best, from what is simplest: those named first are taken where two are the same.
+fn schedules(family: Family, batch_invariant: bool) -> &'static [Schedule] {
+    match family {
+        _ if batch_invariant => &[Schedule::WholeTiles],
+        Family::Few => {
+            &[Schedule::SplitAll, Schedule::WholeTiles, Schedule::SplitRemainder, Schedule::SplitTwoWaves]
         }
-    };
-    plan_form(p, machine, form, schedule)
+        // Tiles that share weights follow one another: cut all over, each block reads weights of its own.
+        Family::Many => &[Schedule::WholeTiles, Schedule::SplitRemainder, Schedule::SplitTwoWaves],
+    }
+}
+
+fn load(p: &GemmProblem, machine: &Machine) -> Load {
+    let (rows, groups) = gemm_cuda::spread(p);
+    let shape = &p.weights.shape;
+    Load {
+        groups,
+        average: rows.div_ceil(groups.max(1)),
+        varies: matches!(p.groups, Groups::Ends { .. }) && groups > 1,
+        rows: shape.rows,
+        cols: shape.cols,
+        processors: machine.processors,
+        codes: matches!(p.a, Activations::Codes(_)).then(|| decoded_rows(p)),
+    }
 }
 
 /// Tensor copies address rows at multiples of 16 bytes; codes are decoded to such rows first.
@@ -247,12 +260,6 @@ fn decoded_rows(p: &GemmProblem) -> usize {
         (Groups::Strided { rows, .. }, Activations::Codes(q)) if q.codes_group_stride == 0 => rows,
         _ => p.groups.total_rows(),
     }
-}
-
-/// Whole tiles, unless their last wave would leave too many processors idle.
-fn whole_or_cut(tiles: usize, grid: usize) -> Schedule {
-    let waves = tiles.div_ceil(grid).max(1);
-    if tiles * 100 >= waves * grid * 92 { Schedule::WholeTiles } else { Schedule::SplitRemainder }
 }
 
 /// How a product runs on a device.
@@ -355,18 +362,24 @@ mod tests {
     #[test]
     fn every_listed_shape_has_a_plan_that_holds() {
         for (e, k, n) in SHAPES {
-            for tokens in [1, 4, 16, 32, 64, 128, 512, 1024] {
-                let p = problem(ends(e, tokens * e), n, k, k);
-                let plan = plan(&p, &H200).expect("Hopper takes it");
-                let form = &FORMS[plan.form];
-                assert!(
-                    form.tokens >= tokens.min(256).min(if tokens == 512 { 256 } else { 1024 })
-                        || tokens > 128
-                );
-                assert_eq!(form.family == Family::Few, tokens <= 16);
-                assert!(plan.workspace_bytes < 64 << 20, "{e} {k} {n} {tokens}: {plan:?}");
-                assert!(plan.flags_at <= plan.sums_at && plan.sums_at <= plan.totals_at);
-                assert!(plan.run_steps > 0 && plan.run_steps * form.depth <= LONGEST_RUN_BF16);
+            for tokens in
+                (0..10).map(|power| 1 << power).chain([3, 6, 12, 20, 24, 48, 96, 160, 192, 384, 1024])
+            {
+                for batch_invariant in [false, true] {
+                    let p = GemmProblem { batch_invariant, ..problem(ends(e, tokens * e), n, k, k) };
+                    let plan = plan(&p, &H200).expect("Hopper takes it");
+                    let form = &FORMS[plan.form];
+                    let told = format!("{e} {k} {n} {tokens}: {plan:?}");
+                    // No group is multiplied in many small tiles, unless few tiles that nobody may cut leave the chip
+                    // idle, and none in one that is mostly empty.
+                    assert!(batch_invariant || form.tokens >= 128 || tokens <= 3 * form.tokens, "{told}");
+                    assert!(form.tokens <= 8 || form.tokens <= 3 * tokens, "{told}");
+                    assert!(plan.workspace_bytes < 64 << 20, "{told}");
+                    assert!(plan.flags_at <= plan.sums_at && plan.sums_at <= plan.totals_at, "{told}");
+                    assert!(plan.run_steps > 0 && plan.run_steps * form.depth <= LONGEST_RUN_BF16, "{told}");
+                    // What is chosen is a plan of its own form: legal, and the same by its name.
+                    assert_eq!(plan_form(&p, &H200, plan.form, plan.schedule), Some(plan));
+                }
             }
         }
     }
@@ -414,21 +427,49 @@ mod tests {
         assert_eq!(plan(&few, &H200).map(|plan| FORMS[plan.form].tokens), Some(16));
     }
 
+    /// Tokens and units of the form.
+    fn chosen(groups: Groups, n: usize, k: usize) -> (usize, usize) {
+        let form = &FORMS[plan(&problem(groups, n, k, k), &H200).expect("Hopper takes it").form];
+        (form.tokens, form.units)
+    }
+
     #[test]
-    fn short_streams_take_two_narrow_blocks_a_processor() {
-        let form = |count, rows, n, k| {
-            let plan = plan(&problem(ends(count, rows), n, k, k), &H200).expect("Hopper takes it");
-            (FORMS[plan.form].tokens, FORMS[plan.form].units, plan.grid)
-        };
-        assert_eq!(form(48, 6, 6144, 7168), (8, 2, 264));
-        assert_eq!(form(48, 48, 6144, 7168), (8, 4, 132));
-        assert_eq!(form(48, 16 * 48, 6144, 7168), (16, 4, 132));
-        assert_eq!(form(1, 1, 8192, 8192), (8, 2, 264));
+    fn few_rows_a_group_take_the_tile_that_holds_them() {
+        // Short streams: two narrow blocks a processor overlap their starts and ends.
+        assert_eq!(chosen(ends(48, 6), 6144, 7168), (8, 2));
+        assert_eq!(chosen(Groups::None { rows: 1 }, 8192, 8192), (8, 2));
+        assert_eq!(chosen(Groups::Strided { count: 8, rows: 4 }, 1024, 4096), (8, 2));
+        for (e, k, n) in SHAPES {
+            for tokens in [1, 2, 4] {
+                assert_eq!(chosen(ends(e, tokens * e), n, k).0, 8, "{e} {k} {n}");
+            }
+        }
+        // Eight rows of every group fit a tile of eight; few tiles of sixteen × 512 leave the chip idle.
+        for rows in [8, 16] {
+            assert_eq!(chosen(Groups::Strided { count: 8, rows }, 1024, 4096).0, 8);
+            assert_eq!(chosen(Groups::None { rows }, 8192, 8192).0, 8);
+        }
+    }
+
+    #[test]
+    fn few_tiles_are_cut_and_many_are_not_all() {
+        let schedule = |groups, n, k| plan(&problem(groups, n, k, k), &H200).map(|plan| plan.schedule);
+        // 32 tiles on 132 processors.
+        assert_eq!(
+            schedule(Groups::Strided { count: 8, rows: 128 }, 1024, 4096),
+            Some(Schedule::SplitRemainder)
+        );
+        // 16 waves of tiles of 256 rows × 128.
+        assert_eq!(schedule(Groups::None { rows: 33 * 256 }, 8192, 8192), Some(Schedule::WholeTiles));
+        let wide = schedule(ends(48, 48 * 512), 6144, 7168);
+        assert!(wide.is_some_and(|wide| wide != Schedule::SplitAll));
     }
 
     #[test]
     fn small_problems_take_few_blocks_and_little_memory() {
-        let tiny = plan(&problem(Groups::None { rows: 1 }, 256, 256, 256), &H200).expect("Hopper takes it");
+        // One tile of two steps: a block has all of it, cut or not.
+        let tiny = plan_form(&problem(Groups::None { rows: 1 }, 256, 256, 256), &H200, 0, Schedule::SplitAll)
+            .expect("Hopper takes it");
         assert_eq!((tiny.grid, tiny.workspace_bytes), (1, 2 * 8 * 256 * 4));
         let rows = plan(&problem(ends(4, 4 * 40), 512, 512, 512), &H200).expect("Hopper takes it");
         assert!(rows.grid <= 4 * 5 * 2 * 8 / LEAST_STEPS && rows.workspace_bytes < 4 << 20, "{rows:?}");
@@ -436,13 +477,15 @@ mod tests {
 
     #[test]
     fn batch_invariance_cuts_no_tile_and_shares_its_runs() {
-        for rows in [1, 7, 100, 5000] {
-            let p = GemmProblem { batch_invariant: true, ..problem(ends(8, rows), 1536, 8192, 8192) };
-            let plan = plan(&p, &H200).expect("Hopper takes it");
-            let form = &FORMS[plan.form];
-            assert_eq!(plan.schedule, Schedule::WholeTiles);
-            assert_eq!(plan.run_steps * form.depth, gemm_cuda::RUN_STEPS);
-            assert_eq!(plan_form(&p, &H200, plan.form, Schedule::SplitAll), None);
+        // What a row's bits depend on is the same for every batch, whichever form its size suggests.
+        for rows in (1..200).chain([500, 5000]) {
+            for groups in [ends(8, rows), Groups::None { rows }, Groups::Strided { count: 8, rows }] {
+                let p = GemmProblem { batch_invariant: true, ..problem(groups, 1536, 8192, 8192) };
+                let plan = plan(&p, &H200).expect("Hopper takes it");
+                assert_eq!(plan.schedule, Schedule::WholeTiles);
+                assert_eq!(plan.run_steps * FORMS[plan.form].depth, gemm_cuda::RUN_STEPS);
+                assert_eq!(plan_form(&p, &H200, plan.form, Schedule::SplitAll), None);
+            }
         }
     }
 

@@ -1,6 +1,7 @@
 //! Pure descriptions of work: validated problems with every default resolved, and how they are laid out.
 //! Nothing here runs anything; a backend takes a problem and carries it out, a graph keeps a copy of it.
 
+mod cost_sm90;
 pub mod dequantize;
 pub mod gemm;
 pub mod gemm_cuda;
@@ -34,5 +35,9 @@ pub enum Job {
     Permute(moe::PermuteProblem),
     Dispatch(moe::DispatchProblem),
     Combine(moe::CombineProblem),
-    Copy { dst: Ptr<u8>, src: Ptr<u8>, bytes: usize },
+    Copy {
+        dst: Ptr<u8>,
+        src: Ptr<u8>,
+        bytes: usize,
+    },
 }
