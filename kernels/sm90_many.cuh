@@ -41,8 +41,8 @@ template <bool F16_, bool CODES_, int UNITS_, int CONSUMERS_, int TOKENS_, int D
   template <int I> static constexpr int WIDTH = !EVEN ? TOKENS : I == 0 ? 144 : I == 1 ? 192 : 256;
   static constexpr int WRITERS = 2;                  // warps that empty the warpgroups' boxes
   // Registers of a thread, which add up to the launch's 168 or 128.
-  static constexpr int CONSUMER_REGISTERS = CONSUMERS == 3 ? 152 : DEPTH == 2 && !CODES ? 224 : 232;
-  static constexpr int PRODUCER_REGISTERS = CONSUMERS == 3 || (DEPTH == 2 && !CODES) ? 56 : 40;
+  static constexpr int CONSUMER_REGISTERS = CONSUMERS == 3 ? 152 : DEPTH == 2 ? 224 : 232;
+  static constexpr int PRODUCER_REGISTERS = CONSUMERS == 3 || DEPTH == 2 ? 56 : 40;
   using Stages = Ring<STAGES, STAGE_BYTES>;
   using Writers = Crew<TOKENS, HALVES>;
   using Sums = typename Writers::Sums;
@@ -234,11 +234,11 @@ template <class F> struct Consumer {
     release();
   }
 
-  // The stage before the next one goes back to the producer. The warp has just waited for its products together.
+  // The stage before the next one goes back to the producer.
   NVFP4_INLINE void release() {
     Cursor behind;
     behind.stage = (cursor.stage == 0 ? F::STAGES : cursor.stage) - 1;
-    if ((threadIdx.x & 31) == 0) ptx::barrier_arrive(ring.free(behind));
+    ring.release(behind);
   }
 };
 
@@ -363,6 +363,7 @@ NVFP4_INLINE void consume(const Sm90ManyParams& params, const typename F::Stages
   Consumer<F> consumer(ring, warpgroup);
   const uint32_t deep = blocks_of(p.cols, UNIT_COLS);
   using AllTotals = std::conditional_t<F::CODES, WorkspaceTotals<F>, Totals<F>>;
+  constexpr bool BOXED = !F::KEEPS_TOTALS && !F::CODES;  // totals have a part in the box
   typename F::Sums acc;
   float(&fours)[F::FOURS][4] = reinterpret_cast<float(&)[F::FOURS][4]>(acc);
   std::conditional_t<F::KEEPS_TOTALS, KeptTotals<F>, char> kept;
@@ -382,7 +383,7 @@ NVFP4_INLINE void consume(const Sm90ManyParams& params, const typename F::Stages
       if constexpr (F::KEEPS_TOTALS) {
         kept.add(fours, first);
       } else {
-        if (first) {
+        if (BOXED && first) {
           box.wait_free(turn());
           ptx::meet(barrier, 128);  // nobody reads the box as a buffer any more
         }
@@ -396,7 +397,7 @@ NVFP4_INLINE void consume(const Sm90ManyParams& params, const typename F::Stages
       else
         AllTotals(memory, params.totals).add_to(fours);
     }
-    const bool boxed = !F::KEEPS_TOTALS && !first;
+    const bool boxed = BOXED && !first;
     const Job& job = *jobs;
     if (!job.whole) {
       typename F::Shares shares(p.partials, reinterpret_cast<uint64_t*>(p.counters), params.common.token, static_cast<int>(threadIdx.x >> 5));
@@ -413,8 +414,7 @@ NVFP4_INLINE void consume(const Sm90ManyParams& params, const typename F::Stages
     const uint32_t first_row = first_row_of<F>(job.tile, warpgroup);
     if (write_sums<typename F::Writers, F::CODES>(p, job.tile, first_row, acc, job.g_b, memory, barrier)) {
       ptx::async_fence();
-      __syncwarp();
-      if ((threadIdx.x & 31) == 0) box.arrive(turn());
+      box.arrive(turn());
     }
   }
 }
@@ -462,7 +462,7 @@ template <class F> NVFP4_INLINE void run_many(const Sm90ManyParams& params, uint
     ptx::tensor_prefetch(params.map);
     ring.init(1, F::WARPS);
     jobs.init(1, F::WARPS + 1 + F::WRITERS);
-    for (int i = 0; i < F::CONSUMERS; i++) box_of(i).init(4, 1);
+    for (int i = 0; i < F::CONSUMERS; i++) box_of(i).init(128, 1);
   }
   __syncthreads();
   const int warpgroup = static_cast<int>(ptx::warp_max(threadIdx.x >> 7));
@@ -473,7 +473,7 @@ template <class F> NVFP4_INLINE void run_many(const Sm90ManyParams& params, uint
     if (warp == 0) {
       produce<F>(params, ring, JobReader(jobs, slots));
     } else if (warp == 1) {
-      plan_jobs<F::SHARE, true, F::EVEN>(params.common, F::TOKENS, F::FEATURES, F::STEP_COLS, jobs, slots);
+      plan_jobs<F::SHARE, true, F::EVEN, !F::CODES>(params.common, F::TOKENS, F::FEATURES, F::STEP_COLS, jobs, slots);
     } else {
       write_boxes<F>(params, warp - 2, JobReader(jobs, slots), box_of, boxes);
     }

@@ -35,5 +35,9 @@ pub enum Job {
     Permute(moe::PermuteProblem),
     Dispatch(moe::DispatchProblem),
     Combine(moe::CombineProblem),
-    Copy { dst: Ptr<u8>, src: Ptr<u8>, bytes: usize },
+    Copy {
+        dst: Ptr<u8>,
+        src: Ptr<u8>,
+        bytes: usize,
+    },
 }

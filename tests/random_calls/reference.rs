@@ -112,6 +112,10 @@ impl Expected {
         }
         self.loose || (got - self.value).abs() <= self.bound
     }
+    /// Sums leave the range of f32 on the way, or may: what comes of that depends on where scales are multiplied.
+    pub fn unbounded(&self) -> bool {
+        self.loose && !self.value.is_nan()
+    }
     /// The error in parts of what is allowed, where both are ordinary numbers.
     pub fn share(&self, got: f64) -> f64 {
         let share = (got - self.value).abs() / self.bound;

@@ -16,7 +16,9 @@ use crate::format::route::{self, MAX_EXPERTS, MAX_TOPK};
 use crate::plan::dequantize::QuantIn;
 use crate::plan::groups::Span;
 use crate::plan::memory::{Matrix, Ptr};
-use crate::plan::moe::{CombineProblem, DispatchProblem, Gather, GatherProblem, PermuteProblem, RouteProblem};
+use crate::plan::moe::{
+    CombineProblem, DispatchProblem, Gather, GatherProblem, PermuteProblem, RouteProblem,
+};
 use crate::plan::quantize::{Producer, QuantOut, QuantizeProblem, Scales, Scope};
 
 /// Values that make a task worth waking a thread for.
