@@ -6,11 +6,7 @@
 //! those of a router that sends rows anywhere.
 
 use super::gemm_cuda::{UNIT_BYTES, UNIT_COLS, UNIT_ROWS};
-<<<<<<< HEAD
 use super::gemm_sm90::{FORMS, Family, Form, LEAST_STEPS, Schedule};
-=======
-use super::gemm_sm90::{FORMS, Family, LEAST_STEPS, Schedule};
->>>>>>> main
 
 /// Microseconds of a form on an H200 (132 processors, driver 580.159.04, 2026-11-21).
 #[derive(Clone, Copy, Debug)]
@@ -145,39 +141,6 @@ impl Load {
         }
     }
 
-<<<<<<< HEAD
-=======
-    fn split_cost(&self, form: usize, schedule: Schedule, split: &Split) -> f32 {
-        let (c, form) = (&COSTS[form], &FORMS[form]);
-        let Split { tiles, steps, weight_bytes, varies } = *split;
-        let blocks = (self.processors * form.resident) as f32;
-        let (waves, rest) = ((tiles / blocks).floor(), tiles % blocks);
-        // Waves of whole tiles, and tiles that are cut.
-        let (whole, cut) = match schedule {
-            // Where a split varies, its last wave is half full.
-            Schedule::WholeTiles if varies => ((tiles / blocks + 0.5).max(1.0), 0.0),
-            Schedule::WholeTiles => ((tiles / blocks).ceil(), 0.0),
-            Schedule::SplitRemainder => (waves, rest),
-            Schedule::SplitTwoWaves if waves > 0.0 && rest > 0.0 => (waves - 1.0, rest + blocks),
-            Schedule::SplitTwoWaves => (waves, rest),
-            Schedule::SplitAll => (0.0, tiles),
-        };
-        // Blocks of a processor that has fewer of them share it with fewer.
-        let alone = if cut > 0.0 { 1.0 } else { (tiles / blocks).clamp(1.0 / form.resident as f32, 1.0) };
-        let mut multiply = whole * (alone * steps * c.step + c.tile);
-        if cut > 0.0 {
-            let workers = blocks.min(cut * steps / form.depth as f32 / LEAST_STEPS as f32).max(1.0);
-            let sharers = (workers / cut).max(1.0);
-            multiply +=
-                cut * steps / workers * c.step + (cut / workers).max(1.0) * c.tile + c.cut + sharers * c.part;
-        }
-        if self.codes.is_some() && form.family == Family::Few {
-            multiply *= 1.0 + (CODES_STEP - 1.0) * form.tokens as f32 / 16.0;
-        }
-        c.start + later(multiply, weight_bytes / READ)
-    }
-
->>>>>>> main
     /// What decoding the activations takes before the product.
     fn decode_cost(&self, family: Family) -> f32 {
         match self.codes {
