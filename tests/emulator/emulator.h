@@ -273,7 +273,6 @@ void mma16816(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
   }
 }
 inline uint32_t and_or(uint32_t x, uint32_t mask, uint32_t y) { return (x & mask) | y; }
-inline uint32_t bit_select(uint32_t mask, uint32_t a, uint32_t b) { return (a & mask) | (b & ~mask); }
 inline uint32_t opaque(uint32_t x) { return x; }
 inline uint32_t rotate_left(uint32_t x, int n) { return (n & 31) ? x << (n & 31) | x >> (32 - (n & 31)) : x; }
 inline uint32_t permute_bytes(uint32_t a, uint32_t b, uint32_t s) {

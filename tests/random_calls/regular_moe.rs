@@ -1,5 +1,6 @@
-//! Parts of a mixture of experts as engines call them, dense and aligned, each kernel among them: routers of up to 256 and
-//! of more experts, sorts of more than a chunk, every way of gathering, every dtype of a combine.
+//! Parts of a mixture of experts as engines call them, dense and aligned, each kernel among them: routers of few and of many
+//! tokens, of up to 256 and of more experts, sorts of few slots and of more than a chunk, every way of gathering, every
+//! dtype of a combine.
 
 use std::ptr::null_mut;
 
@@ -14,11 +15,10 @@ use crate::regular::input;
 use crate::{Call, call};
 
 const DTYPES: [nvfp4_dtype; 3] = [NVFP4_DTYPE_BF16, NVFP4_DTYPE_F16, NVFP4_DTYPE_F32];
-const LAYOUTS: [nvfp4_scale_layout; 3] =
-    [NVFP4_SCALE_LAYOUT_TILED_128X4, NVFP4_SCALE_LAYOUT_LINEAR, NVFP4_SCALE_LAYOUT_TILED_8X4];
 const ROUTES: usize = 12;
-/// Nothing, values, codes, and quantized from each dtype; each for some tokens and for more than a chunk of the sort.
-const PERMUTES: usize = 12;
+/// Nothing, values, codes, and quantized from each dtype; each for some tokens, for more than a chunk of the sort, and for
+/// so few that one launch sorts and gathers.
+const PERMUTES: usize = 18;
 const COMBINES: usize = 6;
 /// How many calls [`call`] knows.
 pub const CALLS: usize = ROUTES + PERMUTES + COMBINES;
@@ -33,8 +33,9 @@ pub fn call(index: usize, arena: &mut Arena) -> (&'static str, Call) {
 }
 
 fn route(index: usize, rng: &mut Rng, arena: &mut Arena) -> Call {
-    let (tokens, topk, dtype) = (130, 8, DTYPES[index % 3]);
-    let (experts, groups, top_groups) = [(256, 8, 4), (128, 1, 1), (384, 1, 1), (1024, 16, 3)][index / 3];
+    let (topk, dtype) = (8, DTYPES[index % 3]);
+    let (tokens, experts, groups, top_groups) =
+        [(130, 256, 8, 4), (1030, 128, 1, 1), (1030, 384, 1, 1), (130, 1024, 16, 3)][index / 3];
     let mut bias = || input(rng, arena, NVFP4_DTYPE_F32, experts);
     let bias = if groups > 1 { bias() } else { null_mut() };
     let router = nvfp4_moe_router {
@@ -64,7 +65,8 @@ fn route(index: usize, rng: &mut Rng, arena: &mut Arena) -> Call {
 }
 
 fn permute(index: usize, rng: &mut Rng, arena: &mut Arena) -> Call {
-    let (kind, tokens, topk, cols) = (index % 6, [150, 701][index / 6], 6, 64);
+    let (kind, size, topk, cols) = (index % 6, index / 6, 6, 64);
+    let tokens = [150, 701, 40][size];
     let (slots, experts, first, local) = (tokens * topk, 256, 32, 64);
     let ids: Vec<u8> = (0..slots).flat_map(|_| (rng.below(experts) as i32).to_le_bytes()).collect();
     let mut args = nvfp4_moe_permute_args {
@@ -90,7 +92,12 @@ fn permute(index: usize, rng: &mut Rng, arena: &mut Arena) -> Call {
         ends: args.ends,
         ..Default::default()
     };
-    let layout = LAYOUTS[index % 3];
+    // Each kind with linear scales and with tiled ones; what one launch does is linear.
+    let layout = match (size, kind % 3) {
+        (0, 1) | (1, 0 | 2) | (2, _) => NVFP4_SCALE_LAYOUT_LINEAR,
+        (_, 2) => NVFP4_SCALE_LAYOUT_TILED_8X4,
+        _ => NVFP4_SCALE_LAYOUT_TILED_128X4,
+    };
     let mut out = || nvfp4_quantized {
         codes: arena.dense_output(slots * cols / 2),
         scales: arena.dense_output(scale_bytes(layout, slots, cols, 0, &groups)),
