@@ -34,8 +34,7 @@ template <Operand OPERAND_, int TOKENS_, int UNITS_, int DEPTH_, int STAGES_> st
   // Shared memory: the ring's stages, slots of jobs, codes of the warps, barriers.
   static constexpr int JOBS_AT = Stages::BYTES, CODES_AT = JOBS_AT + Jobs::BYTES, BARRIERS_AT = CODES_AT + WARPS * CODES_BYTES;
   static constexpr int SHARED_BYTES = BARRIERS_AT + Stages::BARRIER_BYTES + Jobs::BARRIER_BYTES;
-  // k steps that the tensor cores add up by themselves: LONGEST_RUN of src/plan/gemm_sm90.rs.
-  static constexpr uint32_t RUN = (F16 ? 2048 : 4096) / STEP_COLS;
+  static constexpr uint32_t RUN = 2048 / STEP_COLS;  // k steps that the tensor cores add up by themselves
   static constexpr uint32_t SHARE = 16;
 };
 

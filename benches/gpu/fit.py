@@ -19,15 +19,14 @@ FORMS = [
     ("few_{0}_8x2", 8, 2, 2, 2, (8,)),
     ("few_{0}_8x4", 8, 4, 2, 1, (8,)),
     ("few_{0}_16x4", 16, 4, 2, 1, (16,)),
-    ("many_{1}_32x3", 32, 3, 2, 1, (32,)),
-    ("many_{1}_64x3", 64, 3, 2, 1, (64,)),
-    ("many_{1}_128x1", 128, 1, 2, 1, (128,)),
-    ("many_{1}_128x2", 128, 2, 2, 1, (128,)),
-    ("many_{1}_256x1", 256, 1, 1, 1, (144, 192, 256)),
+    ("many_{1}_32", 32, 3, 2, 1, (32,)),
+    ("many_{1}_64", 64, 3, 2, 1, (64,)),
+    ("many_{1}_128", 128, 2, 2, 1, (128,)),
+    ("many_{1}_256", 256, 1, 1, 1, (144, 192, 256)),
 ]
-PROCESSORS, READ, VARYING, LEAST_STEPS = 132, 4.6e6, 0.6, 4.0
+PROCESSORS, READ, VARYING, LEAST_STEPS, WIDTH_ALONE = 132, 4.6e6, 0.6, 4.0, 0.7
 #: Where a fit begins: start, step, tile, cut, part.
-FIRST = [(5, 0.45, 1.5, 2, 0.5), (5, 0.45, 1.5, 2, 0.5), (4, 0.52, 3, 2.5, 1.5), (3, 0.6, 1.5, 3, 1), (2, 0.8, 2, 2, 2), (2, 0.43, 1, 2, 1), (2, 0.78, 1, 2.5, 2), (2, 0.72, 1, 4, 2)]
+FIRST = [(5, 0.45, 1.5, 2, 0.5), (5, 0.45, 1.5, 2, 0.5), (4, 0.52, 3, 2.5, 1.5), (3, 0.6, 1.5, 3, 1), (2, 0.8, 2, 2, 2), (2, 0.78, 1, 2.5, 2), (2, 0.72, 1, 4, 2)]
 #: Candidates beyond this share of the best are no choices; a case counts most for those that are near.
 FAR, NEAR = 1.7, 0.15
 
@@ -44,7 +43,8 @@ def split(case, form, lengths, groups):
     """(tiles, steps of a tile that count in full, bytes of weights, those of all token tiles); `groups`: of each length."""
     _, tokens, units, depth, _, widths = FORMS[form]
     down = [up(rows, tokens) for rows in lengths]
-    multiplied = sum(d * next(w for w in widths if up(rows, d) <= w) for rows, d in zip(lengths, down) if d)
+    wide = sum(d * next(w for w in widths if up(rows, d) <= w) for rows, d in zip(lengths, down) if d)
+    multiplied = WIDTH_ALONE * sum(down) * tokens + (1 - WIDTH_ALONE) * wide
     steps = up(case["k"], 64 * depth) * depth
     unit_bytes = up(case["n"], 128) * up(case["k"], 64) * 4608
     tiles = sum(down) * up(case["n"], 128 * units) * groups

@@ -39,26 +39,22 @@ pub static KERNELS: &[Kernel] = &[
     few("nvfp4_gemm_few_codes_8x2", 384),
     few("nvfp4_gemm_few_codes_8x4", 640),
     few("nvfp4_gemm_few_codes_16x4", 640),
-    many_of_three("nvfp4_gemm_many_bf16_32x3"),
-    many_of_three("nvfp4_gemm_many_bf16_64x3"),
-    many("nvfp4_gemm_many_bf16_128x1"),
-    many("nvfp4_gemm_many_bf16_128x2"),
-    many("nvfp4_gemm_many_bf16_256x1"),
-    many_of_three("nvfp4_gemm_many_f16_32x3"),
-    many_of_three("nvfp4_gemm_many_f16_64x3"),
-    many("nvfp4_gemm_many_f16_128x1"),
-    many("nvfp4_gemm_many_f16_128x2"),
-    many("nvfp4_gemm_many_f16_256x1"),
-    many_of_three("nvfp4_gemm_many_bf16_codes_32x3"),
-    many_of_three("nvfp4_gemm_many_bf16_codes_64x3"),
-    many("nvfp4_gemm_many_bf16_codes_128x1"),
-    many("nvfp4_gemm_many_bf16_codes_128x2"),
-    many("nvfp4_gemm_many_bf16_codes_256x1"),
-    many_of_three("nvfp4_gemm_many_f16_codes_32x3"),
-    many_of_three("nvfp4_gemm_many_f16_codes_64x3"),
-    many("nvfp4_gemm_many_f16_codes_128x1"),
-    many("nvfp4_gemm_many_f16_codes_128x2"),
-    many("nvfp4_gemm_many_f16_codes_256x1"),
+    many_of_three("nvfp4_gemm_many_bf16_32"),
+    many_of_three("nvfp4_gemm_many_bf16_64"),
+    many("nvfp4_gemm_many_bf16_128"),
+    many("nvfp4_gemm_many_bf16_256"),
+    many_of_three("nvfp4_gemm_many_f16_32"),
+    many_of_three("nvfp4_gemm_many_f16_64"),
+    many("nvfp4_gemm_many_f16_128"),
+    many("nvfp4_gemm_many_f16_256"),
+    many_of_three("nvfp4_gemm_many_bf16_codes_32"),
+    many_of_three("nvfp4_gemm_many_bf16_codes_64"),
+    many("nvfp4_gemm_many_bf16_codes_128"),
+    many("nvfp4_gemm_many_bf16_codes_256"),
+    many_of_three("nvfp4_gemm_many_f16_codes_32"),
+    many_of_three("nvfp4_gemm_many_f16_codes_64"),
+    many("nvfp4_gemm_many_f16_codes_128"),
+    many("nvfp4_gemm_many_f16_codes_256"),
 ];
 const FEW_FORMS: usize = 3;
 
@@ -251,9 +247,7 @@ mod tests {
                 for form in FORMS.iter().filter(|form| form.family == family) {
                     let name = match family {
                         Family::Few => format!("nvfp4_gemm_few_{operand}_{}x{}", form.tokens, form.units),
-                        Family::Many => {
-                            format!("nvfp4_gemm_many_{operand}_{}x{}", form.tokens, form.units)
-                        }
+                        Family::Many => format!("nvfp4_gemm_many_{operand}_{}", form.tokens),
                     };
                     let kernel = KERNELS.iter().find(|kernel| kernel.name == name).expect("a kernel a form");
                     assert_eq!(kernel.threads as usize, form.threads());
