@@ -1806,7 +1806,7 @@ nvfp4_status nvfp4_moe_combine(struct nvfp4_context *context,
  * w1, activates, multiplies with w2 and combines: the bits of nvfp4_moe_route, nvfp4_moe_permute, two calls of
  * nvfp4_grouped_gemm (values between them rounded to BF16, or to F16 where hidden is; or requantized) and
  * nvfp4_moe_combine, one after another. Tokens without local experts get shared, or 0.
- * A graph records one node a step. Sets the faults of its parts.
+ * A graph of the CPU records four nodes: all in front of the products, each of them, the combine. Sets the faults of its parts.
  */
 nvfp4_status nvfp4_moe_forward(struct nvfp4_context *context,
                                const struct nvfp4_moe_forward_args *args,

@@ -75,7 +75,7 @@ pub unsafe extern "C" fn nvfp4_moe_combine(
 /// w1, activates, multiplies with w2 and combines: the bits of nvfp4_moe_route, nvfp4_moe_permute, two calls of
 /// nvfp4_grouped_gemm (values between them rounded to BF16, or to F16 where hidden is; or requantized) and
 /// nvfp4_moe_combine, one after another. Tokens without local experts get shared, or 0.
-/// A graph records one node a step. Sets the faults of its parts.
+/// A graph of the CPU records four nodes: all in front of the products, each of them, the combine. Sets the faults of its parts.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn nvfp4_moe_forward(
     context: *mut nvfp4_context,

@@ -216,7 +216,7 @@ mod tests {
 
     #[test]
     fn more_work_never_costs_less() {
-        for form in 0..FORMS.len() {
+        for (form, f) in FORMS.iter().enumerate() {
             for schedule in SCHEDULES {
                 let us = |groups, average, cols, rows| {
                     load(groups, average, cols, rows).of(form).microseconds(schedule)
@@ -226,7 +226,7 @@ mod tests {
                     assert!(here.is_finite() && here > 2.0);
                     assert!(us(48, average, 8192, 4096) > here);
                     assert!(us(96, average, 4096, 4096) > here);
-                    assert!(us(48, 2 * average + FORMS[form].tokens, 4096, 4096) >= here);
+                    assert!(us(48, 2 * average + f.tokens, 4096, 4096) >= here);
                 }
             }
         }

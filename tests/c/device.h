@@ -145,12 +145,50 @@ STAGED(moe_forward, nvfp4_moe_forward_args)
 STAGED(linear, nvfp4_linear_args)
 STAGED(grouped_linear, nvfp4_grouped_linear_args)
 
-/* The arguments of the call that is tuned are what points into memory. */
+/* The arguments of a call that nvfp4_tune or nvfp4_prepare is about, moved as the call's own are: they are what points into
+ * memory. Those of no operation stay as they are. */
+static inline const void *relocated_call(nvfp4_operation operation, const void *args, uint64_t *room) {
+    static const size_t sizes[] = {
+        [NVFP4_OPERATION_QUANTIZE] = sizeof(nvfp4_quantize_args),
+        [NVFP4_OPERATION_AMAX_SCALE] = sizeof(nvfp4_amax_scale_args),
+        [NVFP4_OPERATION_DEQUANTIZE] = sizeof(nvfp4_dequantize_args),
+        [NVFP4_OPERATION_RMSNORM_QUANTIZE] = sizeof(nvfp4_rmsnorm_quantize_args),
+        [NVFP4_OPERATION_HC_RMSNORM_QUANTIZE] = sizeof(nvfp4_hc_rmsnorm_quantize_args),
+        [NVFP4_OPERATION_SWIGLU_QUANTIZE] = sizeof(nvfp4_swiglu_quantize_args),
+        [NVFP4_OPERATION_STAGE_MOE_INPUTS] = sizeof(nvfp4_stage_moe_inputs_args),
+        [NVFP4_OPERATION_TILE_SCALES] = sizeof(nvfp4_tile_scales_args),
+        [NVFP4_OPERATION_UNTILE_SCALES] = sizeof(nvfp4_tile_scales_args),
+        [NVFP4_OPERATION_INTERLEAVE_GATE_UP] = sizeof(nvfp4_interleave_gate_up_args),
+        [NVFP4_OPERATION_DEINTERLEAVE_GATE_UP] = sizeof(nvfp4_interleave_gate_up_args),
+        [NVFP4_OPERATION_GROUP_ENDS] = sizeof(nvfp4_group_ends_args),
+        [NVFP4_OPERATION_WEIGHTS_PREPARE] = sizeof(nvfp4_weights_prepare_args),
+        [NVFP4_OPERATION_WEIGHTS_EXPORT] = sizeof(nvfp4_weights_export_args),
+        [NVFP4_OPERATION_GROUPED_GEMM] = sizeof(nvfp4_grouped_gemm_args),
+        [NVFP4_OPERATION_LINEAR] = sizeof(nvfp4_linear_args),
+        [NVFP4_OPERATION_GROUPED_LINEAR] = sizeof(nvfp4_grouped_linear_args),
+        [NVFP4_OPERATION_MOE_ROUTE] = sizeof(nvfp4_moe_route_args),
+        [NVFP4_OPERATION_MOE_PERMUTE] = sizeof(nvfp4_moe_permute_args),
+        [NVFP4_OPERATION_MOE_COMBINE] = sizeof(nvfp4_moe_combine_args),
+        [NVFP4_OPERATION_MOE_FORWARD] = sizeof(nvfp4_moe_forward_args),
+    };
+    bool known = operation < sizeof sizes / sizeof sizes[0] && sizes[operation] != 0;
+    return known ? relocated(args, sizes[operation], room) : args;
+}
+
+/* What is prepared for is not touched: the pointers alone are moved. */
+static inline nvfp4_status staged_prepare(nvfp4_context *context, const nvfp4_prepare_args *args) {
+    uint64_t room[256];
+    if (!on_device() || !args) return nvfp4_prepare(context, args);
+    nvfp4_prepare_args moved = *args;
+    moved.args = relocated_call(args->operation, args->args, room);
+    return nvfp4_prepare(context, &moved);
+}
+
 static inline nvfp4_status staged_tune(nvfp4_context *context, const nvfp4_tune_args *args, nvfp4_stream *stream, nvfp4_tune_result *result) {
     uint64_t room[256];
-    if (!on_device() || !args || args->operation != NVFP4_OPERATION_GROUPED_GEMM) return nvfp4_tune(context, args, stream, result);
+    if (!on_device() || !args) return nvfp4_tune(context, args, stream, result);
     nvfp4_tune_args moved = *args;
-    moved.args = relocated(args->args, sizeof(nvfp4_grouped_gemm_args), room);
+    moved.args = relocated_call(args->operation, args->args, room);
     if (device.captures == 0) arena_move(true);
     nvfp4_status status = nvfp4_tune(context, &moved, stream, result);
     if (device.captures == 0) arena_settle(), arena_move(false);
@@ -217,6 +255,7 @@ static inline nvfp4_status settled(nvfp4_status status) {
 #define nvfp4_moe_forward(...) staged_moe_forward(__VA_ARGS__)
 #define nvfp4_linear(...) staged_linear(__VA_ARGS__)
 #define nvfp4_grouped_linear(...) staged_grouped_linear(__VA_ARGS__)
+#define nvfp4_prepare(...) staged_prepare(__VA_ARGS__)
 #define nvfp4_tune(...) staged_tune(__VA_ARGS__)
 #define nvfp4_weights_prepare(...) staged_weights_prepare(__VA_ARGS__)
 #define nvfp4_graph_launch(...) staged_graph_launch(__VA_ARGS__)

@@ -155,8 +155,7 @@ static void refuse_products(nvfp4_weights *weights, nvfp4_weights *single, nvfp4
         .struct_size = sizeof base, .weights = weights, .rows = ROWS,
         .groups = {.grouping = NVFP4_GROUPING_ENDS, .count = GROUPS, .ends = ends}, .a = a, .bias = bias, .out = out};
     MUST(nvfp4_grouped_gemm_workspace_size(context, &base, &base.workspace_size) == NVFP4_STATUS_SUCCESS);
-    size_t needed = base.workspace_size;
-    unsigned char *workspace = needed ? mem_out(needed) : NULL;
+    unsigned char *workspace = base.workspace_size ? mem_out(base.workspace_size) : NULL;
     base.workspace = workspace;
 #define P(field, value) AT(nvfp4_grouped_gemm_args, field, value)
     const refusal values[] = {
@@ -206,22 +205,32 @@ static void refuse_products(nvfp4_weights *weights, nvfp4_weights *single, nvfp4
     refuse_all("grouped_gemm", call_grouped_gemm, context, stream, &base, sizeof base, values, COUNT(values));
     refuse_common("grouped_gemm", call_grouped_gemm, context, stream, &base, sizeof base, true);
     refuse_common("grouped_gemm_workspace_size", call_grouped_gemm_workspace_size, context, stream, &base, sizeof base, false);
-    if (needed) {
-        const refusal scratch[] = {
-            {"workspace NULL", {P(workspace, 0)}, INVALID, "workspace is NULL"},
-            {"workspace misaligned", {P(workspace, workspace + 16)}, INVALID, "workspace = 0x"},
-            {"workspace small", {P(workspace_size, needed - 1)}, NVFP4_STATUS_WORKSPACE_TOO_SMALL, "workspace_size"},
-            {"workspace_size 0", {P(workspace_size, 0)}, NVFP4_STATUS_WORKSPACE_TOO_SMALL, "workspace_size = 0 is smaller than"},
-            {"workspace over a", {P(workspace, a)}, INVALID, "overlap"},
-            {"workspace over out", {P(workspace, out)}, INVALID, "overlap"},
-        };
-        refuse_all("grouped_gemm", call_grouped_gemm, context, stream, &base, sizeof base, scratch, COUNT(scratch));
-    }
+
+    /* A product of values may need no workspace. Rows that are requantized with scales of their own lie there first, on
+     * every backend. */
+    nvfp4_grouped_gemm_args requantized = base;
+    requantized.out = NULL;
+    requantized.out_dtype = NVFP4_DTYPE_NVFP4;
+    requantized.out_quantized = (nvfp4_quantized){.codes = out_codes, .scales = out_scales, .scope = NVFP4_SCOPE_ROW, .decode_scales = out_decode};
+    MUST(nvfp4_grouped_gemm_workspace_size(context, &requantized, &requantized.workspace_size) == NVFP4_STATUS_SUCCESS);
+    MUST(requantized.workspace_size > 0);
+    requantized.workspace = workspace = mem_out(requantized.workspace_size);
+    const refusal scratch[] = {
+        {"workspace NULL", {P(workspace, 0)}, INVALID, "workspace is NULL"},
+        {"workspace misaligned", {P(workspace, workspace + 16)}, INVALID, "workspace = 0x"},
+        {"workspace small", {P(workspace_size, requantized.workspace_size - 1)}, NVFP4_STATUS_WORKSPACE_TOO_SMALL, "workspace_size"},
+        {"workspace_size 0", {P(workspace_size, 0)}, NVFP4_STATUS_WORKSPACE_TOO_SMALL, "workspace_size = 0 is smaller than"},
+        {"workspace over a", {P(workspace, a)}, INVALID, "overlap"},
+        {"workspace over codes", {P(workspace, out_codes)}, INVALID, "overlap"},
+    };
+    refuse_all("grouped_gemm that requantizes", call_grouped_gemm, context, stream, &requantized, sizeof requantized, scratch, COUNT(scratch));
 
     nvfp4_grouped_gemm_args quantized = base;
     quantized.a = NULL;
     quantized.a_dtype = NVFP4_DTYPE_NVFP4;
     quantized.a_quantized = (nvfp4_quantized_input){.codes = codes, .scales = scales, .scope = NVFP4_SCOPE_ROW, .decode_scales = decode};
+    MUST(nvfp4_grouped_gemm_workspace_size(context, &quantized, &quantized.workspace_size) == NVFP4_STATUS_SUCCESS);
+    quantized.workspace = mem_out(quantized.workspace_size);
     const refusal coded[] = {
         {"a beside codes", {P(a, a)}, INVALID, "a"},
         {"codes NULL", {P(a_quantized.codes, 0)}, INVALID, "codes is NULL"},

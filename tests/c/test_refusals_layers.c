@@ -93,6 +93,7 @@ static void refuse_forward(nvfp4_weights *w1, nvfp4_weights *w2, nvfp4_weights *
     null_is_legal = false;
     refuse_common("moe_forward_workspace_size", call_moe_forward_workspace_size, context, stream, &base, sizeof base, false);
     MUST(nvfp4_moe_forward_workspace_size(context, &base, &base.workspace_size) == NVFP4_STATUS_SUCCESS);
+    MUST(base.workspace_size > 0); /* routes and the rows between the products lie there, on every backend */
     unsigned char *workspace = mem_out(base.workspace_size);
     base.workspace = workspace;
     refuse_all("moe_forward", call_moe_forward, context, stream, &base, sizeof base, rows, COUNT(rows));
@@ -161,19 +162,28 @@ static void refuse_linear(nvfp4_weights *weights, nvfp4_weights *single, nvfp4_w
     unsigned char *workspace = mem_out(base.workspace_size);
     base.workspace = workspace;
     refuse_all("grouped_linear", call_grouped_linear, context, stream, &base, sizeof base, rows, COUNT(rows));
+    refuse_common("grouped_linear", call_grouped_linear, context, stream, &base, sizeof base, true);
+
+    /* A product by itself may need no workspace. What is quantized first lies there, on every backend. */
+    nvfp4_grouped_linear_args quantizing = base;
+    quantizing.quantize = 1, quantizing.scope = NVFP4_SCOPE_ROW;
+    MUST(nvfp4_grouped_linear_workspace_size(context, &quantizing, &quantizing.workspace_size) == NVFP4_STATUS_SUCCESS);
+    MUST(quantizing.workspace_size > 0);
+    quantizing.workspace = workspace = mem_out(quantizing.workspace_size);
     const refusal run[] = {
         {"out over a", {L(out, a)}, INVALID, "overlap"},
         {"out over bias", {L(out, bias)}, INVALID, "overlap"},
         {"workspace NULL", {L(workspace, 0)}, INVALID, "workspace is NULL"},
         {"workspace misaligned", {L(workspace, workspace + 16)}, INVALID, "workspace = 0x"},
-        {"workspace small", {L(workspace_size, base.workspace_size - 1)}, NVFP4_STATUS_WORKSPACE_TOO_SMALL, "workspace_size"},
+        {"workspace small", {L(workspace_size, quantizing.workspace_size - 1)}, NVFP4_STATUS_WORKSPACE_TOO_SMALL, "workspace_size"},
         {"workspace over a", {L(workspace, a)}, INVALID, "overlap"},
     };
-    refuse_all("grouped_linear", call_grouped_linear, context, stream, &base, sizeof base, run, COUNT(run));
-    refuse_common("grouped_linear", call_grouped_linear, context, stream, &base, sizeof base, true);
+    refuse_all("grouped_linear that quantizes", call_grouped_linear, context, stream, &quantizing, sizeof quantizing, run, COUNT(run));
 
     nvfp4_linear_args one = base;
     one.weights = single;
+    MUST(nvfp4_linear_workspace_size(context, &one, &one.workspace_size) == NVFP4_STATUS_SUCCESS);
+    one.workspace = mem_out(one.workspace_size);
     const refusal form[] = {
         {"weights of two groups", {L(weights, weights)}, INVALID, "weights = 2 groups does not fit; expected weights of 1 group, or nvfp4_grouped_linear"},
         {"scope of groups", {L(quantize, 1), L(scope, NVFP4_SCOPE_GROUP)}, INVALID, "scope: NVFP4_SCOPE_GROUP needs groups"},
