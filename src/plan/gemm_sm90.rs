@@ -484,6 +484,8 @@ mod tests {
             schedule(Groups::Strided { count: 8, rows: 128 }, 1024, 4096),
             Some(Schedule::SplitRemainder)
         );
+        // 144 tiles for 264 blocks, of which some processors have two and others none: cut 45 µs, whole 65.
+        assert_eq!(schedule(ends(48, 6), 6144, 7168), Some(Schedule::SplitAll));
         // 16 waves of tiles of 256 rows × 128.
         assert_eq!(schedule(Groups::None { rows: 33 * 256 }, 8192, 8192), Some(Schedule::WholeTiles));
         let wide = schedule(ends(48, 48 * 512), 6144, 7168);
