@@ -78,6 +78,15 @@ impl Form {
         self.depth * UNIT_COLS
     }
 
+    /// Tokens that a tile with so many rows multiplies, `WIDTH` there.
+    pub fn width(&self, rows: usize) -> usize {
+        const WIDTHS: [usize; 3] = [144, 192, 256];
+        match self.tokens {
+            256 => WIDTHS.into_iter().find(|&width| rows <= width).unwrap_or(256),
+            tokens => tokens,
+        }
+    }
+
     /// `SHARED_BYTES` of kernels/sm90_few.cuh and sm90_many.cuh: stages, jobs, staging or boxes, barriers.
     pub const fn shared_bytes(&self) -> usize {
         const JOBS: usize = 4;
@@ -148,8 +157,9 @@ pub fn plan(p: &GemmProblem, machine: &Machine) -> Option<Sm90Plan> {
     }
     let mut best: Option<(f32, usize, Schedule)> = None;
     for (form, f) in FORMS.iter().enumerate().filter(|(_, f)| takes(f, p) && near(f, load.average)) {
+        let load = load.of(form);
         for &schedule in schedules(f.family, p.batch_invariant) {
-            let us = load.microseconds(form, schedule);
+            let us = load.microseconds(schedule);
             if best.is_none_or(|(least, ..)| us < least) {
                 best = Some((us, form, schedule));
             }
@@ -373,7 +383,7 @@ mod tests {
                     // No group is multiplied in many small tiles, unless few tiles that nobody may cut leave the chip
                     // idle, and none in one that is mostly empty.
                     assert!(batch_invariant || form.tokens >= 128 || tokens <= 3 * form.tokens, "{told}");
-                    assert!(form.tokens <= 8 || form.tokens <= 3 * tokens, "{told}");
+                    assert!(batch_invariant || form.tokens <= 8 || form.tokens <= 3 * tokens, "{told}");
                     assert!(plan.workspace_bytes < 64 << 20, "{told}");
                     assert!(plan.flags_at <= plan.sums_at && plan.sums_at <= plan.totals_at, "{told}");
                     assert!(plan.run_steps > 0 && plan.run_steps * form.depth <= LONGEST_RUN_BF16, "{told}");
@@ -444,10 +454,25 @@ mod tests {
                 assert_eq!(chosen(ends(e, tokens * e), n, k).0, 8, "{e} {k} {n}");
             }
         }
-        // Eight rows of every group fit a tile of eight; few tiles of sixteen × 512 leave the chip idle.
+        // Eight rows of every group fit a tile of eight. Few tiles of 16 × 512 leave the chip idle: 30 µs, where others take
+        // 15 to 23.
         for rows in [8, 16] {
-            assert_eq!(chosen(Groups::Strided { count: 8, rows }, 1024, 4096).0, 8);
-            assert_eq!(chosen(Groups::None { rows }, 8192, 8192).0, 8);
+            for (groups, n, k) in
+                [(Groups::Strided { count: 8, rows }, 1024, 4096), (Groups::None { rows }, 8192, 8192)]
+            {
+                let tokens = chosen(groups, n, k).0;
+                assert!(
+                    if rows == 8 { tokens == 8 } else { tokens != 16 },
+                    "{rows} rows of {n} x {k}: {tokens}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn many_rows_a_group_take_wide_tiles() {
+        for (tokens, expected) in [(32, 32), (64, 64), (128, 128), (256, 256), (512, 256), (1024, 256)] {
+            assert_eq!(chosen(ends(48, 48 * tokens), 6144, 7168).0, expected, "{tokens} a group");
         }
     }
 
@@ -459,6 +484,8 @@ mod tests {
             schedule(Groups::Strided { count: 8, rows: 128 }, 1024, 4096),
             Some(Schedule::SplitRemainder)
         );
+        // 144 tiles for 264 blocks, of which some processors have two and others none: cut 45 µs, whole 65.
+        assert_eq!(schedule(ends(48, 6), 6144, 7168), Some(Schedule::SplitAll));
         // 16 waves of tiles of 256 rows × 128.
         assert_eq!(schedule(Groups::None { rows: 33 * 256 }, 8192, 8192), Some(Schedule::WholeTiles));
         let wide = schedule(ends(48, 48 * 512), 6144, 7168);
