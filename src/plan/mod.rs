@@ -31,6 +31,8 @@ pub enum Job {
     /// A product inside of a layer: as `Gemm`, and its launch may start before the job in front has ended, for which it
     /// then waits before it reads anything.
     ChainedGemm(gemm::GemmProblem),
+    /// A quantizer, and the product that alone reads its codes and scales, which a backend may therefore leave out.
+    QuantizedGemm(quantize::QuantizeProblem, gemm::GemmProblem),
     Route(moe::RouteProblem),
     Permute(moe::PermuteProblem),
     Dispatch(moe::DispatchProblem),

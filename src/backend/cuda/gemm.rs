@@ -11,7 +11,7 @@ use crate::format::BLOCK;
 use crate::format::dtype::Dtype;
 use crate::plan::gemm::{Activation, Activations, GemmOut, GemmProblem};
 use crate::plan::gemm_cuda::{self, GemmPlan, Machine, TILES};
-use crate::plan::gemm_sm90::{Plan, plan_any};
+use crate::plan::gemm_sm90::{Plan, Sm90Plan, plan_any};
 use crate::plan::groups::Groups;
 use crate::plan::memory::Matrix;
 use crate::plan::quantize::{DecodeScales, Producer, QuantizeProblem};
@@ -115,6 +115,30 @@ fn plan(p: &GemmProblem, device: &Device) -> Plan {
 pub unsafe fn gemm(queue: &Queue, p: &GemmProblem, early: bool) -> Result<()> {
     // SAFETY: the caller's promise.
     unsafe { gemm_as(queue, p, &plan(p, queue.device), early) }
+}
+
+/// Quantizes and multiplies. Where the product would have the codes decoded first, the quantizer leaves in its workspace what they
+/// decode to, in place of them.
+///
+/// # Safety
+/// As [`gemm`] and [`rows::quantize`]; nobody reads the quantizer's codes and scales but this product.
+pub unsafe fn quantized_gemm(queue: &Queue, quantize: &QuantizeProblem, p: &GemmProblem) -> Result<()> {
+    let plan = plan(p, queue.device);
+    // SAFETY: the caller's promise.
+    unsafe {
+        if let (Plan::Hopper(hopper), Activations::Codes(q)) = (&plan, p.a)
+            && hopper.decoded
+        {
+            let a = gemm_sm90::decoded(p, hopper);
+            if rows::quantize_values(queue, quantize, &a)? {
+                let a = Activations::Values { a, scope: q.scope, decode: q.decode };
+                let plan = Plan::Hopper(Sm90Plan { decoded: false, ..*hopper });
+                return gemm_as(queue, &GemmProblem { a, ..*p }, &plan, false);
+            }
+        }
+        rows::quantize(queue, quantize)?;
+        gemm_as(queue, p, &plan, false)
+    }
 }
 
 /// As [`gemm`], as a given plan says.
