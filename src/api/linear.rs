@@ -192,7 +192,11 @@ fn plan(
         dependent_launch,
         workspace: Ptr::NULL,
     };
-    let size = context.backend().gemm_workspace_size(&product);
+    let backend = context.backend();
+    let size = match &quantize {
+        Some(quantize) => backend.quantized_gemm_workspace_size(quantize, &product),
+        None => backend.gemm_workspace_size(&product),
+    };
     product.workspace = scratch.take(size.ok_or(Error::TooLarge { argument: "workspace" })?, 1);
     let needed = scratch.bytes().ok_or(Error::TooLarge { argument: "workspace" })?;
     let job = match quantize {

@@ -33,6 +33,7 @@ fn tell_sizes(mock: &Mock) {
             ("gemm_sm90_few", _) => 256,
             ("gemm_sm90_many", _) => 448,
             ("weights", _) => 112,
+            ("values", _) => 272,
             ("quantize", name) if name != "nvfp4_stage_routes" => 272,
             _ => continue,
         };

@@ -117,27 +117,55 @@ pub unsafe fn gemm(queue: &Queue, p: &GemmProblem, early: bool) -> Result<()> {
     unsafe { gemm_as(queue, p, &plan(p, queue.device), early) }
 }
 
-/// Quantizes and multiplies. Where the product would have the codes decoded first, the quantizer leaves in its workspace what they
-/// decode to, in place of them.
+/// A quantizer's product on a Hopper GPU: it takes what the codes decode to, e2m1 · e4m3, as bfloat16 from its own workspace. The
+/// product with those rows, its plan and its bytes; the form and the bits are those of the codes.
+fn of_values(
+    q: &QuantizeProblem,
+    p: &GemmProblem,
+    device: &Device,
+) -> Option<(GemmProblem, Sm90Plan, usize)> {
+    let (Activations::Codes(codes), Plan::Hopper(plan)) = (p.a, plan(p, device)) else { return None };
+    if !rows::takes_values(q) {
+        return None;
+    }
+    let cols = p.weights.shape.cols;
+    let bytes = p.groups.total_rows() * cols * size_of::<u16>();
+    let (at, all) = match plan.decoded {
+        true => (plan.decoded_at, plan.workspace_bytes),
+        false => {
+            let at = plan.workspace_bytes.next_multiple_of(128);
+            (at, at + bytes)
+        }
+    };
+    let a = gemm_sm90::decoded(p, at);
+    let a = Activations::Values { a, scope: codes.scope, decode: codes.decode };
+    Some((GemmProblem { a, ..*p }, Sm90Plan { decoded: false, ..plan }, all))
+}
+
+/// Bytes of workspace of [`quantized_gemm`].
+pub fn quantized_workspace_size(q: &QuantizeProblem, p: &GemmProblem, device: &Device) -> usize {
+    of_values(q, p, device).map_or_else(|| workspace_size(p, device), |(.., bytes)| bytes)
+}
+
+/// Quantizes and multiplies; the codes and scales need not be written.
 ///
 /// # Safety
-/// As [`gemm`] and [`rows::quantize`]; nobody reads the quantizer's codes and scales but this product.
-pub unsafe fn quantized_gemm(queue: &Queue, quantize: &QuantizeProblem, p: &GemmProblem) -> Result<()> {
-    let plan = plan(p, queue.device);
+/// As [`gemm`] and [`rows::quantize`]; the workspace has [`quantized_workspace_size`] bytes.
+pub unsafe fn quantized_gemm(queue: &Queue, q: &QuantizeProblem, p: &GemmProblem) -> Result<()> {
     // SAFETY: the caller's promise.
     unsafe {
-        if let (Plan::Hopper(hopper), Activations::Codes(q)) = (&plan, p.a)
-            && hopper.decoded
-        {
-            let a = gemm_sm90::decoded(p, hopper);
-            if rows::quantize_values(queue, quantize, &a)? {
-                let a = Activations::Values { a, scope: q.scope, decode: q.decode };
-                let plan = Plan::Hopper(Sm90Plan { decoded: false, ..*hopper });
-                return gemm_as(queue, &GemmProblem { a, ..*p }, &plan, false);
+        match of_values(q, p, queue.device) {
+            Some((p, plan, _)) => {
+                if let Activations::Values { a, .. } = p.a {
+                    rows::quantize_values(queue, q, &a)?;
+                }
+                gemm_as(queue, &p, &Plan::Hopper(plan), false)
+            }
+            None => {
+                rows::quantize(queue, q)?;
+                gemm(queue, p, false)
             }
         }
-        rows::quantize(queue, quantize)?;
-        gemm_as(queue, p, &plan, false)
     }
 }
 

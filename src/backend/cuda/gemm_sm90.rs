@@ -114,7 +114,7 @@ pub(super) unsafe fn multiply(
     let early = early || p.dependent_launch;
     let a = match p.a {
         Activations::Values { a, .. } => a,
-        Activations::Codes(_) => decoded(p, plan),
+        Activations::Codes(_) => decoded(p, plan.decoded_at),
     };
     // Whether the pass that decodes them is in front, which begins behind all that was there before.
     let mut passes = false;
@@ -149,8 +149,8 @@ pub(super) unsafe fn multiply(
     unsafe { launch(queue, early, kernel, grid, threads, shared, &params) }
 }
 
-/// The activations as bfloat16 rows in the workspace: e2m1 · e4m3, exact.
-pub(super) fn decoded(p: &GemmProblem, plan: &Sm90Plan) -> Matrix {
+/// The activations as bfloat16 rows so far into the workspace: e2m1 · e4m3, exact.
+pub(super) fn decoded(p: &GemmProblem, at: usize) -> Matrix {
     let cols = p.weights.shape.cols;
     let group_stride = match (p.groups, p.a) {
         (Groups::Strided { .. }, Activations::Codes(q)) if q.codes_group_stride == 0 => 0,
@@ -158,7 +158,7 @@ pub(super) fn decoded(p: &GemmProblem, plan: &Sm90Plan) -> Matrix {
         _ => 0,
     };
     // Inside of the workspace, or nothing is there to be decoded.
-    let base = Ptr::new(p.workspace.get().wrapping_add(plan.decoded_at));
+    let base = Ptr::new(p.workspace.get().wrapping_add(at));
     Matrix { base, dtype: Dtype::Bf16, row_stride: cols, group_stride }
 }
 

@@ -26,6 +26,7 @@ pub mod weights;
 use crate::error::Result;
 use crate::plan::Job;
 use crate::plan::gemm::GemmProblem;
+use crate::plan::quantize::QuantizeProblem;
 use crate::plan::weights::{PrepareProblem, WeightsShape};
 pub use context::Device;
 use launch::{Kernel, Queue};
@@ -88,5 +89,10 @@ impl Device {
     /// Bytes of workspace of a product.
     pub fn gemm_workspace_size(&self, problem: &GemmProblem) -> usize {
         gemm::workspace_size(problem, self)
+    }
+
+    /// Bytes of workspace of a product behind its quantizer.
+    pub fn quantized_gemm_workspace_size(&self, quantize: &QuantizeProblem, problem: &GemmProblem) -> usize {
+        gemm::quantized_workspace_size(quantize, problem, self)
     }
 }

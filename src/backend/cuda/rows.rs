@@ -85,16 +85,13 @@ pub unsafe fn quantize(queue: &Queue, p: &QuantizeProblem) -> Result<()> {
 }
 
 /// As [`quantize`], but in place of codes and scales `to` takes what they decode to, e2m1 · e4m3, as bfloat16: a row each of the
-/// logical rows. Decode scales are written as ever. False where no kernel does so; nothing is done then.
+/// logical rows. Decode scales are written as ever.
 ///
 /// # Safety
-/// As [`quantize`]; `to` is writable.
-pub unsafe fn quantize_values(queue: &Queue, p: &QuantizeProblem, to: &Matrix) -> Result<bool> {
-    match plan_values(p, to, queue.facts) {
-        // SAFETY: the caller's promise.
-        Some(plan) => unsafe { run(queue, &plan).map(|()| true) },
-        None => Ok(false),
-    }
+/// As [`quantize`]; the problem is one of those that [`takes_values`] names, `to` writable and its rows aligned to 16 bytes.
+pub unsafe fn quantize_values(queue: &Queue, p: &QuantizeProblem, to: &Matrix) -> Result<()> {
+    // SAFETY: the caller's promise.
+    unsafe { run(queue, &plan_to(p, Some(*to), queue.facts)) }
 }
 
 unsafe fn run(queue: &Queue, plan: &Plan) -> Result<()> {
@@ -145,19 +142,17 @@ pub fn plan(p: &QuantizeProblem, facts: &DeviceFacts) -> Plan {
     plan_to(p, None, facts)
 }
 
-/// As [`plan`], into values; `None`: no kernel does so.
-fn plan_values(p: &QuantizeProblem, to: &Matrix, facts: &DeviceFacts) -> Option<Plan> {
-    let out = p.out.as_ref()?;
-    let held = !matches!(out.decode, DecodeScales::Dynamic(_)) || out.scope != Scope::Row;
-    let takes = matches!(p.producer, Producer::Plain { .. })
-        && source(&p.producer).dtype != Dtype::F32
-        && out.rule == ScaleRule::Amax
-        && is_aligned(p)
-        && (1..=MOST_ROWS).contains(&p.groups.total_rows())
-        && (held || p.cols / BLOCK <= 2 * CACHED_THREADS)
-        && to.row_stride.is_multiple_of(BLOCK / 2)
-        && to.base.get().addr().is_multiple_of(16);
-    takes.then(|| plan_to(p, Some(*to), facts))
+/// Whether [`quantize_values`] has a kernel for a problem.
+pub fn takes_values(p: &QuantizeProblem) -> bool {
+    p.out.is_some_and(|out| {
+        let by_row = matches!(out.decode, DecodeScales::Dynamic(_)) && out.scope == Scope::Row;
+        matches!(p.producer, Producer::Plain { .. })
+            && source(&p.producer).dtype != Dtype::F32
+            && out.rule == ScaleRule::Amax
+            && is_aligned(p)
+            && (1..=MOST_ROWS).contains(&p.groups.total_rows())
+            && (!by_row || p.cols / BLOCK <= 2 * CACHED_THREADS)
+    })
 }
 
 fn plan_to(p: &QuantizeProblem, values: Option<Matrix>, facts: &DeviceFacts) -> Plan {
@@ -238,8 +233,8 @@ impl Passes<'_> {
         params.codes_row_stride = 2 * to.row_stride as u64;
         params.scales = ScalesParams::default();
         if params.mode == mode::ROW {
-            // Few rows answer sooner with a block a thread.
-            let few = rows < 4 * sms && blocks <= CACHED_THREADS;
+            // Few rows answer sooner with a block a thread, as long as all are under way at once.
+            let few = rows * blocks <= 2 * CACHED_THREADS * sms && blocks <= CACHED_THREADS;
             let (variant, a_thread) = if few { ("_few", 1) } else { ("", 4) };
             let threads = blocks.div_ceil(a_thread).next_multiple_of(32) as u32;
             let kernel = find(["nvfp4_rows_values_", name, variant]);
