@@ -17,7 +17,9 @@ pub mod weights;
 
 use memory::Ptr;
 
-/// One call's work, ready for a backend: what a stream carries out or a graph records.
+/// One call's work, ready for a backend: what a stream carries out or a graph records. It lives on the stack of a call: boxing
+/// would allocate.
+#[allow(clippy::large_enum_variant)]
 #[derive(Clone, Copy, Debug)]
 pub enum Job {
     Quantize(quantize::QuantizeProblem),

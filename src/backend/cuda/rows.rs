@@ -213,7 +213,7 @@ impl Passes<'_> {
             params.fault = self.facts.fault;
         }
         if let (Some(to), true) = (&self.values, quantizes) {
-            return plan.push(self.into_values(params, to, rows));
+            return plan.push(self.value_rows(params, to, rows));
         }
         let step = match rows {
             // Nobody's rows; a split that says otherwise is reported all the same.
@@ -226,7 +226,7 @@ impl Passes<'_> {
     }
 
     /// Rows → what their codes decode to, by the plain rule.
-    fn into_values(&self, mut params: RowsParams, to: &Matrix, rows: usize) -> Step {
+    fn value_rows(&self, mut params: RowsParams, to: &Matrix, rows: usize) -> Step {
         let (blocks, sms) = (self.p.cols / BLOCK, self.facts.sm_count as usize);
         let name = dtype_name(source(&self.p.producer).dtype);
         params.codes = address(to.base);
