@@ -238,8 +238,8 @@ using Jobs = Ring<4, 128>;
 static_assert(sizeof(Job) <= Jobs::STAGE_BYTES, "a slot holds a job");
 
 // By one warp: everything the block will do, in order; with SCALES, which cost the first job a trip to memory, g_b too, and
-// with TURNS the turns of boxes.
-template <uint32_t SHARE, bool SCALES = false, bool EVEN = false, bool TURNS = SCALES>
+// the turns of boxes.
+template <uint32_t SHARE, bool SCALES = false, bool EVEN = false>
 NVFP4_INLINE void plan_jobs(const Sm90Params& p, int tokens, int features, int step_cols, const Jobs& jobs, Job* slots) {
   const GroupTable groups(p.gemm, tokens, features);
   Work work(groups.tiles(), blocks_of(p.gemm.cols, step_cols), p.schedule);
@@ -261,7 +261,7 @@ NVFP4_INLINE void plan_jobs(const Sm90Params& p, int tokens, int features, int s
     job.owns = work.owns(s), job.whole = work.is_whole(s);
     job.first_block = job.whole ? blockIdx.x : work.first_block(s.tile);
     hand_over(job);
-    if (TURNS) job.turn += job.owns;
+    if (SCALES) job.turn += job.owns;
   }
   job.begin = job.end = 0;
   hand_over(job);

@@ -5,7 +5,7 @@
 //! any split is right in each form. What a family cannot take stays with the portable kernel: `plan` says so by None.
 
 use super::cost_sm90::Load;
-use super::gemm::{Activations, GemmProblem};
+use super::gemm::{Activations, GemmOut, GemmProblem};
 use super::gemm_cuda::{self, GemmPlan, Machine, UNIT_BYTES, UNIT_COLS, UNIT_ROWS};
 use super::groups::Groups;
 use super::tuning::{Choice, Key, Operand, Tuning};
@@ -158,9 +158,9 @@ pub fn plan(p: &GemmProblem, machine: &Machine) -> Option<Sm90Plan> {
     let mut best: Option<(f32, usize, Schedule, bool)> = None;
     for (form, f) in FORMS.iter().enumerate().filter(|(_, f)| takes(f, p) && near(f, load.average)) {
         for &decoded in decodings(f.family, p) {
-            let load = load.of(form, decoded);
+            let (load, behind) = (load.of(form, decoded), second_pass_cost(f, p));
             for &schedule in schedules(f.family, p.batch_invariant) {
-                let us = load.microseconds(schedule);
+                let us = load.microseconds(schedule) + behind;
                 if best.is_none_or(|(least, ..)| us < least) {
                     best = Some((us, form, schedule, decoded));
                 }
@@ -247,7 +247,7 @@ fn plan_decoded(
     let grid = (machine.processors * f.resident).min(work.max(1));
     let run_steps = run_steps(p, f);
     let up = |bytes: usize| bytes.next_multiple_of(128);
-    let decoded_at = up(gemm_cuda::staged_bytes(p));
+    let decoded_at = if has_second_pass(f, p) { up(gemm_cuda::staged_bytes(p)) } else { 0 };
     let flags_at = decoded_at + if decoded { up(decoded_rows(p) * shape.cols * 2) } else { 0 };
     // Sums of `few` carry the launch's token beside every two floats; those of `many` a flag a warp.
     let (flags, sums) = match f.family {
@@ -293,6 +293,21 @@ fn decoded_rows(p: &GemmProblem) -> usize {
     }
 }
 
+/// Whether codes are made by a pass over bfloat16 rows: `few` quantizes what its blocks hold, `many` leaves values alone.
+fn has_second_pass(form: &Form, p: &GemmProblem) -> bool {
+    match form.family {
+        Family::Few => gemm_cuda::needs_second_pass(p),
+        Family::Many => matches!(p.out, GemmOut::Codes(_)),
+    }
+}
+
+/// Microseconds of that pass and of writing its rows: a launch, and two bytes a value each way.
+fn second_pass_cost(form: &Form, p: &GemmProblem) -> f32 {
+    const LAUNCH: f32 = 2.5;
+    const RATE: f32 = 3.5e6;
+    if has_second_pass(form, p) { LAUNCH + 2.0 * gemm_cuda::staged_bytes(p) as f32 / RATE } else { 0.0 }
+}
+
 /// How a product runs on a device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Plan {
@@ -305,6 +320,14 @@ impl Plan {
         match self {
             Plan::Portable(plan) => plan.workspace_bytes,
             Plan::Hopper(plan) => plan.workspace_bytes,
+        }
+    }
+
+    /// Whether the kernel leaves bfloat16 rows at the workspace's start, of which another pass makes codes.
+    pub fn has_second_pass(&self, p: &GemmProblem) -> bool {
+        match self {
+            Plan::Portable(_) => gemm_cuda::needs_second_pass(p),
+            Plan::Hopper(plan) => has_second_pass(&FORMS[plan.form], p),
         }
     }
 }
@@ -355,7 +378,7 @@ pub fn candidates(p: &GemmProblem, machine: &Machine) -> Vec<Choice> {
     list
 }
 
-/// The name of a form in choices: its symbol, but for `_codes` of outputs. Decoded codes are bfloat16.
+/// The name of a form in choices: its symbol. Decoded codes are bfloat16.
 pub fn kernel_name(p: &GemmProblem, form: &Form, decoded: bool) -> String {
     let operand = if decoded { Operand::Bf16 } else { Operand::of(p) }.name();
     match form.family {
@@ -367,11 +390,13 @@ pub fn kernel_name(p: &GemmProblem, form: &Form, decoded: bool) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::plan::gemm::{Activation, GemmOut};
+    use crate::format::block::ScaleRule;
+    use crate::format::layout::ScaleLayout;
+    use crate::plan::gemm::Activation;
     use crate::plan::gemm_cuda::tests::{SHAPES, ends};
     use crate::plan::groups::Groups;
     use crate::plan::memory::{Matrix, Ptr};
-    use crate::plan::quantize::Scope;
+    use crate::plan::quantize::{DecodeScales, QuantOut, Scales, Scope};
     use crate::plan::weights::{Weights, WeightsShape};
 
     const H200: Machine = Machine { processors: 132, shared_per_block: 232_448, hopper: true };
@@ -436,7 +461,7 @@ mod tests {
                 Family::Many => (
                     many,
                     format!(
-                        "(NAME, F16, CODES, {}, {}, {}, {}, {})",
+                        "(NAME, F16, {}, {}, {}, {}, {})",
                         form.units,
                         form.warps / 4,
                         form.tokens,
@@ -446,6 +471,39 @@ mod tests {
                 ),
             };
             assert!(text.contains(&entry), "the kernels list {entry}");
+        }
+    }
+
+    #[test]
+    fn codes_of_many_tokens_are_made_of_rows_in_the_workspace() {
+        let codes = |decode, rule| {
+            let scales = Scales { base: Ptr::NULL, layout: ScaleLayout::Linear, row_stride: 128 };
+            GemmOut::Codes(QuantOut {
+                codes: Ptr::NULL,
+                codes_row_stride: 1024,
+                scales,
+                rule,
+                scope: Scope::Row,
+                decode,
+            })
+        };
+        let given = codes(DecodeScales::Static(Ptr::NULL), ScaleRule::Amax);
+        let searched = codes(DecodeScales::Static(Ptr::NULL), ScaleRule::MinMse);
+        let dynamic = codes(DecodeScales::Dynamic(Ptr::NULL), ScaleRule::Amax);
+        for (rows, out, staged) in [
+            (4, given, false),
+            (4, searched, true),
+            (4, dynamic, true),
+            (4096, given, true),
+            (4096, searched, true),
+            (4096, dynamic, true),
+        ] {
+            let values = problem(Groups::None { rows }, 2048, 2048, 2048);
+            let p = GemmProblem { out, ..values };
+            let plan = plan(&p, &H200).expect("Hopper takes it");
+            assert_eq!(Plan::Hopper(plan).has_second_pass(&p), staged, "{rows} rows");
+            assert_eq!(plan.decoded_at, if staged { rows * 2048 * 2 } else { 0 });
+            assert!(!Plan::Hopper(plan).has_second_pass(&values));
         }
     }
 
