@@ -17,6 +17,16 @@ namespace nvfp4 {
   KERNEL(NAME, F16, CODES, 2, 2, 128, 2, 3)    \
   KERNEL(NAME, F16, CODES, 1, 2, 256, 1, 4)
 
+#define NARROW_KERNEL(NAME, F16, UNITS, CONSUMERS, TOKENS, DEPTH, STAGES)                                          \
+  NVFP4_KERNEL(nvfp4_gemm_many_##NAME##_##TOKENS##x##UNITS, Sm90ManyParams, 128 * (CONSUMERS + 1), 1) {              \
+    NVFP4_DYNAMIC_SHARED(dynamic);                                                                                  \
+    run_many<ManyForm<F16, false, UNITS, CONSUMERS, TOKENS, DEPTH, STAGES>>(p, dynamic);                            \
+  }
+NARROW_KERNEL(bf16, false, 1, 2, 64, 2, 6)
+NARROW_KERNEL(bf16, false, 1, 2, 128, 2, 4)
+NARROW_KERNEL(f16, true, 1, 2, 64, 2, 6)
+NARROW_KERNEL(f16, true, 1, 2, 128, 2, 4)
+
 KERNELS(bf16, false, false)
 KERNELS(f16, true, false)
 KERNELS(bf16_codes, false, true)

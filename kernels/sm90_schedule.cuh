@@ -186,6 +186,8 @@ class Work {
                                                        : 0;
     const uint32_t total = cut * steps;
     blocks = min(gridDim.x, max(1u, total / least));
+    // Few tiles: shares of one length cross no tile's end and leave each tile's owner the fewest sums, if few blocks go without.
+    if (cut > 0 && cut < blocks && blocks / cut * cut * 16 >= blocks * 15) blocks = blocks / cut * cut;
     each = total / blocks;
     longer = total % blocks;
     from = blockIdx.x < blocks ? start(blockIdx.x) : total;

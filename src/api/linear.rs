@@ -196,8 +196,9 @@ fn plan(
         batch_invariant,
         dependent_launch,
         workspace: Ptr::NULL,
+        plan: None,
     };
-    let size = context.backend().gemm_workspace_size(&product);
+    let size = context.backend().gemm_workspace_size(&mut product);
     product.workspace = scratch.take(size.ok_or(Error::TooLarge { argument: "workspace" })?, 1);
     let needed = scratch.bytes().ok_or(Error::TooLarge { argument: "workspace" })?;
     Ok((quantize, product, needed))

@@ -34,8 +34,8 @@ impl Backend {
         }
     }
 
-    /// Bytes of workspace that a product needs for any split of its rows.
-    pub fn gemm_workspace_size(&self, problem: &GemmProblem) -> Option<usize> {
+    /// Bytes of workspace that a product needs for any split of its rows. The problem keeps the plan that says so.
+    pub fn gemm_workspace_size(&self, problem: &mut GemmProblem) -> Option<usize> {
         match self {
             Backend::Cpu(cpu) => cpu::gemm::workspace_size(cpu, problem),
             Backend::Cuda(device) => {

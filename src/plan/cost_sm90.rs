@@ -39,6 +39,8 @@ const COSTS: [Cost; FORMS.len()] = [
     cost(2.0, 0.732, 0.7, 3.9, 1.5),
     cost(2.0, 0.760, 0.2, 6.8, 1.3),
     cost(2.0, 0.710, 0.1, 5.2, 6.6),
+    cost(2.0, 0.230, 0.3, 2.5, 1.0),
+    cost(2.0, 0.370, 0.3, 2.5, 1.5),
 ];
 /// Share of a wide tile's step that does not shrink with the tokens it multiplies: weights are decoded, and all tokens loaded.
 const WIDTH_ALONE: f32 = 0.7;

@@ -5,7 +5,7 @@
 //! any split is right in each form. What a family cannot take stays with the portable kernel: `plan` says so by None.
 
 use super::cost_sm90::Load;
-use super::gemm::{Activations, GemmProblem};
+use super::gemm::{Activations, GemmOut, GemmProblem};
 use super::gemm_cuda::{self, GemmPlan, Machine, UNIT_BYTES, UNIT_COLS, UNIT_ROWS};
 use super::groups::Groups;
 use super::tuning::{Choice, Key, Operand, Tuning};
@@ -54,7 +54,7 @@ const fn many(units: usize, consumers: usize, tokens: usize, depth: usize, stage
 }
 
 /// As kernels/gemm_sm90_few.cu and gemm_sm90_many.cu list them.
-pub const FORMS: [Form; 7] = [
+pub const FORMS: [Form; 9] = [
     few(8, 2, 2),
     few(8, 4, 1),
     few(16, 4, 1),
@@ -62,11 +62,26 @@ pub const FORMS: [Form; 7] = [
     many(3, 3, 64, 2, 4),
     many(2, 2, 128, 2, 3),
     many(1, 2, 256, 1, 4),
+    many(1, 2, 64, 2, 6),
+    many(1, 2, 128, 2, 4),
 ];
 
 impl Form {
     pub const fn threads(&self) -> usize {
         32 * (self.warps + self.helpers)
+    }
+
+    /// Of `many`: tokens of a tile, and its units where other tiles of so many tokens have more.
+    pub fn size(&self) -> String {
+        match self.is_narrow() {
+            true => format!("{}x{}", self.tokens, self.units),
+            false => self.tokens.to_string(),
+        }
+    }
+
+    /// Tiles of one unit, for products of few tiles.
+    pub const fn is_narrow(&self) -> bool {
+        matches!(self.family, Family::Many) && self.units == 1 && self.tokens < 256
     }
 
     /// Weight rows of a tile, and k of a step.
@@ -99,7 +114,7 @@ impl Form {
             Family::Many => {
                 let stage = (weights + self.tokens * 2 * self.step_cols()).next_multiple_of(1024);
                 // A box a warpgroup, which has a unit or a half of one.
-                let (boxes, halves) = (self.warps / 4, 8 * self.units / self.warps);
+                let (boxes, halves) = (self.warps / 4, self.halves());
                 let barriers = 16 * (self.stages + JOBS + boxes);
                 let boxed = self.tokens * (128 * halves + 16) + 4 * self.tokens + 256 * halves;
                 (self.stages * stage + barriers + JOBS * 128).next_multiple_of(128) + boxes * boxed + 1024
@@ -109,7 +124,12 @@ impl Form {
 
     /// Whether the totals of runs stay in registers: `KEEPS_TOTALS` of kernels/sm90_many.cuh.
     const fn keeps_totals(&self) -> bool {
-        self.tokens <= 32
+        self.halves() * self.tokens <= 64
+    }
+
+    /// Halves of a unit that a warpgroup of `many` takes.
+    const fn halves(&self) -> usize {
+        8 * self.units / self.warps
     }
 
     /// Bytes of the sums of a tile.
@@ -201,7 +221,9 @@ fn load(p: &GemmProblem, machine: &Machine) -> Load {
 
 /// Tensor copies address rows at multiples of 16 bytes; codes are decoded to such rows first.
 fn takes(form: &Form, p: &GemmProblem) -> bool {
-    form.family == Family::Few || matches!(p.a, Activations::Codes(_)) || gemm_cuda::a_vectors(p)
+    let copies = matches!(p.a, Activations::Codes(_)) || gemm_cuda::a_vectors(p);
+    let codes = matches!(p.out, GemmOut::Codes(_)) && !gemm_cuda::has_second_pass(p);
+    form.family == Family::Few || copies && !(codes && form.is_narrow())
 }
 
 /// None: this form does not take the problem on this machine.
@@ -236,7 +258,10 @@ pub fn plan_form(p: &GemmProblem, machine: &Machine, form: usize, schedule: Sche
     };
     let sums_at = flags_at + flags;
     let totals_at = sums_at + sums;
-    let totals = if many && run_steps < steps && !f.keeps_totals() { grid * f.tile_bytes() } else { 0 };
+    // Upper halves of the totals wait in shared memory; where the output is codes there is no room for them.
+    let codes = matches!(p.out, GemmOut::Codes(_)) && !gemm_cuda::has_second_pass(p);
+    let total_bytes = if codes { f.tile_bytes() } else { f.tile_bytes() / 2 };
+    let totals = if many && run_steps < steps && !f.keeps_totals() { grid * total_bytes } else { 0 };
     let workspace_bytes = if p.groups.total_rows() == 0 { 0 } else { totals_at + totals };
     Some(Sm90Plan {
         form,
@@ -336,15 +361,15 @@ pub fn candidates(p: &GemmProblem, machine: &Machine) -> Vec<Choice> {
 pub fn kernel_name(p: &GemmProblem, form: &Form) -> String {
     match (form.family, Operand::of(p)) {
         (Family::Few, operand) => format!("nvfp4_gemm_few_{}_{}x{}", operand.name(), form.tokens, form.units),
-        (Family::Many, Operand::Codes) => format!("nvfp4_gemm_many_bf16_{}", form.tokens),
-        (Family::Many, operand) => format!("nvfp4_gemm_many_{}_{}", operand.name(), form.tokens),
+        (Family::Many, Operand::Codes) => format!("nvfp4_gemm_many_bf16_{}", form.size()),
+        (Family::Many, operand) => format!("nvfp4_gemm_many_{}_{}", operand.name(), form.size()),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::plan::gemm::{Activation, GemmOut};
+    use crate::plan::gemm::Activation;
     use crate::plan::gemm_cuda::tests::{SHAPES, ends};
     use crate::plan::groups::Groups;
     use crate::plan::memory::{Matrix, Ptr};
@@ -366,6 +391,7 @@ mod tests {
             batch_invariant: false,
             dependent_launch: false,
             workspace: Ptr::NULL,
+            plan: None,
         }
     }
 

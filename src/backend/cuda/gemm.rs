@@ -91,8 +91,8 @@ const _: () = assert!(size_of::<GemmParams>() == 240);
 /// `DTYPE_CODES` of kernels/params_gemm.cuh.
 pub(super) const DTYPE_CODES: u32 = 3;
 
-pub fn workspace_size(p: &GemmProblem, device: &Device) -> usize {
-    plan(p, device).workspace_bytes()
+pub fn workspace_size(p: &mut GemmProblem, device: &Device) -> usize {
+    p.plan.insert(plan(p, device)).workspace_bytes()
 }
 
 pub(super) fn machine(facts: &DeviceFacts) -> Machine {
@@ -114,7 +114,7 @@ fn plan(p: &GemmProblem, device: &Device) -> Plan {
 /// Every address of the problem is valid on the device; the workspace has [`workspace_size`] bytes.
 pub unsafe fn gemm(queue: &Queue, p: &GemmProblem, early: bool) -> Result<()> {
     // SAFETY: the caller's promise.
-    unsafe { gemm_as(queue, p, &plan(p, queue.device), early) }
+    unsafe { gemm_as(queue, p, &p.plan.unwrap_or_else(|| plan(p, queue.device)), early) }
 }
 
 /// As [`gemm`], as a given plan says.

@@ -43,10 +43,14 @@ pub static KERNELS: &[Kernel] = &[
     many_of_three("nvfp4_gemm_many_bf16_64"),
     many("nvfp4_gemm_many_bf16_128"),
     many("nvfp4_gemm_many_bf16_256"),
+    many("nvfp4_gemm_many_bf16_64x1"),
+    many("nvfp4_gemm_many_bf16_128x1"),
     many_of_three("nvfp4_gemm_many_f16_32"),
     many_of_three("nvfp4_gemm_many_f16_64"),
     many("nvfp4_gemm_many_f16_128"),
     many("nvfp4_gemm_many_f16_256"),
+    many("nvfp4_gemm_many_f16_64x1"),
+    many("nvfp4_gemm_many_f16_128x1"),
     many_of_three("nvfp4_gemm_many_bf16_codes_32"),
     many_of_three("nvfp4_gemm_many_bf16_codes_64"),
     many("nvfp4_gemm_many_bf16_codes_128"),
@@ -143,7 +147,7 @@ pub(super) unsafe fn multiply(
     };
     let forms = FORMS.len() - FEW_FORMS;
     let codes = (params.common.gemm.out_dtype == DTYPE_CODES) as usize;
-    let kernel = &KERNELS[3 * FEW_FORMS + (2 * codes + operand % 2) * forms + plan.form - FEW_FORMS];
+    let kernel = &KERNELS[3 * FEW_FORMS + 2 * codes * forms + operand % 2 * (forms - 2 * codes) + plan.form - FEW_FORMS];
     // SAFETY: the caller's promise; the struct is the kernel's.
     unsafe { launch(queue, early, kernel, grid, threads, shared, &params) }
 }

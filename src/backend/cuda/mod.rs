@@ -84,8 +84,8 @@ impl Device {
         weights::storage_size(shape)
     }
 
-    /// Bytes of workspace of a product.
-    pub fn gemm_workspace_size(&self, problem: &GemmProblem) -> usize {
+    /// Bytes of workspace of a product, which keeps its plan.
+    pub fn gemm_workspace_size(&self, problem: &mut GemmProblem) -> usize {
         gemm::workspace_size(problem, self)
     }
 }
