@@ -2,8 +2,8 @@
 //
 // A warpgroup leaves what it has in its Box in shared memory, rounded, and goes on with its next tile; a warp that does not
 // multiply (a writer) takes rows out of the box with bulk copies, or through SwiGLU (less what the warpgroup takes itself), meanwhile. What needs more (f32, sums
-// with the old output, codes, relu², rows that are not whole vectors) the warpgroup writes by itself, piece after piece
-// through the same memory, with two buffers that alternate.
+// with the old output, relu², rows that are not whole vectors) the warpgroup writes by itself, piece after piece
+// through the same memory, with two buffers that alternate. Codes are made of bfloat16 rows by a pass behind the product.
 // What an activation sees is v rounded to the inner dtype (docs/numerics.md), so that rounding comes first; only f32
 // outputs and sums with the old output keep f32. Rows of a box lie 16 bytes more than a multiple of 64 apart: a warp's four
 // token rows then meet no bank twice.
@@ -123,7 +123,6 @@ NVFP4_INLINE void stage_one_of(const GemmParams& p, const typename C::Sums& acc,
 // A piece in shared memory and where it belongs.
 struct Piece {
   const uint8_t* staged;
-  uint8_t* spare;     // the other buffer
   int first, count;   // tokens of the tile
   uint32_t first_row; // stored weight row that the warpgroup begins with
   int64_t base;       // element of the output's first row of the group
@@ -141,10 +140,8 @@ template <Keep KEEP> NVFP4_INLINE void load_staged(float (&v)[4], const uint8_t*
 }
 
 // Rows through activation, the old output, or strides that are not whole vectors: four stored rows a lane.
-// Codes leave the activated rows in the spare buffer as bfloat16.
-template <class C, Keep KEEP, bool CODES> NVFP4_INLINE void write_rows(const GemmParams& p, const Tile& t, const Piece& piece) {
+template <class C, Keep KEEP> NVFP4_INLINE void write_rows(const GemmParams& p, const Tile& t, const Piece& piece) {
   constexpr int PITCH = Kept<KEEP>::template PITCH<C>;
-  const bool gated = p.activation == ACTIVATION_SWIGLU;
   constexpr int LANES = C::WIDTH / 4;  // of a token
   const int local = 4 * (C::thread() % LANES);
   const uint32_t stored = piece.first_row + local;
@@ -155,14 +152,7 @@ template <class C, Keep KEEP, bool CODES> NVFP4_INLINE void write_rows(const Gem
     float v[4];
     load_staged<KEEP>(v, piece.staged + token * PITCH, local);
     activate(p, v);
-    if constexpr (CODES) {
-      uint16_t* to = reinterpret_cast<uint16_t*>(piece.spare + token * C::HALF_PITCH) + (gated ? local / 2 : local);
-#pragma unroll
-      for (int i = 0; i < 4; i++)
-        if (i < o.count) to[i] = static_cast<uint16_t>(half_bits(DTYPE_BF16, v[i]));
-    } else {
-      store_values(p, o, piece.base + (t.row0 + piece.first + token) * p.out_row_stride, v);
-    }
+    store_values(p, o, piece.base + (t.row0 + piece.first + token) * p.out_row_stride, v);
   }
 }
 
@@ -177,8 +167,8 @@ NVFP4_INLINE bool takes_vectors(const GemmParams& p) {
 // Who writes the outputs of a launch: writers, the rows as they are or gate/up pairs; or the warpgroups, piece after piece.
 enum class Route { ROWS, GATES, PIECES };
 
-template <bool CODES> NVFP4_INLINE Route route_of(const GemmParams& p) {
-  if (CODES || p.out_dtype == DTYPE_F32 || p.accumulate || !takes_vectors(p)) return Route::PIECES;
+NVFP4_INLINE Route route_of(const GemmParams& p) {
+  if (p.out_dtype == DTYPE_F32 || p.accumulate || !takes_vectors(p)) return Route::PIECES;
   return p.activation == ACTIVATION_NONE ? Route::ROWS : p.activation == ACTIVATION_SWIGLU ? Route::GATES : Route::PIECES;
 }
 
@@ -257,15 +247,12 @@ NVFP4_INLINE void gate_rows(const GemmParams& p, const Tile& t, uint32_t first_r
 
 // ---- what warpgroups do
 
-template <class C, Keep KEEP, bool CODES>
+template <class C, Keep KEEP>
 NVFP4_INLINE void write_pieces(const GemmParams& p, const Tile& t, uint32_t first_row, const typename C::Sums& acc, const Factors& f,
                                uint8_t* staging, uint32_t barrier) {
   using K = Kept<KEEP>;
   constexpr int PIECE = K::template PIECE<C>, PITCH = K::template PITCH<C>;
   const int first_token = 2 * (threadIdx.x & 3), here = t.count;
-  const bool gated = p.activation == ACTIVATION_SWIGLU;
-  const uint32_t cols = gated ? p.weight_rows / 2 : p.weight_rows, first_column = (gated ? first_row / 2 : first_row) / 16;
-  const int width = gated ? C::WIDTH / 2 : C::WIDTH;
   int tokens = 0;
 #pragma unroll 1
   for (int i = 0; tokens < here; i++, tokens += PIECE) {
@@ -275,22 +262,11 @@ NVFP4_INLINE void write_pieces(const GemmParams& p, const Tile& t, uint32_t firs
     ptx::meet(barrier, C::THREADS);
     Piece piece;
     piece.staged = buffer;
-    piece.spare = staging + (~i & 1) * C::BUFFER;
     piece.first = tokens;
     piece.count = min(here - tokens, PIECE);
     piece.first_row = first_row;
     piece.base = out_start(p, t);
-    write_rows<C, KEEP, CODES>(p, t, piece);
-    if constexpr (CODES) {
-      ptx::meet(barrier, C::THREADS);
-      quantize_rows<C::THREADS>(p, t, reinterpret_cast<const uint16_t*>(piece.spare), C::HALF_PITCH / 2, tokens, tokens + piece.count, cols,
-                                first_column, width);
-      ptx::meet(barrier, C::THREADS);
-    }
-  }
-  if (CODES && t.row0 + t.count >= t.rows) {
-    const int padded = static_cast<int>(rounded(t.rows, tile_rows(p.out_layout))) - t.row0;
-    quantize_rows<C::THREADS>(p, t, nullptr, 0, here, padded, cols, first_column, width);
+    write_rows<C, KEEP>(p, t, piece);
   }
 }
 
@@ -305,11 +281,11 @@ NVFP4_INLINE void fill_box(const GemmParams& p, const typename C::Sums& acc, con
 }
 
 // Called by all threads of a warpgroup, which owns its box; `memory` is C::BYTES, `barrier` a meeting of its own. True: the
-// box is full, and a writer has to empty it. CODES: the output is codes, which takes registers that the rest has not.
-template <class C, bool CODES>
+// box is full, and a writer has to empty it.
+template <class C>
 NVFP4_INLINE bool write_sums(const GemmParams& p, const Tile& t, uint32_t first_row, const typename C::Sums& acc, float g_b, uint8_t* memory,
                              uint32_t barrier) {
-  const Route route = route_of<CODES>(p);
+  const Route route = route_of(p);
   const bool plain = route != Route::PIECES && is_plain(p, g_b);
   if (!plain) {
     ptx::meet(barrier, C::THREADS);  // the last readers of scales and buffers are done
@@ -324,32 +300,27 @@ NVFP4_INLINE bool write_sums(const GemmParams& p, const Tile& t, uint32_t first_
   const int first_token = 2 * (threadIdx.x & 3);
   const Factors f{g_b, reinterpret_cast<const float*>(memory + C::SCALES_AT) + first_token,
                   reinterpret_cast<const float*>(memory + C::BIAS_AT) + C::row()};
-  if constexpr (CODES) {
-    write_pieces<C, Keep::BF16, true>(p, t, first_row, acc, f, memory, barrier);
+  if (route == Route::PIECES) {
+    if (p.activation == ACTIVATION_NONE && (p.out_dtype == DTYPE_F32 || p.accumulate))
+      write_pieces<C, Keep::F32>(p, t, first_row, acc, f, memory, barrier);
+    else if (p.out_dtype == DTYPE_F16)
+      write_pieces<C, Keep::F16>(p, t, first_row, acc, f, memory, barrier);
+    else
+      write_pieces<C, Keep::BF16>(p, t, first_row, acc, f, memory, barrier);
     return false;
-  } else {
-    if (route == Route::PIECES) {
-      if (p.activation == ACTIVATION_NONE && (p.out_dtype == DTYPE_F32 || p.accumulate))
-        write_pieces<C, Keep::F32, false>(p, t, first_row, acc, f, memory, barrier);
-      else if (p.out_dtype == DTYPE_F16)
-        write_pieces<C, Keep::F16, false>(p, t, first_row, acc, f, memory, barrier);
-      else
-        write_pieces<C, Keep::BF16, false>(p, t, first_row, acc, f, memory, barrier);
-      return false;
-    }
-    uint8_t* to = memory + first_token * C::HALF_PITCH + 2 * C::row();
-    const int here = t.count;
-    if (p.out_dtype == DTYPE_F16) {
-      plain ? fill_box<C, Keep::F16, true>(p, acc, f, to, here) : fill_box<C, Keep::F16, false>(p, acc, f, to, here);
-    } else {
-      plain ? fill_box<C, Keep::BF16, true>(p, acc, f, to, here) : fill_box<C, Keep::BF16, false>(p, acc, f, to, here);
-    }
-    if (route == Route::GATES) {  // one writer would be slower than the tensor cores
-      ptx::meet(barrier, C::THREADS);
-      gate_rows<C>(p, t, first_row, memory, 0, min(here, C::OWN_GATES), threadIdx.x >> 5 & 3, 4);
-    }
-    return true;
   }
+  uint8_t* to = memory + first_token * C::HALF_PITCH + 2 * C::row();
+  const int here = t.count;
+  if (p.out_dtype == DTYPE_F16) {
+    plain ? fill_box<C, Keep::F16, true>(p, acc, f, to, here) : fill_box<C, Keep::F16, false>(p, acc, f, to, here);
+  } else {
+    plain ? fill_box<C, Keep::BF16, true>(p, acc, f, to, here) : fill_box<C, Keep::BF16, false>(p, acc, f, to, here);
+  }
+  if (route == Route::GATES) {  // one writer would be slower than the tensor cores
+    ptx::meet(barrier, C::THREADS);
+    gate_rows<C>(p, t, first_row, memory, 0, min(here, C::OWN_GATES), threadIdx.x >> 5 & 3, 4);
+  }
+  return true;
 }
 
 }  // namespace nvfp4

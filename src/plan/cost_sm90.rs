@@ -185,7 +185,12 @@ impl FormLoad {
         };
         let mut multiply = whole * (steps * self.step + c.tile);
         if cut > 0.0 {
-            let workers = blocks.min(cut * steps / (form.depth * LEAST_STEPS) as f32).max(1.0);
+            let mut workers = blocks.min(cut * steps / (form.depth * LEAST_STEPS) as f32).max(1.0);
+            // As `Work` has it: a few tiles are shared by as many blocks each.
+            let alike = (workers / cut) as u32 as f32 * cut;
+            if 16.0 * alike >= 15.0 * workers {
+                workers = alike;
+            }
             let sharers = (workers / cut).max(1.0);
             multiply += cut * steps / workers * self.step
                 + (cut / workers).max(1.0) * c.tile

@@ -109,13 +109,13 @@ impl Form {
         match self.family {
             Family::Few => {
                 let stage = weights + self.tokens * (2 * self.step_cols() + 16);
-                self.stages * stage + JOBS * 128 + self.warps * 640 + 16 * (self.stages + JOBS)
+                self.stages * stage + JOBS * 128 + self.warps * 640 + 16 * self.stages + 24 * JOBS
             }
             Family::Many => {
                 let stage = (weights + self.tokens * 2 * self.step_cols()).next_multiple_of(1024);
                 // A box a warpgroup, which has a unit or a half of one.
                 let (boxes, halves) = (self.warps / 4, self.halves());
-                let barriers = 16 * (self.stages + JOBS + boxes);
+                let barriers = 16 * (self.stages + boxes) + 24 * JOBS;
                 let boxed = self.tokens * (128 * halves + 16) + 4 * self.tokens + 256 * halves;
                 (self.stages * stage + barriers + JOBS * 128).next_multiple_of(128) + boxes * boxed + 1024
             }
@@ -130,6 +130,11 @@ impl Form {
     /// Halves of a unit that a warpgroup of `many` takes.
     const fn halves(&self) -> usize {
         8 * self.units / self.warps
+    }
+
+    /// Whether sums travel with the launch's token: `TaggedPartials` of kernels/sm90_schedule.cuh.
+    const fn is_tagged(&self) -> bool {
+        matches!(self.family, Family::Few) || self.is_narrow()
     }
 
     /// Bytes of the sums of a tile.
@@ -177,9 +182,9 @@ pub fn plan(p: &GemmProblem, machine: &Machine) -> Option<Sm90Plan> {
     }
     let mut best: Option<(f32, usize, Schedule)> = None;
     for (form, f) in FORMS.iter().enumerate().filter(|(_, f)| takes(f, p) && near(f, load.average)) {
-        let load = load.of(form);
+        let (load, behind) = (load.of(form), second_pass_cost(f, p));
         for &schedule in schedules(f.family, p.batch_invariant) {
-            let us = load.microseconds(schedule);
+            let us = load.microseconds(schedule) + behind;
             if best.is_none_or(|(least, ..)| us < least) {
                 best = Some((us, form, schedule));
             }
@@ -221,9 +226,7 @@ fn load(p: &GemmProblem, machine: &Machine) -> Load {
 
 /// Tensor copies address rows at multiples of 16 bytes; codes are decoded to such rows first.
 fn takes(form: &Form, p: &GemmProblem) -> bool {
-    let copies = matches!(p.a, Activations::Codes(_)) || gemm_cuda::a_vectors(p);
-    let codes = matches!(p.out, GemmOut::Codes(_)) && !gemm_cuda::has_second_pass(p);
-    form.family == Family::Few || copies && !(codes && form.is_narrow())
+    form.family == Family::Few || matches!(p.a, Activations::Codes(_)) || gemm_cuda::a_vectors(p)
 }
 
 /// None: this form does not take the problem on this machine.
@@ -248,20 +251,18 @@ pub fn plan_form(p: &GemmProblem, machine: &Machine, form: usize, schedule: Sche
     let run_steps = run_steps(p, f);
     let up = |bytes: usize| bytes.next_multiple_of(128);
     let decoded = many && matches!(p.a, Activations::Codes(_));
-    let decoded_at = up(gemm_cuda::staged_bytes(p));
+    let decoded_at = if has_second_pass(f, p) { up(gemm_cuda::staged_bytes(p)) } else { 0 };
     let flags_at = decoded_at + if decoded { up(decoded_rows(p) * shape.cols * 2) } else { 0 };
-    // Sums of `few` carry the launch's token beside every two floats; those of `many` a flag a warp.
-    let (flags, sums) = match f.family {
-        _ if !cut => (0, 0),
-        Family::Few => (0, grid * 2 * f.tile_bytes()),
-        Family::Many => (up(grid * f.warps * 8), grid * f.tile_bytes()),
+    // Sums of `few` and narrow tiles carry the launch's token beside every two floats; those of others a flag a warp.
+    let (flags, sums) = match cut {
+        false => (0, 0),
+        _ if f.is_tagged() => (0, grid * 2 * f.tile_bytes()),
+        _ => (up(grid * f.warps * 8), grid * f.tile_bytes()),
     };
     let sums_at = flags_at + flags;
     let totals_at = sums_at + sums;
-    // Upper halves of the totals wait in shared memory; where the output is codes there is no room for them.
-    let codes = matches!(p.out, GemmOut::Codes(_)) && !gemm_cuda::has_second_pass(p);
-    let total_bytes = if codes { f.tile_bytes() } else { f.tile_bytes() / 2 };
-    let totals = if many && run_steps < steps && !f.keeps_totals() { grid * total_bytes } else { 0 };
+    // Lower halves; the upper ones wait in shared memory.
+    let totals = if many && run_steps < steps && !f.keeps_totals() { grid * f.tile_bytes() / 2 } else { 0 };
     let workspace_bytes = if p.groups.total_rows() == 0 { 0 } else { totals_at + totals };
     Some(Sm90Plan {
         form,
@@ -297,6 +298,21 @@ fn decoded_rows(p: &GemmProblem) -> usize {
     }
 }
 
+/// Whether codes are made by a pass over bfloat16 rows: `few` quantizes what its blocks hold, `many` leaves values alone.
+fn has_second_pass(form: &Form, p: &GemmProblem) -> bool {
+    match form.family {
+        Family::Few => gemm_cuda::needs_second_pass(p),
+        Family::Many => matches!(p.out, GemmOut::Codes(_)),
+    }
+}
+
+/// Microseconds of that pass and of writing its rows: a launch, and two bytes a value each way.
+fn second_pass_cost(form: &Form, p: &GemmProblem) -> f32 {
+    const LAUNCH: f32 = 2.5;
+    const RATE: f32 = 3.5e6;
+    if has_second_pass(form, p) { LAUNCH + 2.0 * gemm_cuda::staged_bytes(p) as f32 / RATE } else { 0.0 }
+}
+
 /// How a product runs on a device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Plan {
@@ -309,6 +325,14 @@ impl Plan {
         match self {
             Plan::Portable(plan) => plan.workspace_bytes,
             Plan::Hopper(plan) => plan.workspace_bytes,
+        }
+    }
+
+    /// Whether the kernel leaves bfloat16 rows at the workspace's start, of which another pass makes codes.
+    pub fn has_second_pass(&self, p: &GemmProblem) -> bool {
+        match self {
+            Plan::Portable(_) => gemm_cuda::needs_second_pass(p),
+            Plan::Hopper(plan) => has_second_pass(&FORMS[plan.form], p),
         }
     }
 }
@@ -357,7 +381,7 @@ pub fn candidates(p: &GemmProblem, machine: &Machine) -> Vec<Choice> {
     list
 }
 
-/// The name of a form in choices: its symbol, but for `_codes` of outputs. Codes reach `many` as bfloat16.
+/// The name of a form in choices: its symbol. Codes reach `many` as bfloat16.
 pub fn kernel_name(p: &GemmProblem, form: &Form) -> String {
     match (form.family, Operand::of(p)) {
         (Family::Few, operand) => format!("nvfp4_gemm_few_{}_{}x{}", operand.name(), form.tokens, form.units),
@@ -369,11 +393,13 @@ pub fn kernel_name(p: &GemmProblem, form: &Form) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::format::block::ScaleRule;
+    use crate::format::layout::ScaleLayout;
     use crate::plan::gemm::Activation;
     use crate::plan::gemm_cuda::tests::{SHAPES, ends};
     use crate::plan::groups::Groups;
     use crate::plan::memory::{Matrix, Ptr};
-    use crate::plan::quantize::Scope;
+    use crate::plan::quantize::{DecodeScales, QuantOut, Scales, Scope};
     use crate::plan::weights::{Weights, WeightsShape};
 
     const H200: Machine = Machine { processors: 132, shared_per_block: 232_448, hopper: true };
@@ -439,7 +465,8 @@ mod tests {
                 Family::Many => (
                     many,
                     format!(
-                        "(NAME, F16, CODES, {}, {}, {}, {}, {})",
+                        "(NAME, {}, F16, {}, {}, {}, {}, {})",
+                        form.size(),
                         form.units,
                         form.warps / 4,
                         form.tokens,
@@ -449,6 +476,39 @@ mod tests {
                 ),
             };
             assert!(text.contains(&entry), "the kernels list {entry}");
+        }
+    }
+
+    #[test]
+    fn codes_of_many_tokens_are_made_of_rows_in_the_workspace() {
+        let codes = |decode, rule| {
+            let scales = Scales { base: Ptr::NULL, layout: ScaleLayout::Linear, row_stride: 128 };
+            GemmOut::Codes(QuantOut {
+                codes: Ptr::NULL,
+                codes_row_stride: 1024,
+                scales,
+                rule,
+                scope: Scope::Row,
+                decode,
+            })
+        };
+        let given = codes(DecodeScales::Static(Ptr::NULL), ScaleRule::Amax);
+        let searched = codes(DecodeScales::Static(Ptr::NULL), ScaleRule::MinMse);
+        let dynamic = codes(DecodeScales::Dynamic(Ptr::NULL), ScaleRule::Amax);
+        for (rows, out, staged) in [
+            (4, given, false),
+            (4, searched, true),
+            (4, dynamic, true),
+            (4096, given, true),
+            (4096, searched, true),
+            (4096, dynamic, true),
+        ] {
+            let values = problem(Groups::None { rows }, 2048, 2048, 2048);
+            let p = GemmProblem { out, ..values };
+            let plan = plan(&p, &H200).expect("Hopper takes it");
+            assert_eq!(Plan::Hopper(plan).has_second_pass(&p), staged, "{rows} rows");
+            assert_eq!(plan.decoded_at, if staged { rows * 2048 * 2 } else { 0 });
+            assert!(!Plan::Hopper(plan).has_second_pass(&values));
         }
     }
 

@@ -1,6 +1,6 @@
 //! The grouped product on a device: a plan of `plan::gemm_cuda` → one launch of kernels/gemm.cu, with a memset of the
 //! counters before it where blocks share a tile's k, or a plan of `plan::gemm_sm90`; and a quantizing pass behind it for
-//! requantized outputs whose scales are dynamic or searched for. Twin: backend/cpu/gemm.
+//! requantized outputs that the kernel leaves as bfloat16 rows. Twin: backend/cpu/gemm.
 
 use super::context::{Device, DeviceFacts};
 use super::launch::{Kernel, Queue};
@@ -129,14 +129,15 @@ pub(super) unsafe fn gemm_as(queue: &Queue, p: &GemmProblem, plan: &Plan, early:
     if p.groups.total_rows() > i32::MAX as usize {
         return Err(Error::TooLarge { argument: "rows" });
     }
-    let params = params(p, queue.facts);
+    let second_pass = plan.has_second_pass(p);
+    let params = params(p, queue.facts, second_pass);
     // SAFETY: the caller's promise, here and below; the struct is the kernel's.
     unsafe {
         match plan {
             Plan::Portable(plan) => multiply(queue, p, plan, params, early)?,
             Plan::Hopper(plan) => gemm_sm90::multiply(queue, p, plan, params, early)?,
         }
-        match (p.out, gemm_cuda::has_second_pass(p) && p.groups.total_rows() > 0) {
+        match (p.out, second_pass && p.groups.total_rows() > 0) {
             (GemmOut::Codes(out), true) => rows::quantize(
                 queue,
                 &QuantizeProblem {
@@ -201,9 +202,8 @@ fn staged(p: &GemmProblem) -> Matrix {
 }
 
 /// All but what a plan decides.
-fn params(p: &GemmProblem, facts: &DeviceFacts) -> GemmParams {
+fn params(p: &GemmProblem, facts: &DeviceFacts, second_pass: bool) -> GemmParams {
     let shape = &p.weights.shape;
-    let second_pass = gemm_cuda::has_second_pass(p);
     let (grouping, index, group_rows) = match p.groups {
         Groups::None { rows } => (0, 0, rows),
         Groups::Ends { ends, rows, .. } => (1, address(ends), rows),

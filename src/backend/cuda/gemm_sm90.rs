@@ -4,7 +4,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::driver::*;
-use super::gemm::{DTYPE_CODES, GemmParams};
+use super::gemm::GemmParams;
 use super::launch::{Kernel, Queue};
 use super::layouts;
 use super::params::address;
@@ -27,8 +27,7 @@ const fn many_of_three(name: &'static str) -> Kernel {
     Kernel { file: "gemm_sm90_many", name, registers: 128, threads: 512 }
 }
 
-/// Forms for few tokens: [operand: bf16, f16, codes][form]; then those for many: [output: values, codes]
-/// [operand: bf16, f16][form].
+/// Forms for few tokens: [operand: bf16, f16, codes][form]; then those for many: [operand: bf16, f16][form].
 pub static KERNELS: &[Kernel] = &[
     few("nvfp4_gemm_few_bf16_8x2", 384),
     few("nvfp4_gemm_few_bf16_8x4", 640),
@@ -51,14 +50,6 @@ pub static KERNELS: &[Kernel] = &[
     many("nvfp4_gemm_many_f16_256"),
     many("nvfp4_gemm_many_f16_64x1"),
     many("nvfp4_gemm_many_f16_128x1"),
-    many_of_three("nvfp4_gemm_many_bf16_codes_32"),
-    many_of_three("nvfp4_gemm_many_bf16_codes_64"),
-    many("nvfp4_gemm_many_bf16_codes_128"),
-    many("nvfp4_gemm_many_bf16_codes_256"),
-    many_of_three("nvfp4_gemm_many_f16_codes_32"),
-    many_of_three("nvfp4_gemm_many_f16_codes_64"),
-    many("nvfp4_gemm_many_f16_codes_128"),
-    many("nvfp4_gemm_many_f16_codes_256"),
 ];
 const FEW_FORMS: usize = 3;
 
@@ -146,8 +137,7 @@ pub(super) unsafe fn multiply(
         reserved: [0; 13],
     };
     let forms = FORMS.len() - FEW_FORMS;
-    let codes = (params.common.gemm.out_dtype == DTYPE_CODES) as usize;
-    let kernel = &KERNELS[3 * FEW_FORMS + 2 * codes * forms + operand % 2 * (forms - 2 * codes) + plan.form - FEW_FORMS];
+    let kernel = &KERNELS[3 * FEW_FORMS + operand % 2 * forms + plan.form - FEW_FORMS];
     // SAFETY: the caller's promise; the struct is the kernel's.
     unsafe { launch(queue, early, kernel, grid, threads, shared, &params) }
 }
@@ -243,15 +233,14 @@ mod tests {
     fn the_table_has_a_kernel_for_every_form() {
         let names: Vec<&str> = KERNELS.iter().map(|kernel| kernel.name).collect();
         let mut expected = Vec::new();
-        for (family, operands) in [
-            (Family::Few, &["bf16", "f16", "codes"][..]),
-            (Family::Many, &["bf16", "f16", "bf16_codes", "f16_codes"]),
-        ] {
+        for (family, operands) in
+            [(Family::Few, &["bf16", "f16", "codes"][..]), (Family::Many, &["bf16", "f16"])]
+        {
             for operand in operands {
                 for form in FORMS.iter().filter(|form| form.family == family) {
                     let name = match family {
                         Family::Few => format!("nvfp4_gemm_few_{operand}_{}x{}", form.tokens, form.units),
-                        Family::Many => format!("nvfp4_gemm_many_{operand}_{}", form.tokens),
+                        Family::Many => format!("nvfp4_gemm_many_{operand}_{}", form.size()),
                     };
                     let kernel = KERNELS.iter().find(|kernel| kernel.name == name).expect("a kernel a form");
                     assert_eq!(kernel.threads as usize, form.threads());
