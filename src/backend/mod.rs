@@ -35,8 +35,8 @@ impl Backend {
         }
     }
 
-    /// Bytes of workspace that a product needs for any split of its rows.
-    pub fn gemm_workspace_size(&self, problem: &GemmProblem) -> Option<usize> {
+    /// Bytes of workspace that a product needs for any split of its rows. The problem keeps the plan that says so.
+    pub fn gemm_workspace_size(&self, problem: &mut GemmProblem) -> Option<usize> {
         match self {
             Backend::Cpu(cpu) => cpu::gemm::workspace_size(cpu, problem),
             Backend::Cuda(device) => {
@@ -51,12 +51,12 @@ impl Backend {
     pub fn quantized_gemm_workspace_size(
         &self,
         quantize: &QuantizeProblem,
-        problem: &GemmProblem,
+        problem: &mut GemmProblem,
     ) -> Option<usize> {
         let alone = self.gemm_workspace_size(problem)?;
         match self {
             Backend::Cpu(_) => Some(alone),
-            Backend::Cuda(device) => Some(device.quantized_gemm_workspace_size(quantize, problem)),
+            Backend::Cuda(device) => device.quantized_gemm_workspace_size(quantize, problem).or(Some(alone)),
         }
     }
 }

@@ -182,6 +182,7 @@ pub fn plan(
             batch_invariant,
             dependent_launch,
             workspace,
+            plan: None,
         }
     };
     let bias1 = bias("bias1", args.bias1, args.bias_dtype, shape1.groups, shape1.rows, regions)?;
@@ -191,10 +192,10 @@ pub fn plan(
     let mut second = product(h.read(), w2, bias2, Activation::None, out);
     // The ends stand behind the first product's launch, the weights behind more.
     second.dependent_launch = true;
-    let size = |p: &GemmProblem| {
+    let size = |p: &mut GemmProblem| {
         context.backend().gemm_workspace_size(p).ok_or(Error::TooLarge { argument: "workspace" })
     };
-    let workspace = scratch.take(size(&first)?.max(size(&second)?), 1);
+    let workspace = scratch.take(size(&mut first)?.max(size(&mut second)?), 1);
     (first.workspace, second.workspace) = (workspace, workspace);
 
     let cols = shape2.rows;

@@ -86,13 +86,13 @@ impl Device {
         weights::storage_size(shape)
     }
 
-    /// Bytes of workspace of a product.
-    pub fn gemm_workspace_size(&self, problem: &GemmProblem) -> usize {
+    /// Bytes of workspace of a product, which keeps its plan.
+    pub fn gemm_workspace_size(&self, problem: &mut GemmProblem) -> usize {
         gemm::workspace_size(problem, self)
     }
 
     /// Bytes of workspace of a product behind its quantizer.
-    pub fn quantized_gemm_workspace_size(&self, quantize: &QuantizeProblem, problem: &GemmProblem) -> usize {
+    pub fn quantized_gemm_workspace_size(&self, quantize: &QuantizeProblem, problem: &GemmProblem) -> Option<usize> {
         gemm::quantized_workspace_size(quantize, problem, self)
     }
 }
