@@ -34,6 +34,14 @@ impl Backend {
         }
     }
 
+    /// Whether NVFP4 activations are best given to products as the bfloat16 rows that they stand for, where a layer makes them.
+    pub fn decodes_activations(&self) -> bool {
+        match self {
+            Backend::Cpu(_) => false,
+            Backend::Cuda(device) => device.decodes_activations(),
+        }
+    }
+
     /// Bytes of workspace that a product needs for any split of its rows.
     pub fn gemm_workspace_size(&self, problem: &GemmProblem) -> Option<usize> {
         match self {
