@@ -83,6 +83,7 @@ NVFP4_INLINE int32_t bad_id(const PermuteParams& p, const PermuteMemory& m) {
 
 NVFP4_INLINE void permute_count(const PermuteParams& p, PermuteMemory& m) {
   ptx::allow_dependents();  // each launch of the sort waits for the one in front
+  ptx::wait_for_launches();
   count_runs(p, m);
   int32_t* const out = p.source_rows + uint64_t(blockIdx.x) * (p.local_experts + 1);
   for (uint32_t e = threadIdx.x; e < p.local_experts; e += PERMUTE_THREADS) {

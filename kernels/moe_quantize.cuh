@@ -50,6 +50,40 @@ NVFP4_INLINE uint32_t expert_of(const GroupsParams& groups, int32_t row) {
 
 constexpr uint32_t NAN_PAIR = Bf16::NAN_CODE | Bf16::NAN_CODE << 16;
 
+// Lane j has the scales of slot j; find_ties for all of them. Whole warps.
+template <class D>
+NVFP4_INLINE void find_ties_of_slots(Encode& mine, uint32_t topk) {
+  if constexpr (CUTS<D>) {
+    const uint32_t lane = threadIdx.x & 31, mantissa = lane & 7;
+#pragma unroll 1
+    for (uint32_t first = 0; first < topk; first += 4) {
+      Encode other{__shfl_sync(0xFFFFFFFFu, mine.inverse, first + lane / 8), 0.f, false};
+      uint32_t ties = tie_class(other, mantissa) << 4 * mantissa;
+#pragma unroll
+      for (uint32_t d = 1; d < 8; d *= 2) ties |= __shfl_xor_sync(0xFFFFFFFFu, ties, d);
+      ties = __shfl_sync(0xFFFFFFFFu, ties, (lane & 3) * 8);
+      if (lane - first < 4) mine.ties = ties;
+    }
+  }
+}
+
+NVFP4_INLINE Encode encode_of_slot(const Encode& mine, uint32_t slot) {
+  Encode e{__shfl_sync(0xFFFFFFFFu, mine.inverse, slot), __shfl_sync(0xFFFFFFFFu, mine.sixth, slot),
+           __shfl_sync(0xFFFFFFFFu, uint32_t(mine.invalid), slot) != 0};
+  e.ties = __shfl_sync(0xFFFFFFFFu, mine.ties, slot);
+  return e;
+}
+
+// cta_max with one meeting: calls take turns with two buffers of 16 words.
+NVFP4_INLINE uint32_t token_max(uint32_t v, uint32_t* shared, uint32_t& turn) {
+  uint32_t* const buffer = shared + 16 * (turn & 1);
+  turn++;
+  const uint32_t lane = threadIdx.x & 31, most = ptx::warp_max(v);
+  if (lane == 0) buffer[threadIdx.x >> 5] = most;
+  __syncthreads();
+  return ptx::warp_max(lane < blockDim.x >> 5 ? buffer[lane] : 0);
+}
+
 // What the thread leaves of its block: 16 bytes each, or words of codes and the scale.
 struct Left {
   uint4 first, second;  // decoded: a part of its pair's even block, one of the odd block; else the codes
@@ -109,10 +143,10 @@ NVFP4_INLINE void store_gathered(const GatherRowsParams& g, uint64_t row, uint32
 }
 
 // Up to a block a thread stays in registers between the amax and the codes. D = F32: any dtype, alignment and rule.
-// `shared`: 32 words. `tiles`: find_tiles'.
+// `shared`: 32 words, `turn`: of them. `tiles`: find_tiles'.
 template <class D>
-NVFP4_INLINE void scatter_quantize(const GatherRowsParams& g, Gathered<D>& t, uint64_t token, uint32_t* shared, const uint32_t* tiles,
-                                   uint32_t& faults) {
+NVFP4_INLINE void scatter_quantize(const GatherRowsParams& g, Gathered<D>& t, uint64_t token, uint32_t* shared, uint32_t& turn,
+                                   const uint32_t* tiles, uint32_t& faults) {
   const RowsParams& p = g.rows;
   if (!ptx::warp_or(t.row >= 0)) return;
   const uint64_t blocks = p.cols / 16, row = token * p.src.row_stride;
@@ -128,15 +162,17 @@ NVFP4_INLINE void scatter_quantize(const GatherRowsParams& g, Gathered<D>& t, ui
       load_gathered(next, p, row + 16 * b);
       m = max(m, finite_magnitude(next, next.magnitude()));
     }
-    const float amax = __uint_as_float(cta_max(m, shared));
+    const float amax = __uint_as_float(token_max(m, shared, turn));
     if (threadIdx.x < 32 && t.row >= 0) p.decode[t.row] = decode_scale_from_amax(amax);
     encode = encode_from_amax(amax);
   } else if (common) {
     encode = encode_of(p, 0, 0);
-  } else if (!g.inverse) {
-    t.expert = expert_of(p.groups, int32_t(token));
+  } else {
+    if (!g.inverse) t.expert = expert_of(p.groups, int32_t(token));
+    if (t.row >= 0) encode = encode_of(p, t.expert, uint32_t(t.row));  // of the lane's slot
   }
   if (common) find_ties<D>(encode);
+  else find_ties_of_slots<D>(encode, g.topk);
   const uint32_t tiled_row = tiles && t.row >= 0 ? uint32_t(t.row) + tiles[t.expert] : 0;
   // Whole warps, for lanes are asked.
 #pragma unroll 1
@@ -149,12 +185,9 @@ NVFP4_INLINE void scatter_quantize(const GatherRowsParams& g, Gathered<D>& t, ui
 #pragma unroll 1
     for (uint32_t j = 0; j < g.topk; j++) {
       const int32_t to = __shfl_sync(0xFFFFFFFFu, t.row, j);
-      const uint32_t expert = __shfl_sync(0xFFFFFFFFu, t.expert, j), at = __shfl_sync(0xFFFFFFFFu, tiled_row, j);
+      const uint32_t at = __shfl_sync(0xFFFFFFFFu, tiled_row, j);
       if (to < 0) continue;
-      if (!common) {
-        encode = encode_of(p, expert, uint32_t(to));
-        left = quantize_gathered(g, t.x, encode, here, faults);
-      }
+      if (!common) left = quantize_gathered(g, t.x, encode_of_slot(encode, j), here, faults);
       store_gathered<D>(g, uint32_t(to), at, b, left);
     }
   }
@@ -194,12 +227,14 @@ NVFP4_INLINE void find_tiles(const RowsParams& p, uint32_t* tiles) {
 template <class D>
 NVFP4_INLINE void scatter_all(const GatherRowsParams& g) {
   __shared__ uint32_t shared[32], tiles[MOST_EXPERTS];
-  ptx::allow_dependents();  // who starts behind this launch waits for it before it reads any of this
+  // Behind a layer's product who starts then relies on what stood before that; behind a sort on what the sort has written.
+  if (!g.inverse) ptx::allow_dependents();
   ptx::wait_for_launches();
+  if (g.inverse) ptx::allow_dependents();
   const auto load = [&](Gathered<D>& t, uint64_t token) {
     load_token(t, g, g.inverse ? g.inverse + token * g.topk : nullptr, g.ids + token * g.topk, token);
   };
-  uint32_t faults = 0;
+  uint32_t faults = 0, turn = 0;
   Gathered<D> t;
   uint64_t token = blockIdx.x;
   if (token < g.tokens) load(t, token);
@@ -212,7 +247,7 @@ NVFP4_INLINE void scatter_all(const GatherRowsParams& g) {
     const uint64_t after = token + gridDim.x;
     Gathered<D> next;
     if (after < tokens) load(next, after);
-    scatter_quantize(g, t, token, shared, tiled ? tiles : nullptr, faults);
+    scatter_quantize(g, t, token, shared, turn, tiled ? tiles : nullptr, faults);
     t = next;
     token = after;
   }

@@ -85,16 +85,16 @@ NVFP4_INLINE void scatter_codes(const GatherCodesParams& p, const int32_t* rows,
 // ---- a launch of its own behind the sort: CTAs walk over tokens
 
 NVFP4_INLINE void scatter_all(const GatherParams& p) {
-  ptx::allow_dependents();  // the product behind this waits for it before anything else
   ptx::wait_for_launches();
+  ptx::allow_dependents();  // not earlier: who starts then may rely on the sort
 #pragma unroll 1
   for (uint64_t token = blockIdx.x; token < p.tokens; token += gridDim.x)
     scatter_values(p, p.inverse + token * p.topk, token, blockIdx.y, gridDim.y);
 }
 
 NVFP4_INLINE void scatter_all(const GatherCodesParams& p) {
-  ptx::allow_dependents();  // the product behind this waits for it before anything else
   ptx::wait_for_launches();
+  ptx::allow_dependents();  // not earlier: who starts then may rely on the sort
 #pragma unroll 1
   for (uint64_t token = blockIdx.x; token < p.tokens; token += gridDim.x) scatter_codes(p, p.inverse + token * p.topk, token);
 }

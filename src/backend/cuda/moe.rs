@@ -114,9 +114,18 @@ pub unsafe fn route(queue: &Queue, p: &RouteProblem) -> Result<()> {
 /// As [`route`].
 pub unsafe fn permute(queue: &Queue, p: &PermuteProblem) -> Result<()> {
     // SAFETY: the caller's promise.
+    unsafe { sort(queue, p, false) }
+}
+
+/// `early`: behind [`route`] of the same call, which may still be at work.
+///
+/// # Safety
+/// As [`route`].
+unsafe fn sort(queue: &Queue, p: &PermuteProblem, early: bool) -> Result<()> {
+    // SAFETY: the caller's promise.
     let launches = plan_permute(p, queue.facts);
     launches.iter().flatten().enumerate().try_for_each(|(i, launch)| unsafe {
-        if i == 0 { launch.run(queue) } else { launch.run_early(queue) }
+        if early || i > 0 { launch.run_early(queue) } else { launch.run(queue) }
     })
 }
 
@@ -159,21 +168,17 @@ pub unsafe fn combine(queue: &Queue, p: &CombineProblem) -> Result<()> {
 pub unsafe fn dispatch(queue: &Queue, p: &DispatchProblem) -> Result<()> {
     // SAFETY: the caller's promise.
     unsafe {
+        let run_route = |launch: &Launch<RouteParams>| match p.dependent_launch {
+            true => launch.run_early(queue),
+            false => launch.run(queue),
+        };
         let Some(plan) = plan_dispatch(p, queue.facts) else {
-            if let Some(routing) = &p.route {
-                route(queue, routing)?;
-            }
-            permute(queue, &p.gather.permute)?;
+            let route = p.route.and_then(|route| plan_route(&route, queue.facts));
+            route.as_ref().map_or(Ok(()), run_route)?;
+            sort(queue, &p.gather.permute, p.dependent_launch || route.is_some())?;
             return gather(queue, &p.gather);
         };
-        if let Some(route) = &plan.route {
-            // The kernels of many tokens do not wait.
-            if p.dependent_launch && std::ptr::eq(route.kernel, &KERNELS[ROUTE_FEW]) {
-                route.run_early(queue)?;
-            } else {
-                route.run(queue)?;
-            }
-        }
+        plan.route.as_ref().map_or(Ok(()), run_route)?;
         // Behind nothing of this call it is an ordinary launch, unless it may start early there too.
         match (&plan.gather, p.dependent_launch || plan.route.is_some()) {
             (DispatchLaunch::Values(launch), false) => launch.run(queue),

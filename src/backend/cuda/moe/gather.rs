@@ -76,7 +76,8 @@ fn rows(p: &GatherProblem, src: Matrix, out: Out, facts: &DeviceFacts) -> Launch
     let (params, form) = quantize(p, src, out, facts);
     let most = if form == ANY { MOST_THREADS / 2 } else { MOST_THREADS };
     let threads = (p.cols / BLOCK).next_multiple_of(32).min(most);
-    let grid = walkers(p.permute.tokens, 2048 / threads, facts);
+    // As many as fit by their registers, so that each loads a token ahead.
+    let grid = walkers(p.permute.tokens, 2 * most / threads, facts);
     Launch::new(SCATTER_QUANTIZE + form, (grid, 1), threads, params)
 }
 
