@@ -25,8 +25,8 @@ namespace nvfp4 {
 
 // UNITS side by side: a consumer warpgroup has one each, or two share one and have a half of it each. A stage is DEPTH of
 // them along k.
-template <bool F16_, bool CODES_, int UNITS_, int CONSUMERS_, int TOKENS_, int DEPTH_, int STAGES_> struct ManyForm {
-  static constexpr bool F16 = F16_, CODES = CODES_;  // of activations, of outputs
+template <bool F16_, int UNITS_, int CONSUMERS_, int TOKENS_, int DEPTH_, int STAGES_> struct ManyForm {
+  static constexpr bool F16 = F16_;  // of activations
   static constexpr int UNITS = UNITS_, CONSUMERS = CONSUMERS_, TOKENS = TOKENS_, DEPTH = DEPTH_, STAGES = STAGES_;
   static constexpr int HALVES = 2 * UNITS / CONSUMERS;  // of a unit that a warpgroup takes
   static constexpr int WARPS = 4 * CONSUMERS, FEATURES = UNIT_ROWS * UNITS, THREADS = 128 * CONSUMERS + 128;
@@ -34,9 +34,9 @@ template <bool F16_, bool CODES_, int UNITS_, int CONSUMERS_, int TOKENS_, int D
   static constexpr int STAGE_BYTES = (A_BYTES + UNITS * STRIP_BYTES + 1023) / 1024 * 1024, STEP_COLS = DEPTH * UNIT_COLS;
   static constexpr int FOURS = HALVES * TOKENS / 8;  // of a thread's sums
   static constexpr bool KEEPS_TOTALS = FOURS <= 8;   // of runs, in registers
-  // Wide tiles of values: a group's rows are shared out over its tiles, and a tile multiplies what it has, rounded up. It loads all
+  // Wide tiles: a group's rows are shared out over its tiles, and a tile multiplies what it has, rounded up. It loads all
   // the same: copies of fewer tokens, more of them, are slower.
-  static constexpr bool EVEN = TOKENS > 128 && !CODES;  // codes leave no registers for it
+  static constexpr bool EVEN = TOKENS > 128;
   static constexpr int WIDTHS = EVEN ? 3 : 1;     // numbers of tokens that are multiplied
   template <int I> static constexpr int WIDTH = !EVEN ? TOKENS : I == 0 ? 144 : I == 1 ? 192 : 256;
   static constexpr int WRITERS = 2;                  // warps that empty the warpgroups' boxes
@@ -46,7 +46,8 @@ template <bool F16_, bool CODES_, int UNITS_, int CONSUMERS_, int TOKENS_, int D
   using Stages = Ring<STAGES, STAGE_BYTES>;
   using Writers = Crew<TOKENS, HALVES>;
   using Sums = typename Writers::Sums;
-  using Shares = Partials<WARPS, FOURS>;
+  // Where tiles are narrow there are few of them, and most are cut.
+  using Shares = std::conditional_t<UNITS == 1 && TOKENS <= 128, TaggedPartials<WARPS, FOURS>, Partials<WARPS, FOURS>>;
   using Box = Ring<1, Writers::BYTES>;
   static constexpr int BARRIERS_AT = Stages::BYTES, JOB_BARRIERS_AT = BARRIERS_AT + Stages::BARRIER_BYTES;
   static constexpr int BOX_BARRIERS_AT = JOB_BARRIERS_AT + Jobs::BARRIER_BYTES, JOBS_AT = BOX_BARRIERS_AT + CONSUMERS * Box::BARRIER_BYTES;
@@ -88,7 +89,7 @@ NVFP4_INLINE void fill_stages(const Sm90ManyParams& params, const Job& job, cons
   }
 }
 
-template <class F> NVFP4_INLINE void produce(const Sm90ManyParams& params, const typename F::Stages& ring, JobReader jobs) {
+template <class F> NVFP4_INLINE void produce(const Sm90ManyParams& params, const typename F::Stages& ring, JobReaderOf<true> jobs) {
   typename F::Stages::Cursor cursor;
   for (; jobs.more(); jobs.done())
     if ((threadIdx.x & 31) == 0) fill_stages<F>(params, *jobs, ring, cursor);
@@ -303,34 +304,6 @@ template <class F> class Totals {
   }
 };
 
-// All of the totals in the workspace, where registers do not suffice for putting halves together: the kernels of codes.
-template <class F> class WorkspaceTotals {
- public:
-  NVFP4_INLINE WorkspaceTotals(uint8_t*, float* workspace)
-      : mine(reinterpret_cast<float4*>(workspace) + (static_cast<int64_t>(blockIdx.x) * F::WARPS + (threadIdx.x >> 5)) * F::FOURS * 32 + (threadIdx.x & 31)) {}
-
-  NVFP4_INLINE void add(const float (&acc)[F::FOURS][4], bool first) {
-#pragma unroll
-    for (int i = 0; i < F::FOURS; i++) {
-      const float4 x = first ? make_float4(0.f, 0.f, 0.f, 0.f) : __ldcg(mine + i * 32);
-      __stcg(mine + i * 32, make_float4(__fadd_rn(x.x, acc[i][0]), __fadd_rn(x.y, acc[i][1]), __fadd_rn(x.z, acc[i][2]), __fadd_rn(x.w, acc[i][3])));
-      if (i % 4 == 3) __syncwarp();
-    }
-  }
-  NVFP4_INLINE void add_to(float (&acc)[F::FOURS][4]) {
-#pragma unroll
-    for (int i = 0; i < F::FOURS; i++) {
-      const float4 x = __ldcg(mine + i * 32);
-      acc[i][0] = __fadd_rn(x.x, acc[i][0]), acc[i][1] = __fadd_rn(x.y, acc[i][1]);
-      acc[i][2] = __fadd_rn(x.z, acc[i][2]), acc[i][3] = __fadd_rn(x.w, acc[i][3]);
-      if (i % 4 == 3) __syncwarp();
-    }
-  }
-
- private:
-  float4* mine;
-};
-
 // The same in registers, where the sums are few.
 template <class F> class KeptTotals {
  public:
@@ -362,15 +335,14 @@ NVFP4_INLINE void consume(const Sm90ManyParams& params, const typename F::Stages
   const GemmParams& p = params.common.gemm;
   Consumer<F> consumer(ring, warpgroup);
   const uint32_t deep = blocks_of(p.cols, UNIT_COLS);
-  using AllTotals = std::conditional_t<F::CODES, WorkspaceTotals<F>, Totals<F>>;
-  constexpr bool BOXED = !F::KEEPS_TOTALS && !F::CODES;  // totals have a part in the box
+  constexpr bool BOXED = !F::KEEPS_TOTALS;  // totals have a part in the box
   typename F::Sums acc;
   float(&fours)[F::FOURS][4] = reinterpret_cast<float(&)[F::FOURS][4]>(acc);
   std::conditional_t<F::KEEPS_TOTALS, KeptTotals<F>, char> kept;
   const uint32_t barrier = 1 + warpgroup;
   for (; ptx::warp_max(jobs.more()); jobs.done()) {
     // Of the box; who writes pieces keeps it to himself.
-    const auto turn = [&] { return typename F::Box::Cursor{0, route_of<F::CODES>(p) == Route::PIECES ? 0 : (*jobs).turn & 1}; };
+    const auto turn = [&] { return typename F::Box::Cursor{0, route_of(p) == Route::PIECES ? 0 : (*jobs).turn & 1}; };
     uint32_t left = ptx::warp_max((*jobs).end - (*jobs).begin);
     const uint32_t tokens = ptx::warp_max((*jobs).tile.count);
     const bool short_end = ptx::warp_max((*jobs).end * F::DEPTH > deep);
@@ -383,11 +355,11 @@ NVFP4_INLINE void consume(const Sm90ManyParams& params, const typename F::Stages
       if constexpr (F::KEEPS_TOTALS) {
         kept.add(fours, first);
       } else {
-        if (BOXED && first) {
+        if (first) {
           box.wait_free(turn());
           ptx::meet(barrier, 128);  // nobody reads the box as a buffer any more
         }
-        AllTotals(memory, params.totals).add(fours, first);
+        Totals<F>(memory, params.totals).add(fours, first);
       }
       first = false;
     }
@@ -395,7 +367,7 @@ NVFP4_INLINE void consume(const Sm90ManyParams& params, const typename F::Stages
       if constexpr (F::KEEPS_TOTALS)
         kept.add_to(fours);
       else
-        AllTotals(memory, params.totals).add_to(fours);
+        Totals<F>(memory, params.totals).add_to(fours);
     }
     const bool boxed = BOXED && !first;
     const Job& job = *jobs;
@@ -403,7 +375,6 @@ NVFP4_INLINE void consume(const Sm90ManyParams& params, const typename F::Stages
       typename F::Shares shares(p.partials, reinterpret_cast<uint64_t*>(p.counters), params.common.token, static_cast<int>(threadIdx.x >> 5));
       if (!job.owns) {
         shares.leave(fours);
-        shares.publish();
         if (boxed) ptx::meet(barrier, 128);  // totals are out of the box for what the next tile leaves there
         continue;
       }
@@ -412,10 +383,7 @@ NVFP4_INLINE void consume(const Sm90ManyParams& params, const typename F::Stages
     if (!boxed) box.wait_free(turn());
     else ptx::meet(barrier, 128);  // everybody has taken its totals out
     const uint32_t first_row = first_row_of<F>(job.tile, warpgroup);
-    if (write_sums<typename F::Writers, F::CODES>(p, job.tile, first_row, acc, job.g_b, memory, barrier)) {
-      ptx::async_fence();
-      box.arrive(turn());
-    }
+    if (write_sums<typename F::Writers>(p, job.tile, first_row, acc, job.g_b, memory, barrier)) box.arrive(turn());
   }
 }
 
@@ -425,21 +393,21 @@ template <class F, class BoxOf>
 NVFP4_INLINE void write_boxes(const Sm90ManyParams& params, int writer, JobReader jobs, BoxOf box_of, const uint8_t* boxes) {
   using C = typename F::Writers;
   const GemmParams& p = params.common.gemm;
-  const Route route = route_of<F::CODES>(p);
+  const Route route = route_of(p);
   for (; jobs.more(); jobs.done()) {
     const Job& job = *jobs;
     if (route == Route::PIECES || !job.owns) continue;
 #pragma unroll 1
-    for (int warpgroup = writer; warpgroup < F::CONSUMERS; warpgroup += F::WRITERS) {
+    for (int warpgroup = 0; warpgroup < F::CONSUMERS; warpgroup++) {
       const uint32_t first_row = first_row_of<F>(job.tile, warpgroup);
       const typename F::Box box = box_of(warpgroup);
       const typename F::Box::Cursor c{0, job.turn & 1};
       const uint8_t* memory = boxes + warpgroup * C::BYTES;
       box.wait_full(c);
       if (route == Route::ROWS)
-        send_rows<C>(p, job.tile, first_row, box.stage(c));
+        send_rows<C>(p, job.tile, first_row, memory, writer, F::WRITERS);
       else
-        gate_rows<C>(p, job.tile, first_row, memory, C::OWN_GATES, job.tile.count, 0, 1);
+        gate_rows<C>(p, job.tile, first_row, memory, writer, F::WRITERS);
       box.release(c);
     }
   }
@@ -462,7 +430,7 @@ template <class F> NVFP4_INLINE void run_many(const Sm90ManyParams& params, uint
     ptx::tensor_prefetch(params.map);
     ring.init(1, F::WARPS);
     jobs.init(1, F::WARPS + 1 + F::WRITERS);
-    for (int i = 0; i < F::CONSUMERS; i++) box_of(i).init(128, 1);
+    for (int i = 0; i < F::CONSUMERS; i++) box_of(i).init(128, F::WRITERS);
   }
   __syncthreads();
   const int warpgroup = static_cast<int>(ptx::warp_max(threadIdx.x >> 7));
@@ -471,9 +439,9 @@ template <class F> NVFP4_INLINE void run_many(const Sm90ManyParams& params, uint
     ptx::lower_registers<F::PRODUCER_REGISTERS>();
     const int warp = static_cast<int>(ptx::warp_max(threadIdx.x >> 5 & 3));
     if (warp == 0) {
-      produce<F>(params, ring, JobReader(jobs, slots));
+      produce<F>(params, ring, JobReaderOf<true>(jobs, slots));
     } else if (warp == 1) {
-      plan_jobs<F::SHARE, true, F::EVEN, !F::CODES>(params.common, F::TOKENS, F::FEATURES, F::STEP_COLS, jobs, slots);
+      plan_jobs<F::SHARE, true, F::EVEN>(params.common, F::TOKENS, F::FEATURES, F::STEP_COLS, jobs, slots);
     } else {
       write_boxes<F>(params, warp - 2, JobReader(jobs, slots), box_of, boxes);
     }

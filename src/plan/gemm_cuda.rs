@@ -97,8 +97,9 @@ pub fn a_vectors(p: &GemmProblem) -> bool {
     row % 8 == 0 && (!strided || group % 8 == 0)
 }
 
-/// The output is requantized by a second pass over bfloat16 rows at the workspace's start.
-pub fn has_second_pass(p: &GemmProblem) -> bool {
+/// The output is requantized by a second pass over bfloat16 rows at the workspace's start, whichever kernel multiplies;
+/// some need it for all codes ([`super::gemm_sm90::Plan::has_second_pass`]).
+pub fn needs_second_pass(p: &GemmProblem) -> bool {
     match p.out {
         GemmOut::Values { .. } => false,
         GemmOut::Codes(out) => matches!(out.decode, DecodeScales::Dynamic(_)) || out.rule != ScaleRule::Amax,
@@ -107,7 +108,7 @@ pub fn has_second_pass(p: &GemmProblem) -> bool {
 
 /// Bytes of those rows.
 pub fn staged_bytes(p: &GemmProblem) -> usize {
-    if has_second_pass(p) { p.groups.total_rows() * p.out_cols() * 2 } else { 0 }
+    p.groups.total_rows() * p.out_cols() * 2
 }
 
 /// (rows, groups that can have rows).
@@ -211,7 +212,7 @@ fn cut(p: &GemmProblem, tile: usize, splits: usize) -> GemmPlan {
     let tiles = most_tiles(p, form);
     let steps = p.weights.shape.cols.div_ceil(UNIT_COLS);
     let up = |bytes: usize| bytes.next_multiple_of(128);
-    let counters_at = up(staged_bytes(p));
+    let counters_at = if needs_second_pass(p) { up(staged_bytes(p)) } else { 0 };
     let (counters, partials) = match splits {
         1 => (0, 0),
         _ => (up(4 * tiles), tiles * splits * form.partial_bytes()),
@@ -255,6 +256,7 @@ pub(super) mod tests {
             batch_invariant: false,
             dependent_launch: false,
             workspace: Ptr::NULL,
+            plan: None,
         }
     }
 
