@@ -21,6 +21,7 @@ pub fn tell_sizes(mock: &Mock) {
             ("gemm", _) => 240,
             ("gemm_sm90_few", _) => 256,
             ("gemm_sm90_many", _) => 448,
+            ("values", _) => 272,
             ("weights", _) => 112,
             ("quantize", name) if name != "nvfp4_stage_routes" => 272,
             _ => continue,

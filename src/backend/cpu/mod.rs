@@ -79,9 +79,14 @@ impl Cpu {
                 Job::GroupEnds(p) => layouts::group_ends(self, p),
                 Job::Export(p) => weights::export(self, p),
                 Job::Gemm(p) | Job::ChainedGemm(p) => gemm::run(self, p),
+                Job::QuantizedGemm(quantize, p) => {
+                    rows::run(self, quantize);
+                    gemm::run(self, p);
+                }
                 Job::Route(p) => moe::route(self, p),
                 Job::Permute(p) => moe::permute(self, p),
                 Job::Dispatch(p) => moe::dispatch(self, p),
+                Job::Round(p) => moe::round(self, p),
                 Job::Combine(p) => moe::combine(self, p),
                 // Buffers may be copied onto themselves, so the ranges may meet.
                 Job::Copy { dst, src, bytes } => std::ptr::copy(src.get(), dst.get_mut(), *bytes),
