@@ -3,10 +3,15 @@
 //! Only with the cargo feature `cuda`. The compiler is looked for in NVCC, CUDA_HOME, PATH and the tree's ignored
 //! .toolkit folder, which `./run toolkit` fills. `NVFP4_KERNELS` takes the place of a compiler: a folder of images that
 //! were built elsewhere (FILE.fatbin), or `placeholder` for images that no GPU runs, to test the driver paths without.
+//!
+//! Cargo has an OUT_DIR for each set of features and profile, whose images are all the same: those once compiled are kept
+//! in the target folder (`kernels/FILE-HASH.fatbin`), where every build finds them. A kept file is complete, for it is
+//! renamed to its name when it is; the hash is of all that goes into it.
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::{env, fs};
 
 /// Oldest compiler that knows all our targets and whose images the oldest driver takes.
@@ -113,34 +118,95 @@ fn prebuilt(units: &[Unit], folder: &Path) -> Images {
     units.iter().map(find).collect()
 }
 
+/// Files that are compiled side by side: one for a single target leaves processors to another.
+const TOGETHER: usize = 2;
+
 fn compile(units: &[Unit], folder: &Path, root: &Path, out: &Path) -> Images {
     let compiler = Compiler::find(root);
     let headers = headers(folder);
+    let kept = kept_images(out);
     let build = |unit: &Unit| {
         let image = out.join(format!("{}.fatbin", unit.name));
         let stamp = out.join(format!("{}.stamp", unit.name));
         let source = fs::read(&unit.source).unwrap_or_else(|e| panic!("{}: {e}", unit.source.display()));
-        let settings = format!("{} {:?} {:?}", compiler.version, unit.targets, unit.flags);
+        let settings = format!("{} {:?} {:?}", compiler.version, compiler.host, arguments(unit));
         let wanted = format!("{:016x}", hash(&[settings.as_bytes(), &headers, &source]));
         // Cargo runs this script for changes of any source; a kernel is compiled again only for its own.
         if !image.is_file() || fs::read_to_string(&stamp).ok().as_ref() != Some(&wanted) {
-            compiler.compile(unit, folder, &image);
+            let shared = kept.join(format!("{}-{wanted}.fatbin", unit.name));
+            if fs::copy(&shared, &image).is_err() {
+                let fresh = kept.join(format!("{}-{wanted}.{}", unit.name, std::process::id()));
+                compiler.compile(unit, folder, &fresh);
+                fs::rename(&fresh, &shared).unwrap_or_else(|e| panic!("{}: {e}", shared.display()));
+                forget_old(&kept, &unit.name);
+                fs::copy(&shared, &image).unwrap_or_else(|e| panic!("{}: {e}", image.display()));
+            }
             super::write(&stamp, &wanted);
         }
-        (image, true)
     };
-    units.iter().map(build).collect()
+    let next = AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        for _ in 0..TOGETHER {
+            scope.spawn(|| {
+                while let Some(unit) = units.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    build(unit);
+                }
+            });
+        }
+    });
+    units.iter().map(|unit| (out.join(format!("{}.fatbin", unit.name)), true)).collect()
 }
 
+/// A folder that all builds into this target folder share; OUT_DIR's own where none is found.
+fn kept_images(out: &Path) -> PathBuf {
+    // Cargo marks its target folder so.
+    let target = out.ancestors().find(|folder| folder.join("CACHEDIR.TAG").is_file()).unwrap_or(out);
+    let kept = target.join("kernels");
+    fs::create_dir_all(&kept).unwrap_or_else(|e| panic!("{}: {e}", kept.display()));
+    kept
+}
+
+/// Leaves the newest images of a file: those of a few branches.
+fn forget_old(kept: &Path, name: &str) {
+    const KEPT: usize = 8;
+    let Ok(entries) = fs::read_dir(kept) else { return };
+    let mut images: Vec<_> = entries
+        .filter_map(Result::ok)
+        .filter(|e| e.file_name().to_string_lossy().rsplit_once('-').is_some_and(|(of, _)| of == name))
+        .filter_map(|e| Some((e.metadata().ok()?.modified().ok()?, e.path())))
+        .collect();
+    images.sort();
+    for (_, path) in images.iter().rev().skip(KEPT) {
+        // Another build may have been faster.
+        let _ = fs::remove_file(path);
+    }
+}
+
+/// What the compiler is told of a file, but for where it lies.
+fn arguments(unit: &Unit) -> Vec<String> {
+    let mut arguments: Vec<String> = ["-fatbin", "-Xfatbin=-compress-all"].map(String::from).to_vec();
+    for target in &unit.targets {
+        let (kind, arch) = target.split_once('_').unwrap_or(("", ""));
+        assert!(matches!(kind, "sm" | "compute"), "targets.toml: {target} is neither sm_NN nor compute_NN");
+        arguments.push(format!("-gencode=arch=compute_{arch},code={target}"));
+    }
+    arguments.extend(unit.flags.iter().cloned());
+    arguments
+}
+
+/// Their names and contents.
 fn headers(folder: &Path) -> Vec<u8> {
     let entries = fs::read_dir(folder).expect("read before");
     let mut paths: Vec<PathBuf> = entries.filter_map(|e| e.ok().map(|e| e.path())).collect();
     paths.retain(|path| path.extension().is_some_and(|e| e == "cuh" || e == "h"));
     paths.sort();
-    paths
-        .iter()
-        .flat_map(|path| fs::read(path).unwrap_or_else(|e| panic!("{}: {e}", path.display())))
-        .collect()
+    let mut all = Vec::new();
+    for path in paths {
+        all.extend(path.file_name().expect("a file has a name").as_encoded_bytes());
+        all.push(0);
+        all.extend(fs::read(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display())));
+    }
+    all
 }
 
 /// FNV-1a.
@@ -152,6 +218,8 @@ fn hash(parts: &[&[u8]]) -> u64 {
 struct Compiler {
     path: PathBuf,
     version: String,
+    /// The host's compiler, which preprocesses, where one is named.
+    host: Option<std::ffi::OsString>,
 }
 
 impl Compiler {
@@ -186,22 +254,13 @@ impl Compiler {
             fail(&what, "run `./run toolkit`, and set NVCC=.toolkit/nvidia/cu13/bin/nvcc");
         }
         println!("cargo:rerun-if-changed={}", path.display());
-        Compiler { path, version: text }
+        Compiler { path, version: text, host: set("NVCC_CCBIN") }
     }
 
     fn compile(&self, unit: &Unit, folder: &Path, image: &Path) {
         let mut command = Command::new(&self.path);
-        command.args(["-fatbin", "-Xfatbin=-compress-all", "--threads"]);
-        command.arg(env::var("NUM_JOBS").unwrap_or_else(|_| "1".into()));
-        for target in &unit.targets {
-            let (kind, arch) = target.split_once('_').unwrap_or(("", ""));
-            assert!(
-                matches!(kind, "sm" | "compute"),
-                "targets.toml: {target} is neither sm_NN nor compute_NN"
-            );
-            command.arg(format!("-gencode=arch=compute_{arch},code={target}"));
-        }
-        command.args(&unit.flags).arg("-I").arg(folder).arg(&unit.source).arg("-o").arg(image);
+        command.arg("--threads").arg(env::var("NUM_JOBS").unwrap_or_else(|_| "1".into()));
+        command.args(arguments(unit)).arg("-I").arg(folder).arg(&unit.source).arg("-o").arg(image);
         let output = command.output().unwrap_or_else(|e| panic!("{}: {e}", self.path.display()));
         if !output.status.success() {
             let text = String::from_utf8_lossy(&output.stderr);

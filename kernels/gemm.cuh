@@ -16,6 +16,7 @@
 #include "ptx_gemm.cuh"
 #include "tiles.cuh"
 #include "unit.cuh"
+#include "values.cuh"
 
 namespace nvfp4 {
 
@@ -117,28 +118,6 @@ template <class S> struct Values {
   }
   NVFP4_INLINE void store(uint32_t) {}
 };
-
-// The scale byte of a block of codes as a bfloat16, exact.
-NVFP4_INLINE uint32_t widen_scale(uint32_t byte) {
-  const uint32_t magnitude = byte & 0x7F;
-  const uint32_t wide = (magnitude ? 0x7000 | store_scale(magnitude) << 4 : 0) | (byte & 0x80) << 8;  // s · 2^119
-  return ptx::multiply_pair<false, false>(wide, 0x0400u);
-}
-
-// Eight codes → eight bfloat16 e2m1 · e4m3. The bytes of a bfloat16 e2m1 come from tables that the codes index; a byte
-// permutation with bit 3 set repeats the sign of the table's byte instead.
-NVFP4_INLINE uint4 decode_codes(uint32_t codes, uint32_t scale) {
-  uint32_t word[4];
-#pragma unroll
-  for (int i = 0; i < 2; i++) {
-    const uint32_t four = codes >> 16 * i, magnitude = four & 0x7777u;
-    const uint32_t low = ptx::permute_bytes(0xC0800000u, 0xC0804000u, magnitude), high = ptx::permute_bytes(0x3F3F3F00u, 0x40404040u, magnitude);
-    const uint32_t sign = ptx::permute_bytes(0x80808080u, 0x80808080u, four & 0xFFFFu) << 7 & 0x80808080u;
-    word[2 * i] = ptx::multiply_pair<false, false>(ptx::permute_bytes(low, high | sign, 0x5140), scale);
-    word[2 * i + 1] = ptx::multiply_pair<false, false>(ptx::permute_bytes(low, high | sign, 0x7362), scale);
-  }
-  return make_uint4(word[0], word[1], word[2], word[3]);
-}
 
 // Codes: one column of blocks a thread, loaded early into registers, decoded into shared memory after the stage's work.
 template <class S> struct Codes {

@@ -1,14 +1,15 @@
 // plain_rows: values as they stand → NVFP4 with a scale per row, in one pass over memory. Rows of up to 1024 blocks.
 #pragma once
 #include "rows.cuh"
+#include "values.cuh"
 
 namespace nvfp4 {
 
 // ROWS rows a CTA, one after another; NB blocks a thread: block n · blockDim + thread, held in registers between amax and
 // codes. CTAs are small and share nothing but one barrier a row, so that the loads of some run behind the arithmetic of
 // others. ROWS = 4 (tiled): rows whose scales share 16 bytes of a sector leave together: 32 apart (128x4) or adjacent (8x4).
-// ROWS = 1: any layout.
-template <class D, int NB, int ROWS, bool GROUPED>
+// ROWS = 1: any layout. VALUES: in place of codes and scales, what they decode to, as bfloat16 rows from p.codes on.
+template <class D, int NB, int ROWS, bool GROUPED, bool VALUES = false>
 NVFP4_INLINE void plain_rows(const RowsParams& p) {
   ptx::allow_dependents();  // a product behind this waits for it before it reads codes
   const uint32_t layout = p.scales.layout, blocks = uint32_t(p.cols >> 4), tiles = (blocks + 3) >> 2;
@@ -62,13 +63,18 @@ NVFP4_INLINE void plain_rows(const RowsParams& p) {
         const uint32_t b = n * blockDim.x + threadIdx.x;
         if (b >= blocks) continue;
         uint2 codes;
-        scales[n] |= quantize_block<AMAX, (NB > 1)>(x[n], encode, codes, faults) << 8 * q;
-        *reinterpret_cast<uint2*>(codes_at + 8ull * b) = codes;
+        const uint32_t scale = quantize_block<AMAX, (NB > 1)>(x[n], encode, codes, faults);
+        if constexpr (VALUES) {
+          store_decoded(codes_at + 32ull * b, codes, scale);
+        } else {
+          scales[n] |= scale << 8 * q;
+          *reinterpret_cast<uint2*>(codes_at + 8ull * b) = codes;
+        }
       }
     }
 
 #pragma unroll
-    for (int n = 0; n < NB; n++) {
+    for (int n = 0; n < (VALUES ? 0 : NB); n++) {
       const uint32_t b = n * blockDim.x + threadIdx.x;
       if constexpr (ROWS == 1) {
         if (b < scale_limit && (layout != LINEAR || r < rows)) scales_at[(b >> 2) * across + (b & 3)] = uint8_t(scales[n]);

@@ -145,6 +145,7 @@ NVFP4_INLINE uint32_t larger_f16x2(uint32_t a, uint32_t b) {
 }
 // min(a + b, c) of unsigned halves, sums modulo 2^16: one instruction from sm_90 on.
 NVFP4_INLINE uint32_t add_min_u16x2(uint32_t a, uint32_t b, uint32_t c) { return __viaddmin_u16x2(a, b, c); }
+NVFP4_INLINE uint32_t add_max_u16x2(uint32_t a, uint32_t b, uint32_t c) { return __viaddmax_u16x2(a, b, c); }
 NVFP4_INLINE uint32_t lowest_bit(uint32_t v) { return __ffs(int(v)) - 1; }
 // 1 / x, nearest, from rcp_approx(x), for 2^-110 <= x <= 2^110: what __frcp_rn does behind a range check and a branch,
 // without them.

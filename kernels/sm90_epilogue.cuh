@@ -1,7 +1,7 @@
 // Accumulators of a warpgroup, 64 or 128 stored weight rows × TOKENS → output, as epilogue.cuh does it for whole blocks.
 //
 // A warpgroup leaves what it has in its Box in shared memory, rounded, and goes on with its next tile; a warp that does not
-// multiply (a writer) takes rows out of the box with bulk copies, or through SwiGLU (less what the warpgroup takes itself), meanwhile. What needs more (f32, sums
+// multiply (a writer) takes rows out of the box with bulk copies, or through SwiGLU, meanwhile. What needs more (f32, sums
 // with the old output, relu², rows that are not whole vectors) the warpgroup writes by itself, piece after piece
 // through the same memory, with two buffers that alternate. Codes are made of bfloat16 rows by a pass behind the product.
 // What an activation sees is v rounded to the inner dtype (docs/numerics.md), so that rounding comes first; only f32
@@ -10,6 +10,7 @@
 #pragma once
 #include "epilogue.cuh"
 #include "ptx_sm90.cuh"
+#include "swiglu_bf16.cuh"
 
 namespace nvfp4 {
 
@@ -24,7 +25,6 @@ template <int TOKENS_, int HALVES_> struct Crew {
   static constexpr int SCALES_AT = BOX_BYTES;  // decode scales of the tile's rows
   static constexpr int BIAS_AT = SCALES_AT + TOKENS * 4;
   static constexpr int BYTES = BIAS_AT + WIDTH * 4;
-  static constexpr int OWN_GATES = TOKENS * 3 / 8;  // tokens whose gate/up pairs the warpgroup takes; writers take the others
   using Sums = float[HALVES][TOKENS / 2];
   static_assert(FLOAT_PIECE * FLOAT_PITCH <= BUFFER && 2 * BUFFER <= BOX_BYTES && TOKENS % HALF_PIECE == 0);
 
@@ -172,77 +172,100 @@ NVFP4_INLINE Route route_of(const GemmParams& p) {
   return p.activation == ACTIVATION_NONE ? Route::ROWS : p.activation == ACTIVATION_SWIGLU ? Route::GATES : Route::PIECES;
 }
 
-// By one warp: rows of a box as they are. They have left the box when this returns.
-template <class C> NVFP4_INLINE void send_rows(const GemmParams& p, const Tile& t, uint32_t first_row, uint32_t box) {
-  if (first_row < p.weight_rows) {
-    const uint32_t bytes = min(static_cast<uint32_t>(C::WIDTH), p.weight_rows - first_row) * 2;
-    const int here = t.count;
-    uint16_t* to = reinterpret_cast<uint16_t*>(p.out) + out_start(p, t) + t.row0 * p.out_row_stride + first_row;
+// By warp `part` of `parts`: rows of a box as they are, 16 bytes a lane. (A bulk copy a row takes a warp 110 cycles, and as
+// long for 128 bytes as for 256: with K = 768 writers then were slower than the tensor cores.)
+template <class C> NVFP4_INLINE void send_rows(const GemmParams& p, const Tile& t, uint32_t first_row, const uint8_t* box, int part, int parts) {
+  constexpr int LANES = C::WIDTH / 8, STEP = 32 / LANES, TOGETHER = 4;  // lanes of a token, tokens at a time
+  static_assert(C::TOKENS % (STEP * TOGETHER) == 0);
+  const int lane = threadIdx.x & 31, chunk = lane % LANES, here = t.count;
+  const uint32_t column = first_row + chunk * 8;
+  if (column >= p.weight_rows) return;
+  const uint8_t* from = box + chunk * 16;
+  uint16_t* to = reinterpret_cast<uint16_t*>(p.out) + out_start(p, t) + t.row0 * p.out_row_stride + column;
 #pragma unroll 1
-    for (int token = threadIdx.x & 31; token < here; token += 32)
-      ptx::bulk_store(to + token * p.out_row_stride, box + token * C::HALF_PITCH, bytes);
+  for (int token = part * STEP * TOGETHER + lane / LANES; token < here; token += parts * STEP * TOGETHER) {
+    uint4 v[TOGETHER];
+#pragma unroll
+    for (int i = 0; i < TOGETHER; i++) v[i] = *reinterpret_cast<const uint4*>(from + (token + i * STEP) * C::HALF_PITCH);
+#pragma unroll
+    for (int i = 0; i < TOGETHER; i++)
+      if (token + i * STEP < here) *reinterpret_cast<uint4*>(to + (token + i * STEP) * p.out_row_stride) = v[i];
   }
-  ptx::store_commit();
-  ptx::store_wait_read<0>();
 }
 
-// By warp `part` of `parts`: gate/up pairs of the tokens `first` … `end` of a box → outputs; a lane takes four pairs at a time.
-// The formula has a short form for gates of usual size (format.cuh), with the same bits.
+// Eight gate/up pairs of a box, of two tokens.
+template <class C> NVFP4_INLINE void load_pairs(HalfBlock& gate, HalfBlock& up, const uint8_t* first, const uint8_t* second) {
+#pragma unroll
+  for (int r = 0; r < 2; r++) {
+    const uint4 pairs = *reinterpret_cast<const uint4*>(r ? second : first);
+    gate.w[2 * r] = __byte_perm(pairs.x, pairs.y, 0x5410), up.w[2 * r] = __byte_perm(pairs.x, pairs.y, 0x7632);
+    gate.w[2 * r + 1] = __byte_perm(pairs.z, pairs.w, 0x5410), up.w[2 * r + 1] = __byte_perm(pairs.z, pairs.w, 0x7632);
+  }
+}
+
+// float16: h by the contract's chain, if all gates are of usual size; else a bit for each, as swiglu_near() has it.
+NVFP4_INLINE uint32_t swiglu_half_f16(HalfBlock& h, const HalfBlock& gate, const HalfBlock& up, const SwiGlu& p) {
+  const float most = __fdiv_rn(80.f, fabsf(p.alpha));
+  bool tame = true;
+#pragma unroll
+  for (int i = 0; i < 8; i++) {
+    const float size = fabsf(F16::low(gate.w[i >> 1] >> 16 * (i & 1)));
+    tame &= size >= 0x1p-60f && size <= most;
+  }
+  if (!tame) return 0xFFu;
+#pragma unroll
+  for (int i = 0; i < 4; i++) {
+    const float low = swiglu_tame(F16::low(gate.w[i]), F16::low(up.w[i]), p), high = swiglu_tame(F16::low(gate.w[i] >> 16), F16::low(up.w[i] >> 16), p);
+    h.w[i] = half_bits(DTYPE_F16, low) | half_bits(DTYPE_F16, high) << 16;
+  }
+  return 0;
+}
+
+// By warp `part` of `parts`: gate/up pairs of a box → outputs. A lane takes four pairs of two tokens at a time; where the
+// short forms do not hold, it comes back to their pairs one by one.
 template <class C, bool F16_OUT>
-NVFP4_INLINE void gate_rows_as(const GemmParams& p, const Tile& t, uint32_t first_row, const uint8_t* box, int first, int end, int part, int parts) {
+NVFP4_INLINE void gate_rows_as(const GemmParams& p, const Tile& t, uint32_t first_row, const uint8_t* box, int part, int parts) {
   using D = std::conditional_t<F16_OUT, F16, Bf16>;
-  constexpr int LANES = C::WIDTH / 8;  // of a token
+  constexpr int LANES = C::WIDTH / 8, STEP = 32 / LANES;  // lanes of a token, tokens at a time
   const SwiGlu parameters{p.limit, p.alpha, p.beta};
-  const int lane = threadIdx.x & 31, chunk = lane % LANES;
+  const SwiGluBf16 shared(parameters);
+  const int lane = threadIdx.x & 31, chunk = lane % LANES, here = t.count;
   const uint32_t column = first_row / 2 + chunk * 4;
   if (column >= p.weight_rows / 2) return;
   const uint8_t* from = box + chunk * 16;
   uint16_t* to = reinterpret_cast<uint16_t*>(p.out) + out_start(p, t) + t.row0 * p.out_row_stride + column;
-  const float most = __fdiv_rn(80.f, fabsf(p.alpha));
-  const uint32_t dtype = F16_OUT ? DTYPE_F16 : DTYPE_BF16;
-  constexpr int STEP = 32 / LANES;
-  // Two tokens at a time: the formula is a long chain, and few warps hide its latency.
 #pragma unroll 1
-  for (int token = first + part * 2 * STEP + lane / LANES; token < end; token += parts * 2 * STEP) {
-    const bool both = token + STEP < end;
-    uint32_t word[2][4], h[2][4];
-    bool tame = true;
-#pragma unroll
-    for (int r = 0; r < 2; r++) {
-      const uint4 pairs = *reinterpret_cast<const uint4*>(from + (both || r == 0 ? token + r * STEP : token) * C::HALF_PITCH);
-      word[r][0] = pairs.x, word[r][1] = pairs.y, word[r][2] = pairs.z, word[r][3] = pairs.w;
-#pragma unroll
-      for (int i = 0; i < 4; i++) {
-        const float size = fabsf(D::low(word[r][i]));
-        tame &= size >= 0x1p-60f && size <= most;
-      }
-    }
-    if (tame) {
-#pragma unroll
-      for (int r = 0; r < 2; r++)
-#pragma unroll
-        for (int i = 0; i < 4; i++) h[r][i] = half_bits(dtype, swiglu_tame(D::low(word[r][i]), D::low(word[r][i] >> 16), parameters));
-#pragma unroll
-      for (int r = 0; r < 2; r++)
-        if (both || r == 0)
-          *reinterpret_cast<uint2*>(to + (token + r * STEP) * p.out_row_stride) = make_uint2(h[r][0] | h[r][1] << 16, h[r][2] | h[r][3] << 16);
-    } else {
+  for (int token = part * 2 * STEP + lane / LANES; token < here; token += parts * 2 * STEP) {
+    const int second = token + STEP < here ? token + STEP : token;  // a token may be there twice
+    HalfBlock h, gate, up;
+    load_pairs<C>(gate, up, from + token * C::HALF_PITCH, from + second * C::HALF_PITCH);
+    uint32_t again;
+    if constexpr (F16_OUT)
+      again = swiglu_half_f16(h, gate, up, parameters);
+    else
+      again = swiglu_near(h, gate, up, shared, true);
+    *reinterpret_cast<uint2*>(to + token * p.out_row_stride) = make_uint2(h.w[0], h.w[1]);
+    *reinterpret_cast<uint2*>(to + second * p.out_row_stride) = make_uint2(h.w[2], h.w[3]);
 #pragma unroll 1
-      for (int i = 0; i < (both ? 8 : 4); i++) {
-        const int row = token + i / 4 * STEP;
-        const uint32_t pair = reinterpret_cast<const uint32_t*>(from + row * C::HALF_PITCH)[i % 4];
-        to[row * p.out_row_stride + i % 4] = static_cast<uint16_t>(half_bits(dtype, swiglu(D::low(pair), D::low(pair >> 16), parameters)));
-      }
+    while (again) {
+      const uint32_t i = ptx::lowest_bit(again) & 7;
+      const bool certain = again >> i & 1;
+      again &= ~(0x101u << i);
+      const int row = i < 4 ? token : second;
+      const uint32_t pair = reinterpret_cast<const uint32_t*>(from + row * C::HALF_PITCH)[i & 3];
+      const float one = D::low(pair), other = D::low(pair >> 16);
+      if (!certain && (one == 0.f || __fadd_rn(other, p.beta) == 0.f)) continue;
+      const float value = swiglu(one, other, parameters);
+      to[row * p.out_row_stride + (i & 3)] = static_cast<uint16_t>(half_bits(F16_OUT ? DTYPE_F16 : DTYPE_BF16, value));
     }
   }
 }
 
-template <class C>
-NVFP4_INLINE void gate_rows(const GemmParams& p, const Tile& t, uint32_t first_row, const uint8_t* box, int first, int end, int part, int parts) {
+template <class C> NVFP4_INLINE void gate_rows(const GemmParams& p, const Tile& t, uint32_t first_row, const uint8_t* box, int part, int parts) {
   if (p.out_dtype == DTYPE_F16)
-    gate_rows_as<C, true>(p, t, first_row, box, first, end, part, parts);
+    gate_rows_as<C, true>(p, t, first_row, box, part, parts);
   else
-    gate_rows_as<C, false>(p, t, first_row, box, first, end, part, parts);
+    gate_rows_as<C, false>(p, t, first_row, box, part, parts);
 }
 
 // ---- what warpgroups do
@@ -315,10 +338,6 @@ NVFP4_INLINE bool write_sums(const GemmParams& p, const Tile& t, uint32_t first_
     plain ? fill_box<C, Keep::F16, true>(p, acc, f, to, here) : fill_box<C, Keep::F16, false>(p, acc, f, to, here);
   } else {
     plain ? fill_box<C, Keep::BF16, true>(p, acc, f, to, here) : fill_box<C, Keep::BF16, false>(p, acc, f, to, here);
-  }
-  if (route == Route::GATES) {  // one writer would be slower than the tensor cores
-    ptx::meet(barrier, C::THREADS);
-    gate_rows<C>(p, t, first_row, memory, 0, min(here, C::OWN_GATES), threadIdx.x >> 5 & 3, 4);
   }
   return true;
 }

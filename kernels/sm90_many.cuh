@@ -383,10 +383,7 @@ NVFP4_INLINE void consume(const Sm90ManyParams& params, const typename F::Stages
     if (!boxed) box.wait_free(turn());
     else ptx::meet(barrier, 128);  // everybody has taken its totals out
     const uint32_t first_row = first_row_of<F>(job.tile, warpgroup);
-    if (write_sums<typename F::Writers>(p, job.tile, first_row, acc, job.g_b, memory, barrier)) {
-      ptx::async_fence();
-      box.arrive(turn());
-    }
+    if (write_sums<typename F::Writers>(p, job.tile, first_row, acc, job.g_b, memory, barrier)) box.arrive(turn());
   }
 }
 
@@ -401,16 +398,16 @@ NVFP4_INLINE void write_boxes(const Sm90ManyParams& params, int writer, JobReade
     const Job& job = *jobs;
     if (route == Route::PIECES || !job.owns) continue;
 #pragma unroll 1
-    for (int warpgroup = writer; warpgroup < F::CONSUMERS; warpgroup += F::WRITERS) {
+    for (int warpgroup = 0; warpgroup < F::CONSUMERS; warpgroup++) {
       const uint32_t first_row = first_row_of<F>(job.tile, warpgroup);
       const typename F::Box box = box_of(warpgroup);
       const typename F::Box::Cursor c{0, job.turn & 1};
       const uint8_t* memory = boxes + warpgroup * C::BYTES;
       box.wait_full(c);
       if (route == Route::ROWS)
-        send_rows<C>(p, job.tile, first_row, box.stage(c));
+        send_rows<C>(p, job.tile, first_row, memory, writer, F::WRITERS);
       else
-        gate_rows<C>(p, job.tile, first_row, memory, C::OWN_GATES, job.tile.count, 0, 1);
+        gate_rows<C>(p, job.tile, first_row, memory, writer, F::WRITERS);
       box.release(c);
     }
   }
@@ -433,7 +430,7 @@ template <class F> NVFP4_INLINE void run_many(const Sm90ManyParams& params, uint
     ptx::tensor_prefetch(params.map);
     ring.init(1, F::WARPS);
     jobs.init(1, F::WARPS + 1 + F::WRITERS);
-    for (int i = 0; i < F::CONSUMERS; i++) box_of(i).init(128, 1);
+    for (int i = 0; i < F::CONSUMERS; i++) box_of(i).init(128, F::WRITERS);
   }
   __syncthreads();
   const int warpgroup = static_cast<int>(ptx::warp_max(threadIdx.x >> 7));

@@ -17,14 +17,14 @@
 //   rcp * u below 2^-126: then |h| < 2^-118, because |gate| <= 256. Such an h has code 0 and a sign that is right, unless
 //   the whole block is that small: half a block without a value of 2^-63 looks at small values one by one, and so does
 //   one that is stored as well.
-// NaN, infinities, |z| > 64 and a limit that is no bfloat16 send half a block through the contract's chain.
+// NaN gates, infinities, |z| > 64 and a limit that is no bfloat16 send half a block through the contract's chain.
 #pragma once
 #include "format.cuh"
 
 namespace nvfp4 {
 
 constexpr float TAME_EXPONENT = 64.f;
-constexpr uint32_t SMALL_BF16 = 0x0900;  // 2^-109
+constexpr uint32_t SMALL_BF16 = 0x0900, INFINITE_BF16 = 0x7F80;  // 2^-109
 
 // Eight values: what is computed at a time, and looked at again together.
 struct HalfBlock {
@@ -55,14 +55,11 @@ NVFP4_INLINE void swiglu_exact(HalfBlock& h, const HalfBlock& gate, const HalfBl
   }
 }
 
-// Elements whose magnitude is small though neither factor is zero.
-NVFP4_INLINE uint32_t small_elements(const HalfBlock& h, const HalfBlock& gate, const HalfBlock& up, float beta) {
-  uint32_t mask = 0;
+// Elements of `mask` of which neither factor is zero: their magnitude is small for another reason.
+NVFP4_INLINE uint32_t nonzero_elements(uint32_t mask, const HalfBlock& gate, const HalfBlock& up, float beta) {
 #pragma unroll
-  for (int i = 0; i < 8; i++) {
-    const uint32_t magnitude = (i & 1 ? h.w[i >> 1] >> 16 : h.w[i >> 1]) & 0x7FFFu;
-    if (magnitude < SMALL_BF16 && gate.value(i) != 0.f && __fadd_rn(up.value(i), beta) != 0.f) mask |= 1u << i;
-  }
+  for (int i = 0; i < 8; i++)
+    if (gate.value(i) == 0.f || __fadd_rn(up.value(i), beta) == 0.f) mask &= ~(1u << i);
   return mask;
 }
 
@@ -90,8 +87,10 @@ struct SwiGluBf16 {
   }
 };
 
-// gate becomes h. `stored`: h is written somewhere too, so that its smallest values matter.
-NVFP4_INLINE void swiglu_half(HalfBlock& gate, HalfBlock& up, const SwiGluBf16& s, bool stored) {
+// h, by the approximation where it holds; gate and up are clamped. `stored`: h is written somewhere too, so that its smallest
+// values and the bits of a NaN matter. The elements that need the contract's chain: bit i for certain, bit 8 + i unless a factor is zero; 0 for
+// almost all half blocks.
+NVFP4_INLINE uint32_t swiglu_near(HalfBlock& h, HalfBlock& gate, HalfBlock& up, const SwiGluBf16& s, bool stored) {
   if (s.limit && s.most >= 0.f) {
 #pragma unroll
     for (int i = 0; i < 4; i++) {
@@ -108,7 +107,7 @@ NVFP4_INLINE void swiglu_half(HalfBlock& gate, HalfBlock& up, const SwiGluBf16& 
   const uint32_t window = __float_as_uint(__fmaf_rn(most, s.steps, 12582912.f + 15.f)) & 0xFFFFu;
   const uint32_t shift = window * 0x10001u + 0x80008000u;
   uint32_t closest = 0xFFFFFFFFu, exponents = 0;
-  HalfBlock h, tails;
+  HalfBlock tails;
 #pragma unroll
   for (int i = 0; i < 4; i++) {
     const float v[2] = {s.near(gate.value(2 * i), up.value(2 * i)), s.near(gate.value(2 * i + 1), up.value(2 * i + 1))};
@@ -118,19 +117,37 @@ NVFP4_INLINE void swiglu_half(HalfBlock& gate, HalfBlock& up, const SwiGluBf16& 
     exponents |= h.w[i];
   }
   const bool close = min(closest & 0xFFFFu, closest >> 16) <= 2 * window, tame = most <= s.most;
-  const bool small = stored || !(exponents & 0x60006000u);
-  if (close || small || !tame) {
-    uint32_t mask = 0xFFu;
-    if (tame) {
-      mask = small ? small_elements(h, gate, up, s.p.beta) : 0;
+  bool small = !(exponents & 0x60006000u);
+  if (stored) {  // magnitudes less SMALL_BF16, of 16 bits: small ones are the largest then, and NaNs follow
+    uint32_t farthest = 0;
 #pragma unroll
-      for (int i = 0; i < 4; i++) {
-        if ((tails.w[i] + shift & 0xFFFFu) <= 2 * window) mask |= 1u << 2 * i;
-        if (((tails.w[i] & 0xFFFF0000u) + shift >> 16) <= 2 * window) mask |= 2u << 2 * i;
+    for (int i = 0; i < 4; i++) farthest = ptx::add_max_u16x2(h.w[i] & 0x7FFF7FFFu, (0x10000u - SMALL_BF16) * 0x10001u, farthest);
+    small = max(farthest & 0xFFFFu, farthest >> 16) > INFINITE_BF16 - SMALL_BF16;
+  }
+  if (!(close || small) && tame) return 0;
+  uint32_t found = 0xFFu;
+  if (tame) {
+    found = 0;
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+      if ((tails.w[i] + shift & 0xFFFFu) <= 2 * window) found |= 1u << 2 * i;
+      if (((tails.w[i] & 0xFFFF0000u) + shift >> 16) <= 2 * window) found |= 2u << 2 * i;
+#pragma unroll
+      for (int j = 0; j < 2; j++) {
+        const uint32_t magnitude = h.w[i] >> 16 * j & 0x7FFFu;
+        if (magnitude < SMALL_BF16) found |= 0x100u << 2 * i + j;
+        if (magnitude > INFINITE_BF16) found |= 1u << 2 * i + j;
       }
     }
-    swiglu_exact(h, gate, up, mask, s.p);
   }
+  return found;
+}
+
+// gate becomes h.
+NVFP4_INLINE void swiglu_half(HalfBlock& gate, HalfBlock& up, const SwiGluBf16& s, bool stored) {
+  HalfBlock h;
+  const uint32_t found = swiglu_near(h, gate, up, s, stored);
+  if (found) swiglu_exact(h, gate, up, (found & 0xFFu) | nonzero_elements(found >> 8, gate, up, s.p.beta), s.p);
   gate = h;
 }
 

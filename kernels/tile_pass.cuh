@@ -1,6 +1,7 @@
 // tile_pass: blocks → NVFP4 where no row has to be seen as a whole. Known decode scales, or the amax of larger scopes.
 #pragma once
 #include "rows.cuh"
+#include "values.cuh"
 
 namespace nvfp4 {
 
@@ -10,7 +11,8 @@ constexpr uint32_t SECTOR_STEPS = 4;  // p.steps where a tiled launch goes by se
 // TILED: a unit is the 8 rows whose scales fill 32-byte sectors: rows 2i, 2i+1 of each 32-row quarter (128x4), or a tile
 // (8x4); a step is 4 columns: 128-byte lines in, sectors of codes out, the scales one whole sector. Linear: a row, and
 // 32 columns a step. What a step adds to an address is a constant, so that addresses are made once.
-template <class Source, class D, uint32_t RULE, int STEPS, bool GROUPED, bool TILED>
+// VALUES (linear): in place of codes and scales, what they decode to, as bfloat16 rows from p.codes on.
+template <class Source, class D, uint32_t RULE, int STEPS, bool GROUPED, bool TILED, bool VALUES = false>
 NVFP4_INLINE void tile_units(const RowsParams& p) {
   constexpr bool FINDS = RULE == FIND_AMAX;
   constexpr uint32_t WIDTH = TILED ? 4 : 32;
@@ -68,8 +70,8 @@ NVFP4_INLINE void tile_units(const RowsParams& p) {
       } else if (limit) {
         encode = encode_of(p, span.group, logical);
       }
-      uint8_t* const codes_at = p.codes + logical * p.codes_row_stride + 8ull * b0;
-      uint8_t* const scales_at = scale_address(p.scales, span, r, b0, tiles);
+      uint8_t* const codes_at = p.codes + logical * p.codes_row_stride + (VALUES ? 32ull : 8ull) * b0;
+      uint8_t* const scales_at = VALUES ? nullptr : scale_address(p.scales, span, r, b0, tiles);
       const uint32_t scale_step = !TILED ? WIDTH : layout == TILED_128X4 ? 512 : 32;
 #pragma unroll
       for (int s = 0; s < STEPS; s++) {
@@ -78,10 +80,11 @@ NVFP4_INLINE void tile_units(const RowsParams& p) {
         if (b < limit) {
           uint2 codes;
           scale = quantize_block<RULE, (STEPS > 1)>(source[s].make(p, logical, b), encode, codes, faults);
-          *reinterpret_cast<uint2*>(codes_at + 8 * s * WIDTH) = codes;
+          if constexpr (VALUES) store_decoded(codes_at + 32 * s * WIDTH, codes, scale);
+          else *reinterpret_cast<uint2*>(codes_at + 8 * s * WIDTH) = codes;
         }
         // Padding has an owner too: tiles are whole.
-        if (b < (TILED ? scale_limit : limit)) scales_at[s * scale_step] = uint8_t(scale);
+        if (!VALUES && b < (TILED ? scale_limit : limit)) scales_at[s * scale_step] = uint8_t(scale);
       }
     }
   }
@@ -152,6 +155,13 @@ NVFP4_INLINE void sector_units(const RowsParams& p) {
                                                                           : tile * 32 + (2 * j + half) * 4)) = scales;
   }
   raise_fault_warp(p.fault, faults);
+}
+
+// The values of codes by known decode scales, for a product that takes bfloat16.
+template <class Source, class D, int STEPS>
+NVFP4_INLINE void value_pass(const RowsParams& p) {
+  ptx::allow_dependents();  // a product behind this waits for it before it reads them
+  tile_units<Source, D, AMAX, STEPS, true, false, true>(p);
 }
 
 // One branch for all of a launch; up to STEPS column steps a warp, p.steps of them taken.

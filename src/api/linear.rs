@@ -115,16 +115,11 @@ pub unsafe fn linear(
 ) -> Result<()> {
     stream.check(context)?;
     let mut regions = Regions::default();
-    let (quantize, product, needed) = plan(context, args, form, weights, &mut regions)?;
+    let (job, needed) = plan(context, args, form, weights, &mut regions)?;
     check::workspace(&mut regions, args.workspace, args.workspace_size, needed)?;
     regions.check_overlap()?;
     // SAFETY: the caller's promise.
-    unsafe {
-        if let Some(quantize) = quantize {
-            stream.submit(Job::Quantize(quantize), None, None)?;
-        }
-        stream.submit(Job::Gemm(product), weights.keep(), None)
-    }
+    unsafe { stream.submit(job, weights.keep(), None) }
 }
 
 /// Bytes of workspace that [`linear`] needs.
@@ -135,7 +130,7 @@ pub fn linear_workspace_size(
     weights: &Weights,
 ) -> Result<usize> {
     context.check_process()?;
-    plan(context, args, form, weights, &mut Regions::of_shapes()).map(|(_, _, needed)| needed)
+    plan(context, args, form, weights, &mut Regions::of_shapes()).map(|(_, needed)| needed)
 }
 
 /// The jobs of a call in their order, and the bytes of its workspace.
@@ -146,8 +141,8 @@ pub(super) fn jobs(
     weights: &Weights,
     regions: &mut Regions,
 ) -> Result<(Vec<Job>, usize)> {
-    let (quantize, product, needed) = plan(context, args, form, weights, regions)?;
-    Ok((quantize.map(Job::Quantize).into_iter().chain([Job::Gemm(product)]).collect(), needed))
+    let (job, needed) = plan(context, args, form, weights, regions)?;
+    Ok((vec![job], needed))
 }
 
 fn plan(
@@ -156,7 +151,7 @@ fn plan(
     form: Form,
     weights: &Weights,
     regions: &mut Regions,
-) -> Result<(Option<QuantizeProblem>, GemmProblem, usize)> {
+) -> Result<(Job, usize)> {
     weights.check(context, "weights")?;
     let shape = weights.plan().shape;
     check::reserved("reserved", args.reserved)?;
@@ -198,10 +193,18 @@ fn plan(
         workspace: Ptr::NULL,
         plan: None,
     };
-    let size = context.backend().gemm_workspace_size(&mut product);
+    let backend = context.backend();
+    let size = match &quantize {
+        Some(quantize) => backend.quantized_gemm_workspace_size(quantize, &mut product),
+        None => backend.gemm_workspace_size(&mut product),
+    };
     product.workspace = scratch.take(size.ok_or(Error::TooLarge { argument: "workspace" })?, 1);
     let needed = scratch.bytes().ok_or(Error::TooLarge { argument: "workspace" })?;
-    Ok((quantize, product, needed))
+    let job = match quantize {
+        Some(quantize) => Job::QuantizedGemm(quantize, product),
+        None => Job::Gemm(product),
+    };
+    Ok((job, needed))
 }
 
 /// What the product does with its result, in the words of the grouped product: defaults of a layer filled in.

@@ -82,11 +82,16 @@ pub unsafe fn tune(
     };
     let workspace = Buffer::create(context, needed.max(1), stream)?;
     for job in jobs(context, args.operation, call, workspace.data().cast())?.0 {
-        let Job::Gemm(product) = job else {
+        let (before, product) = match job {
+            Job::Gemm(product) => (None, Some(product)),
+            Job::QuantizedGemm(quantize, product) => (Some(Job::Quantize(quantize)), Some(product)),
+            job => (Some(job), None),
+        };
+        if let Some(job) = before {
             // SAFETY: the caller's promise; the workspace is ours, and its memory is freed in the order of the stream.
             unsafe { stream.submit(job, None, None)? };
-            continue;
-        };
+        }
+        let Some(product) = product else { continue };
         // SAFETY: as above; the stream does not capture.
         let Some(measured) = (unsafe { device.tune(native, &product, repeats)? }) else { continue };
         if result.candidates == 0 {

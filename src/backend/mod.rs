@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use crate::plan::Job;
 use crate::plan::gemm::GemmProblem;
+use crate::plan::quantize::QuantizeProblem;
 use crate::plan::weights::{PrepareProblem, WeightsShape};
 
 /// What a recorded job needs to stay alive: weights or buffers.
@@ -43,6 +44,19 @@ impl Backend {
                 let whole = problem.groups.total_rows().checked_mul(problem.out_cols())?.checked_mul(2)?;
                 (whole <= isize::MAX as usize).then(|| device.gemm_workspace_size(problem))
             }
+        }
+    }
+
+    /// As [`gemm_workspace_size`](Self::gemm_workspace_size), of a product behind its quantizer (`Job::QuantizedGemm`).
+    pub fn quantized_gemm_workspace_size(
+        &self,
+        quantize: &QuantizeProblem,
+        problem: &mut GemmProblem,
+    ) -> Option<usize> {
+        let alone = self.gemm_workspace_size(problem)?;
+        match self {
+            Backend::Cpu(_) => Some(alone),
+            Backend::Cuda(device) => Some(device.quantized_gemm_workspace_size(quantize, problem)),
         }
     }
 }

@@ -152,7 +152,7 @@ pub struct Sm90Plan {
     pub grid: usize,
     /// Steps of the form that the tensor cores of `many` add up by themselves.
     pub run_steps: usize,
-    /// Activations are codes that a pass before the product decodes to bfloat16 rows, exactly.
+    /// Activations are codes that a pass before the product decodes to bfloat16 rows, exactly; else `few` decodes them itself.
     pub decoded: bool,
     /// Byte offsets in the workspace, whose start belongs to the rows of a second pass: decoded rows, then a flag a
     /// warp, the sums of cut tiles, and totals of runs.
@@ -180,17 +180,28 @@ pub fn plan(p: &GemmProblem, machine: &Machine) -> Option<Sm90Plan> {
     if !copies && load.average > MOST_LOOSE {
         return None;
     }
-    let mut best: Option<(f32, usize, Schedule)> = None;
+    let mut best: Option<(f32, usize, Schedule, bool)> = None;
     for (form, f) in FORMS.iter().enumerate().filter(|(_, f)| takes(f, p) && near(f, load.average)) {
-        let (load, behind) = (load.of(form), second_pass_cost(f, p));
-        for &schedule in schedules(f.family, p.batch_invariant) {
-            let us = load.microseconds(schedule) + behind;
-            if best.is_none_or(|(least, ..)| us < least) {
-                best = Some((us, form, schedule));
+        for &decoded in decodings(f.family, p) {
+            let (load, behind) = (load.of(form, decoded), second_pass_cost(f, p));
+            for &schedule in schedules(f.family, p.batch_invariant) {
+                let us = load.microseconds(schedule) + behind;
+                if best.is_none_or(|(least, ..)| us < least) {
+                    best = Some((us, form, schedule, decoded));
+                }
             }
         }
     }
-    best.and_then(|(_, form, schedule)| plan_form(p, machine, form, schedule))
+    best.and_then(|(_, form, schedule, decoded)| plan_decoded(p, machine, form, schedule, decoded))
+}
+
+/// Whether a pass before the product decodes codes: `many` takes no others, `few` decodes them itself or has them decoded.
+fn decodings(family: Family, p: &GemmProblem) -> &'static [bool] {
+    match (p.a, family) {
+        (Activations::Values { .. }, _) => &[false],
+        (Activations::Codes(_), Family::Few) => &[false, true],
+        (Activations::Codes(_), Family::Many) => &[true],
+    }
 }
 
 /// Forms that may be the best for so many rows a group; the model is asked about no others.
@@ -229,8 +240,19 @@ fn takes(form: &Form, p: &GemmProblem) -> bool {
     form.family == Family::Few || matches!(p.a, Activations::Codes(_)) || gemm_cuda::a_vectors(p)
 }
 
-/// None: this form does not take the problem on this machine.
+/// None: this form does not take the problem on this machine. Codes are decoded in the kernel where it can.
 pub fn plan_form(p: &GemmProblem, machine: &Machine, form: usize, schedule: Schedule) -> Option<Sm90Plan> {
+    let decoded = decodings(FORMS[form].family, p)[0];
+    plan_decoded(p, machine, form, schedule, decoded)
+}
+
+fn plan_decoded(
+    p: &GemmProblem,
+    machine: &Machine,
+    form: usize,
+    schedule: Schedule,
+    decoded: bool,
+) -> Option<Sm90Plan> {
     let (shape, f) = (&p.weights.shape, &FORMS[form]);
     let tiles = gemm_cuda::most_token_tiles(p, f.tokens) * shape.rows.div_ceil(f.rows());
     let steps = shape.cols.div_ceil(f.step_cols());
@@ -250,7 +272,6 @@ pub fn plan_form(p: &GemmProblem, machine: &Machine, form: usize, schedule: Sche
     let grid = (machine.processors * f.resident).min(work.max(1));
     let run_steps = run_steps(p, f);
     let up = |bytes: usize| bytes.next_multiple_of(128);
-    let decoded = many && matches!(p.a, Activations::Codes(_));
     let decoded_at = if has_second_pass(f, p) { up(gemm_cuda::staged_bytes(p)) } else { 0 };
     let flags_at = decoded_at + if decoded { up(decoded_rows(p) * shape.cols * 2) } else { 0 };
     // Sums of `few` and narrow tiles carry the launch's token beside every two floats; those of others a flag a warp.
@@ -350,29 +371,31 @@ pub fn plan_any(p: &GemmProblem, machine: &Machine, tuning: Option<&Tuning>) -> 
 
 /// A choice's plan, or none where it is not legal for the problem. A Hopper choice's splits are its schedule plus one.
 pub fn plan_choice(p: &GemmProblem, machine: &Machine, choice: &Choice) -> Option<Plan> {
-    match FORMS.iter().position(|form| choice.kernel == kernel_name(p, form)) {
-        Some(form) => {
-            let schedule = SCHEDULES.get(choice.splits.checked_sub(1)?)?;
-            plan_form(p, machine, form, *schedule).map(Plan::Hopper)
+    for (at, form) in FORMS.iter().enumerate() {
+        for &decoded in decodings(form.family, p) {
+            if choice.kernel == kernel_name(p, form, decoded) {
+                let schedule = SCHEDULES.get(choice.splits.checked_sub(1)?)?;
+                return plan_decoded(p, machine, at, *schedule, decoded).map(Plan::Hopper);
+            }
         }
-        None => gemm_cuda::plan_choice(p, machine, choice).map(Plan::Portable),
     }
+    gemm_cuda::plan_choice(p, machine, choice).map(Plan::Portable)
 }
 
 /// Every choice that is legal for a problem and worth a measurement; what [`plan_any`] takes by itself comes first.
 pub fn candidates(p: &GemmProblem, machine: &Machine) -> Vec<Choice> {
     let mut list = Vec::new();
-    let choice = |form: usize, schedule: Schedule| Choice {
-        kernel: kernel_name(p, &FORMS[form]),
+    let choice = |form: usize, schedule: Schedule, decoded: bool| Choice {
+        kernel: kernel_name(p, &FORMS[form], decoded),
         splits: schedule as usize + 1,
     };
     if let Some(plan) = plan(p, machine) {
-        list.push(choice(plan.form, plan.schedule));
+        list.push(choice(plan.form, plan.schedule, plan.decoded));
     }
-    for form in 0..FORMS.len() {
-        for schedule in SCHEDULES {
-            let choice = choice(form, schedule);
-            if plan_form(p, machine, form, schedule).is_some() && !list.contains(&choice) {
+    for (form, f) in FORMS.iter().enumerate() {
+        for (&decoded, schedule) in decodings(f.family, p).iter().flat_map(|d| SCHEDULES.map(|s| (d, s))) {
+            let choice = choice(form, schedule, decoded);
+            if plan_decoded(p, machine, form, schedule, decoded).is_some() && !list.contains(&choice) {
                 list.push(choice);
             }
         }
@@ -381,12 +404,12 @@ pub fn candidates(p: &GemmProblem, machine: &Machine) -> Vec<Choice> {
     list
 }
 
-/// The name of a form in choices: its symbol. Codes reach `many` as bfloat16.
-pub fn kernel_name(p: &GemmProblem, form: &Form) -> String {
-    match (form.family, Operand::of(p)) {
-        (Family::Few, operand) => format!("nvfp4_gemm_few_{}_{}x{}", operand.name(), form.tokens, form.units),
-        (Family::Many, Operand::Codes) => format!("nvfp4_gemm_many_bf16_{}", form.size()),
-        (Family::Many, operand) => format!("nvfp4_gemm_many_{}_{}", operand.name(), form.size()),
+/// The name of a form in choices: its symbol. Decoded codes are bfloat16.
+pub fn kernel_name(p: &GemmProblem, form: &Form, decoded: bool) -> String {
+    let operand = if decoded { Operand::Bf16 } else { Operand::of(p) }.name();
+    match form.family {
+        Family::Few => format!("nvfp4_gemm_few_{operand}_{}x{}", form.tokens, form.units),
+        Family::Many => format!("nvfp4_gemm_many_{operand}_{}", form.size()),
     }
 }
 
@@ -608,7 +631,7 @@ mod tests {
         let all = candidates(&p, &H200);
         assert_eq!(plan_choice(&p, &H200, &all[0]), Some(plan_any(&p, &H200, None)));
         for form in &FORMS {
-            assert!(all.iter().any(|choice| choice.kernel == kernel_name(&p, form)));
+            assert!(all.iter().any(|choice| choice.kernel == kernel_name(&p, form, false)));
         }
         assert!(all.iter().all(|choice| plan_choice(&p, &H200, choice).is_some()));
         assert_eq!(plan_choice(&p, &H200, &Choice { splits: 5, ..all[0].clone() }), None);

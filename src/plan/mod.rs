@@ -17,7 +17,9 @@ pub mod weights;
 
 use memory::Ptr;
 
-/// One call's work, ready for a backend: what a stream carries out or a graph records.
+/// One call's work, ready for a backend: what a stream carries out or a graph records. It lives on the stack of a call: boxing
+/// would allocate.
+#[allow(clippy::large_enum_variant)]
 #[derive(Clone, Copy, Debug)]
 pub enum Job {
     Quantize(quantize::QuantizeProblem),
@@ -31,6 +33,8 @@ pub enum Job {
     /// A product inside of a layer: as `Gemm`, and its launch may start before the job in front has ended, for which it
     /// then waits before it reads anything.
     ChainedGemm(gemm::GemmProblem),
+    /// A quantizer, and the product that alone reads its codes and scales, which a backend may therefore leave out.
+    QuantizedGemm(quantize::QuantizeProblem, gemm::GemmProblem),
     Route(moe::RouteProblem),
     Permute(moe::PermuteProblem),
     Dispatch(moe::DispatchProblem),

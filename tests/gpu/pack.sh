@@ -48,7 +48,7 @@ for nvcc in "${NVCC:-}" "${CUDA_HOME:+$CUDA_HOME/bin/nvcc}" "$(command -v nvcc |
 done
 find "$dir" -name __pycache__ -prune -exec rm -rf {} +
 printf '{"commit": "%s", "packed": "%s", "kernels": "%s"}\n' "$(git describe --always --dirty --abbrev=10 2>/dev/null || echo unknown)" "$(date -u +%F)" \
-  "${NVFP4_KERNELS:-all of kernels/targets.toml}" >"$dir/pack.json"
+  "$([ -n "${NVFP4_KERNELS:-}" ] && echo "built elsewhere" || echo "all of kernels/targets.toml")" >"$dir/pack.json"
 
 script() { printf '#!/usr/bin/env bash\n%s\nhere=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)\n%s\n' "$2" "$3" >"$dir/$1" && chmod +x "$dir/$1"; }
 script test '# test [--quick] [--part NAME]… [FOLDER]: everything on GPU 0; JSON and logs into FOLDER, $OUT or results/.' \

@@ -32,6 +32,8 @@ CORPUS = {"NVFP4_RANDOM_CALLS": "12", "NVFP4_RANDOM_SEED": "1000", "NVFP4_TEST_T
 #: The part of it that launches every kernel. racecheck, which follows every access to shared memory, watches this alone,
 #: each kind of calls in a process of its own.
 KINDS = ("forms", "moe", "products", "choices", "seeds")
+#: Seconds of a process under compute-sanitizer, of which the slowest takes 70 beside all other parts.
+SLOWEST = 150
 LEAST = {**CORPUS, "NVFP4_RANDOM_CALLS": "2", "NVFP4_TEST_PRODUCT_STEP": "7", "NVFP4_TEST_CORPUS": ",".join(KINDS)}
 
 CHILDREN = set()
@@ -219,14 +221,22 @@ def kernels(part, quick):
         part.add(failed=1, note="no list of kernels was written")
 
 
+def unended(text):
+    """What NVFP4_TEST_TRACE says has begun and not ended: where a process that took too long is."""
+    began = re.findall(r"^(.*) begins$", text, re.M)
+    ended = set(re.findall(r"^(.*): [0-9.]+ s$", text, re.M))
+    open_ = [what for what in began if what not in ended]
+    return f"not ended: {'; '.join(open_)}" if open_ else f"{len(ended)} calls ended, none is open"
+
+
 def watched(part, tool, corpus):
     """One process under a tool of compute-sanitizer, which must find nothing."""
     code, text = part.run(
         [sanitizer(), "--tool", tool, "--error-exitcode", "99", "--print-limit", "20", BIN / "random_calls", "device::a_device_agrees", "--nocapture"],
-        timeout=240, NVFP4_TEST_DEVICE="cuda", NVFP4_TEST_TRACE="1", **corpus,
+        timeout=SLOWEST, NVFP4_TEST_DEVICE="cuda", NVFP4_TEST_TRACE="1", **corpus,
     )
     if code is None:  # counted as a failure by `run`
-        return
+        return part.add(note=f"{tool}, {corpus.get('NVFP4_TEST_CORPUS', 'all calls')}: {unended(text)}")
     found = re.search(r"(\d+) problems, .*? (\d+) failed", text)
     if not found or int(found[2]):
         part.add(failed=1, note=f"the corpus under {tool}: {found[0] if found else 'did not end'}")

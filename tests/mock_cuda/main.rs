@@ -3,10 +3,13 @@
 #![allow(clippy::not_unsafe_ptr_arg_deref)]
 
 mod choices;
+mod contexts;
 mod inject;
 mod mock;
 mod moe;
 mod paths;
+mod prepared;
+mod product;
 
 use std::ffi::{CStr, c_void};
 use std::ptr::null_mut;

@@ -1,4 +1,4 @@
-//! The mock driver of mock.c, built and loaded before the library looks for one, and its controls.
+//! The mock driver of driver/, built and loaded before the library looks for one, and its controls.
 #![allow(dead_code)]
 
 use std::ffi::{CStr, CString, c_char, c_int, c_long, c_void};
@@ -28,6 +28,7 @@ fn build() -> PathBuf {
     let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(env!("CARGO_CRATE_NAME"));
     std::fs::create_dir_all(&folder).expect("the target folder is writable");
     let library = folder.join("libcuda.so.1");
+    let sources = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/mock_cuda/driver");
     let target = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
     let output = cc::Build::new()
         .target(&target)
@@ -48,18 +49,22 @@ fn build() -> PathBuf {
             "-o",
         ])
         .arg(&library)
-        .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/mock_cuda/mock.c"))
+        .args(["mock.c", "device.c", "memory.c", "streams.c", "work.c"].map(|file| sources.join(file)))
         .arg("-lpthread")
         .output()
         .expect("a C compiler runs");
-    assert!(output.status.success(), "mock.c does not compile\n{}", String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.status.success(),
+        "the mock does not compile\n{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     library
 }
 
 macro_rules! call {
     ($self:ident $name:literal ($($type:ty),*) $(-> $result:ty)?, $($argument:expr),*) => {{
         let address = $self.symbol($name);
-        // SAFETY: mock.c declares the function with this type.
+        // SAFETY: the mock declares the function with this type.
         unsafe {
             std::mem::transmute::<*mut c_void, unsafe extern "C" fn($($type),*) $(-> $result)?>(address)($($argument),*)
         }

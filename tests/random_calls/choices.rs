@@ -3,7 +3,6 @@
 
 use std::ffi::CString;
 use std::ptr::null;
-use std::time::Instant;
 
 use nvfp4::api::types::*;
 use nvfp4::backend::cuda::KERNELS;
@@ -12,7 +11,7 @@ use nvfp4::plan::tuning::{Choice, Epilogue, Key, Machine, Operand, Tuning};
 
 use crate::Prepared;
 use crate::bench::*;
-use crate::environment::trace;
+use crate::environment::Traced;
 use crate::reference::Canonical;
 use crate::regular::{self, PRODUCT_CALLS};
 use crate::support::check;
@@ -71,7 +70,7 @@ impl Bench {
             for (at, kernel) in kernels_of(operand).filter(here).enumerate() {
                 // Slow tools watch two: some kernels take no whole tiles, some cannot cut so few.
                 for splits in SPLITS.take(if short { 2 } else { SPLITS.count() }) {
-                    let begun = Instant::now();
+                    let _traced = Traced::begin(|| format!("product {i} by {kernel}, splits {splits}"));
                     let mut tuning = Tuning::default();
                     tuning.set(key, Choice { kernel: kernel.into(), splits });
                     std::fs::write(path, tuning.to_text(&machine)).map_err(|e| e.to_string())?;
@@ -83,7 +82,6 @@ impl Bench {
                     if let Err(problem) = self.compare("grouped_gemm", &call, poison, weights, canonical) {
                         problems.push(format!("product {i} by {kernel}, splits {splits}: {problem}"));
                     }
-                    trace(begun, || format!("product {i} by {kernel}, splits {splits}"));
                 }
             }
         }

@@ -10,15 +10,12 @@
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Instant;
-
-use nvfp4::ffi::*;
 
 use crate::arena::*;
 use crate::bench::*;
 use crate::environment::*;
 use crate::reference::*;
-use crate::support::{Library, check};
+use crate::support::Library;
 use crate::{OPERATIONS, Prepared, prepare};
 use crate::{products, regular, regular_forms, regular_moe, spread};
 
@@ -67,10 +64,6 @@ impl Bench {
                 }
             }
         }
-        for handle in weights.handles {
-            // SAFETY: a live handle.
-            check(unsafe { nvfp4_weights_destroy(handle) }).unwrap();
-        }
         problems
     }
 
@@ -96,25 +89,13 @@ impl Bench {
                 }
             }
         }
-        for handle in weights.handles {
-            // SAFETY: a live handle.
-            check(unsafe { nvfp4_weights_destroy(handle) }).unwrap();
-        }
         problems
     }
 
     /// A call of `regular`: a number below [`REGULAR`].
     pub fn regular(&mut self, which: usize) -> Vec<String> {
         let mut problems = Vec::new();
-        let none = Prepared {
-            handles: Vec::new(),
-            which: 0,
-            groups: 0,
-            rows: 0,
-            cols: 0,
-            gate_up: false,
-            workspace: 0,
-        };
+        let none = Prepared::none();
         let empty = Canonical::new(&[], &[], Vec::new(), 0, 0);
         if which < LAYER_CALLS {
             self.calls += 1;
@@ -145,18 +126,13 @@ impl Bench {
         let calls = if which < CHOICES { regular::PRODUCT_CALLS } else { 0 };
         for i in (0..calls).step_by(step) {
             self.calls += 1;
-            let begun = Instant::now();
+            let _traced = Traced::begin(|| format!("product {i} of weights {set}"));
             let poison = i % POISONS.len();
             self.arenas[poison].clear(POISONS[poison]);
             let call = regular::product(i, &weights, &mut self.arenas[poison]);
             if let Err(problem) = self.compare("grouped_gemm", &call, poison, &weights, &canonical) {
                 problems.push(format!("grouped_gemm {i} of regular weights {set}: {problem}"));
             }
-            trace(begun, || format!("product {i} of weights {set}"));
-        }
-        for handle in weights.handles {
-            // SAFETY: a live handle.
-            check(unsafe { nvfp4_weights_destroy(handle) }).unwrap();
         }
         problems
     }
@@ -210,8 +186,10 @@ fn a_device_agrees_with_the_cpu() {
                     {
                         break;
                     }
-                    let begun = Instant::now();
-                    let found = match regular.get(turn as usize) {
+                    let which = regular.get(turn as usize);
+                    let kind = which.map_or("seeds", |&which| kind(which));
+                    let traced = Traced::begin(|| format!("turn {turn}, {kind}"));
+                    let found = match which {
                         Some(&number) => bench.regular(number),
                         None => {
                             let turn = turn - regular.len() as u64;
@@ -221,8 +199,7 @@ fn a_device_agrees_with_the_cpu() {
                             }
                         }
                     };
-                    let which = regular.get(turn as usize);
-                    trace(begun, || format!("turn {turn}, {}", which.map_or("seeds", |&which| kind(which))));
+                    drop(traced);
                     problems.lock().unwrap().extend(found);
                 }
                 let mut totals = totals.lock().unwrap();
@@ -255,10 +232,6 @@ fn the_reference_refuses_a_wrong_element() {
         let call =
             crate::products::gemm(&mut Rng::new(seed * 31 + 5), &mut bench.arenas[0], &weights).unwrap();
         refused += bench.compare("grouped_gemm", &call, 0, &weights, &canonical).is_err() as u32;
-        for handle in weights.handles {
-            // SAFETY: a live handle.
-            check(unsafe { nvfp4_weights_destroy(handle) }).unwrap();
-        }
     }
     assert!(refused >= 15, "{refused} of 60");
 }

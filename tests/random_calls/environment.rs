@@ -2,10 +2,25 @@
 
 use std::time::Instant;
 
-/// Says what has taken how long, where NVFP4_TEST_TRACE asks for it.
-pub fn trace(begun: Instant, what: impl Fn() -> String) {
-    if number("NVFP4_TEST_TRACE", 0) != 0 {
-        println!("{}: {:.2} s", what(), begun.elapsed().as_secs_f32());
+/// Says that something begins and, when this is dropped, how long it took, where NVFP4_TEST_TRACE asks for it: what has begun
+/// and has no time is what a process hangs in.
+pub struct Traced(Option<(String, Instant)>);
+
+impl Traced {
+    pub fn begin(what: impl Fn() -> String) -> Traced {
+        let asked = number("NVFP4_TEST_TRACE", 0) != 0;
+        Traced(asked.then(|| {
+            println!("{} begins", what());
+            (what(), Instant::now())
+        }))
+    }
+}
+
+impl Drop for Traced {
+    fn drop(&mut self) {
+        if let Some((what, begun)) = &self.0 {
+            println!("{what}: {:.2} s", begun.elapsed().as_secs_f32());
+        }
     }
 }
 

@@ -19,6 +19,7 @@ mod environment;
 #[path = "../mock_cuda/mock.rs"]
 mod mock;
 mod moe;
+mod prepared;
 mod products;
 mod reference;
 mod regular;
@@ -33,10 +34,10 @@ use std::ptr::null_mut;
 
 use arena::*;
 use nvfp4::api::context::*;
-use nvfp4::api::handles::*;
 use nvfp4::api::weights::*;
 use nvfp4::error::NVFP4_STATUS_INTERNAL;
 use nvfp4::ffi::*;
+use prepared::Prepared;
 use products::{export, gemm};
 use rows::*;
 use support::{Library, Memory, check};
@@ -65,17 +66,6 @@ macro_rules! call {
 pub(crate) use call;
 
 type Make = fn(&mut Rng, &mut Arena, &Prepared) -> Option<Call>;
-
-/// Weights that all libraries have prepared; made anew for each round.
-pub struct Prepared {
-    pub handles: Vec<*mut nvfp4_weights>,
-    pub which: usize,
-    pub groups: usize,
-    pub rows: usize,
-    pub cols: usize,
-    pub gate_up: bool,
-    pub workspace: usize,
-}
 
 const OPERATIONS: &[(&str, Make)] = &[
     ("quantize", quantize),
@@ -110,30 +100,19 @@ fn prepare(rng: &mut Rng, libraries: &[Library], storage: &mut [Memory]) -> Prep
     let src = Memory::from(&bytes);
     let transposed = rng.chance(2) as u32;
     let rule = rng.below(3) as u32;
-    let mut handles = Vec::new();
-    for (library, storage) in libraries.iter().zip(storage) {
-        let mut args = nvfp4_weights_prepare_args {
-            struct_size: size_of::<nvfp4_weights_prepare_args>(),
-            groups: groups as i64,
-            rows: rows as i64,
-            cols: cols as i64,
-            gate_up: gate_up as u32,
-            source: NVFP4_WEIGHTS_SOURCE_VALUES,
-            src: src.ptr(),
-            src_dtype: dtype,
-            transposed,
-            scale_rule: rule,
-            ..Default::default()
-        };
-        let mut handle = null_mut();
-        // SAFETY: valid pointers.
-        check(unsafe { nvfp4_weights_storage_size(library.context, &args, &mut args.storage_size) }).unwrap();
-        assert!(args.storage_size <= storage.bytes().len(), "{} bytes of storage", args.storage_size);
-        args.storage = storage.ptr_mut();
-        library.prepare_weights(&args, &mut handle).unwrap();
-        handles.push(handle);
-    }
-    Prepared { handles, which: 0, groups, rows, cols, gate_up, workspace: 0 }
+    let args = nvfp4_weights_prepare_args {
+        groups: groups as i64,
+        rows: rows as i64,
+        cols: cols as i64,
+        gate_up: gate_up as u32,
+        source: NVFP4_WEIGHTS_SOURCE_VALUES,
+        src: src.ptr(),
+        src_dtype: dtype,
+        transposed,
+        scale_rule: rule,
+        ..Default::default()
+    };
+    Prepared::in_all(libraries, storage, &args)
 }
 
 #[test]
@@ -207,10 +186,6 @@ fn legal_calls_agree_and_stay_in_their_bounds() {
                 let same = a == b || (a, b) == (0xA5, 0x5A);
                 assert!(roles[at] == GAP || same, "{name} seed {seed}: byte {at} depends on what was there");
             }
-        }
-        for handle in weights.handles {
-            // SAFETY: a live handle.
-            check(unsafe { nvfp4_weights_destroy(handle) }).unwrap();
         }
     }
 }
@@ -322,8 +297,6 @@ fn torn_calls_are_never_an_internal_fault() {
                 check(nvfp4_graph_destroy(graph)).unwrap();
             }
         }
-        // SAFETY: a live handle.
-        check(unsafe { nvfp4_weights_destroy(weights.handles[0]) }).unwrap();
     }
     assert!(accepted > 0 && refused > accepted / 4, "{accepted} accepted, {refused} refused");
 }

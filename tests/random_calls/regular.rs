@@ -13,7 +13,7 @@ use nvfp4::ffi::*;
 
 use crate::arena::*;
 use crate::regular_forms::{Form, Grouped};
-use crate::support::{Library, Memory, check};
+use crate::support::{Library, Memory};
 use crate::{Call, Prepared, call};
 
 /// Rows and columns: few and odd, enough for every SM, longer than a row that is kept in registers.
@@ -257,28 +257,17 @@ pub fn weights(index: usize, libraries: &[Library; 2], storage: &mut [Memory; 2]
         ..Default::default()
     };
     libraries[0].call(nvfp4_quantize, &quantize).unwrap();
-    let mut handles = Vec::new();
-    for (library, storage) in libraries.iter().zip(storage) {
-        let mut args = nvfp4_weights_prepare_args {
-            struct_size: size_of::<nvfp4_weights_prepare_args>(),
-            groups: GROUPS as i64,
-            rows: n as i64,
-            cols: k as i64,
-            gate_up: gate_up as u32,
-            codes: codes.ptr(),
-            scales: scales.ptr(),
-            decode_scales: decode.ptr(),
-            ..Default::default()
-        };
-        let mut handle = null_mut();
-        // SAFETY: valid pointers.
-        check(unsafe { nvfp4_weights_storage_size(library.context, &args, &mut args.storage_size) }).unwrap();
-        assert!(args.storage_size <= storage.bytes().len(), "{} bytes of storage", args.storage_size);
-        args.storage = storage.ptr_mut();
-        library.prepare_weights(&args, &mut handle).unwrap();
-        handles.push(handle);
-    }
-    Prepared { handles, which: 0, groups: GROUPS, rows: n, cols: k, gate_up, workspace: 0 }
+    let args = nvfp4_weights_prepare_args {
+        groups: GROUPS as i64,
+        rows: n as i64,
+        cols: k as i64,
+        gate_up: gate_up as u32,
+        codes: codes.ptr(),
+        scales: scales.ptr(),
+        decode_scales: decode.ptr(),
+        ..Default::default()
+    };
+    Prepared::in_all(libraries, storage, &args)
 }
 
 /// Rows a group and operand of a call with which every kernel is tried: many rows, an operand each with nothing behind the

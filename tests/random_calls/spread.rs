@@ -1,15 +1,12 @@
 //! Weights and groups for random products: rows spread over up to 40 groups in every way, from one a group to hundreds, so
 //! that each form of each kernel is chosen; scales at the ends of their ranges; blocks that are no number.
 
-use std::ptr::null_mut;
-
 use nvfp4::api::types::*;
 use nvfp4::api::weights::*;
-use nvfp4::ffi::*;
 
 use crate::Prepared;
 use crate::arena::*;
-use crate::support::{Library, Memory, check};
+use crate::support::{Library, Memory};
 
 /// Products of each set of weights.
 pub const CALLS: usize = 8;
@@ -44,28 +41,17 @@ pub fn weights(rng: &mut Rng, libraries: &[Library; 2], storage: &mut [Memory; 2
         .flat_map(|g| g.to_le_bytes())
         .collect();
     let [codes, scales, decode] = [codes, scales, decode].map(|bytes| Memory::from(&bytes));
-    let mut handles = Vec::new();
-    for (library, storage) in libraries.iter().zip(storage) {
-        let mut args = nvfp4_weights_prepare_args {
-            struct_size: size_of::<nvfp4_weights_prepare_args>(),
-            groups: groups as i64,
-            rows: rows as i64,
-            cols: cols as i64,
-            gate_up: gate_up as u32,
-            codes: codes.ptr(),
-            scales: scales.ptr(),
-            decode_scales: decode.ptr(),
-            ..Default::default()
-        };
-        let mut handle = null_mut();
-        // SAFETY: valid pointers.
-        check(unsafe { nvfp4_weights_storage_size(library.context, &args, &mut args.storage_size) }).unwrap();
-        assert!(args.storage_size <= storage.bytes().len(), "{} bytes of storage", args.storage_size);
-        args.storage = storage.ptr_mut();
-        library.prepare_weights(&args, &mut handle).unwrap();
-        handles.push(handle);
-    }
-    Prepared { handles, which: 0, groups, rows, cols, gate_up, workspace: 0 }
+    let args = nvfp4_weights_prepare_args {
+        groups: groups as i64,
+        rows: rows as i64,
+        cols: cols as i64,
+        gate_up: gate_up as u32,
+        codes: codes.ptr(),
+        scales: scales.ptr(),
+        decode_scales: decode.ptr(),
+        ..Default::default()
+    };
+    Prepared::in_all(libraries, storage, &args)
 }
 
 /// Groups for these weights, and the number of logical rows.

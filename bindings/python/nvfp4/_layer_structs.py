@@ -5,7 +5,37 @@ from __future__ import annotations
 import ctypes
 from ctypes import c_char, c_float, c_int64, c_size_t, c_uint32, c_void_p
 
-from ._structs import Sized, nvfp4_groups, nvfp4_quantized, nvfp4_quantized_input
+from ._structs import WORKSPACE, Sized, nvfp4_groups, nvfp4_quantized, nvfp4_quantized_input
+
+#: What stands behind the sum of every product.
+_EPILOGUE = [
+    ("bias", c_void_p),
+    ("bias_dtype", c_uint32),
+    ("activation", c_uint32),
+    ("limit", c_float),
+    ("alpha", c_float),
+    ("beta", c_float),
+    ("flags", c_uint32),
+    ("out", c_void_p),
+    ("out_dtype", c_uint32),
+    ("reserved", c_uint32),
+    ("out_row_stride", c_int64),
+    ("out_group_stride", c_int64),
+    ("out_quantized", nvfp4_quantized),
+    *WORKSPACE,
+]
+
+#: Where the tokens of a mixture of experts go.
+_COMBINED = [
+    ("shared", c_void_p),
+    ("shared_row_stride", c_int64),
+    ("shared_dtype", c_uint32),
+    ("scaling", c_float),
+    ("out", c_void_p),
+    ("out_row_stride", c_int64),
+    ("out_dtype", c_uint32),
+    ("reserved", c_uint32),
+]
 
 
 class nvfp4_weights_prepare_args(Sized):
@@ -70,21 +100,7 @@ class nvfp4_grouped_gemm_args(Sized):
         ("a_group_stride", c_int64),
         ("a_decode_scales", c_void_p),
         ("a_quantized", nvfp4_quantized_input),
-        ("bias", c_void_p),
-        ("bias_dtype", c_uint32),
-        ("activation", c_uint32),
-        ("limit", c_float),
-        ("alpha", c_float),
-        ("beta", c_float),
-        ("flags", c_uint32),
-        ("out", c_void_p),
-        ("out_dtype", c_uint32),
-        ("reserved", c_uint32),
-        ("out_row_stride", c_int64),
-        ("out_group_stride", c_int64),
-        ("out_quantized", nvfp4_quantized),
-        ("workspace", c_void_p),
-        ("workspace_size", c_size_t),
+        *_EPILOGUE,
     ]
 
 
@@ -159,8 +175,7 @@ class nvfp4_moe_permute_args(Sized):
         ("gathered", c_void_p),
         ("gathered_row_stride", c_int64),
         ("out", nvfp4_quantized),
-        ("workspace", c_void_p),
-        ("workspace_size", c_size_t),
+        *WORKSPACE,
     ]
 
 
@@ -176,16 +191,8 @@ class nvfp4_moe_combine_args(Sized):
         ("y_row_stride", c_int64),
         ("inverse", c_void_p),
         ("topk_weights", c_void_p),
-        ("shared", c_void_p),
-        ("shared_row_stride", c_int64),
-        ("shared_dtype", c_uint32),
-        ("scaling", c_float),
-        ("out", c_void_p),
-        ("out_row_stride", c_int64),
-        ("out_dtype", c_uint32),
-        ("reserved", c_uint32),
+        *_COMBINED,
     ]
-
 
 
 class nvfp4_moe_forward_args(Sized):
@@ -221,16 +228,8 @@ class nvfp4_moe_forward_args(Sized):
         ("static_scope", c_uint32),
         ("static_input_scales", c_void_p),
         ("static_intermediate_scales", c_void_p),
-        ("shared", c_void_p),
-        ("shared_row_stride", c_int64),
-        ("shared_dtype", c_uint32),
-        ("scaling", c_float),
-        ("out", c_void_p),
-        ("out_row_stride", c_int64),
-        ("out_dtype", c_uint32),
-        ("reserved", c_uint32),
-        ("workspace", c_void_p),
-        ("workspace_size", c_size_t),
+        *_COMBINED,
+        *WORKSPACE,
     ]
 
 
@@ -248,21 +247,7 @@ class nvfp4_grouped_linear_args(Sized):
         ("scale_rule", c_uint32),
         ("scope", c_uint32),
         ("static_decode_scales", c_void_p),
-        ("bias", c_void_p),
-        ("bias_dtype", c_uint32),
-        ("activation", c_uint32),
-        ("limit", c_float),
-        ("alpha", c_float),
-        ("beta", c_float),
-        ("flags", c_uint32),
-        ("out", c_void_p),
-        ("out_dtype", c_uint32),
-        ("reserved", c_uint32),
-        ("out_row_stride", c_int64),
-        ("out_group_stride", c_int64),
-        ("out_quantized", nvfp4_quantized),
-        ("workspace", c_void_p),
-        ("workspace_size", c_size_t),
+        *_EPILOGUE,
     ]
 
 

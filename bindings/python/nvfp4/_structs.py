@@ -82,6 +82,13 @@ class nvfp4_quantized_input(ctypes.Structure):
     ]
 
 
+#: Scratch, the end of every struct of arguments that needs some.
+WORKSPACE = [
+    ("workspace", c_void_p),
+    ("workspace_size", c_size_t),
+]
+
+
 class nvfp4_context_options(Sized):
     _fields_ = [
         ("struct_size", c_size_t),
@@ -149,8 +156,7 @@ class nvfp4_quantize_args(Sized):
         ("cols", c_int64),
         ("groups", nvfp4_groups),
         ("out", nvfp4_quantized),
-        ("workspace", c_void_p),
-        ("workspace_size", c_size_t),
+        *WORKSPACE,
     ]
 
 
@@ -166,8 +172,7 @@ class nvfp4_amax_scale_args(Sized):
         ("cols", c_int64),
         ("groups", nvfp4_groups),
         ("decode_scales", c_void_p),
-        ("workspace", c_void_p),
-        ("workspace_size", c_size_t),
+        *WORKSPACE,
     ]
 
 
@@ -186,6 +191,19 @@ class nvfp4_dequantize_args(Sized):
     ]
 
 
+#: Of both norms, from the weight on.
+_NORM = [
+    ("weight", c_void_p),
+    ("weight_offset", c_float),
+    ("eps", c_float),
+    ("normed", c_void_p),
+    ("normed_row_stride", c_int64),
+    ("inv_rms", c_void_p),
+    ("out", nvfp4_quantized),
+    *WORKSPACE,
+]
+
+
 class nvfp4_rmsnorm_quantize_args(Sized):
     _fields_ = [
         ("struct_size", c_size_t),
@@ -197,15 +215,7 @@ class nvfp4_rmsnorm_quantize_args(Sized):
         ("cols", c_int64),
         ("residual", c_void_p),
         ("residual_row_stride", c_int64),
-        ("weight", c_void_p),
-        ("weight_offset", c_float),
-        ("eps", c_float),
-        ("normed", c_void_p),
-        ("normed_row_stride", c_int64),
-        ("inv_rms", c_void_p),
-        ("out", nvfp4_quantized),
-        ("workspace", c_void_p),
-        ("workspace_size", c_size_t),
+        *_NORM,
     ]
 
 
@@ -225,15 +235,7 @@ class nvfp4_hc_rmsnorm_quantize_args(Sized):
         ("cols", c_int64),
         ("mixed", c_void_p),
         ("mixed_row_stride", c_int64),
-        ("weight", c_void_p),
-        ("weight_offset", c_float),
-        ("eps", c_float),
-        ("normed", c_void_p),
-        ("normed_row_stride", c_int64),
-        ("inv_rms", c_void_p),
-        ("out", nvfp4_quantized),
-        ("workspace", c_void_p),
-        ("workspace_size", c_size_t),
+        *_NORM,
     ]
 
 
@@ -255,8 +257,7 @@ class nvfp4_swiglu_quantize_args(Sized):
         ("activated", c_void_p),
         ("activated_row_stride", c_int64),
         ("out", nvfp4_quantized),
-        ("workspace", c_void_p),
-        ("workspace_size", c_size_t),
+        *WORKSPACE,
     ]
 
 

@@ -10,7 +10,7 @@ from .arrays import NAMES, Array, dtype_of, matrix
 from .context import Context, Stream
 from .enums import Activation, DType, GemmFlags, ScaleRule, Scope
 from .errors import InvalidArgumentError
-from .products import Weights
+from .products import Weights, held
 
 
 def _layer(
@@ -39,10 +39,7 @@ def _layer(
 ) -> Any:
     """Both layers."""
     call = Call(context, stream)
-    if not isinstance(weights, Weights):
-        raise TypeError(f"weights is a {type(weights).__name__}; pass nvfp4.Weights")
-    call.keep.append(weights._storage)
-    info, grouped = weights.info, name == "grouped_linear"
+    info, grouped = held(call, "weights", weights), name == "grouped_linear"
     args = _abi.nvfp4_grouped_linear_args(
         weights=weights.handle, activation=activation, limit=limit, alpha=alpha, beta=beta, flags=flags
     )

@@ -11,7 +11,7 @@ from .arrays import NAMES, VALUES, Array, dtype_of, matrix
 from .context import Context, Stream
 from .enums import Activation, DType, GemmFlags, Grouping, MoeScore, ScaleLayout, ScaleRule, Scope
 from .errors import InvalidArgumentError
-from .products import Weights
+from .products import Weights, held
 
 
 @dataclass(frozen=True)
@@ -233,15 +233,11 @@ def moe_forward(
     are one number or array of 1 (static_scope TENSOR), or one a local expert (GROUP); without them each row has its own.
     """
     call = Call(context, stream)
-    for name, weights in (("w1", w1), ("w2", w2)):
-        if not isinstance(weights, Weights):
-            raise TypeError(f"{name} is a {type(weights).__name__}; pass nvfp4.Weights")
-        call.keep.append(weights._storage)
+    first, second = held(call, "w1", w1), held(call, "w2", w2)
     args = _abi.nvfp4_moe_forward_args(
         w1=w1.handle, w2=w2.handle, quantize=int(quantize), activation=activation, limit=limit, alpha=alpha, beta=beta,
         flags=flags, scale_rule=scale_rule, static_scope=static_scope, scaling=scaling, first_expert=first_expert,
     )
-    first, second = w1.info, w2.info
     args.experts = first.groups if experts is None else experts
     dtype = int(DType.BF16)
     if isinstance(hidden, Quantized):

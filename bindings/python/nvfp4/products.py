@@ -189,6 +189,14 @@ def _three(argument: str, shape: tuple[int, ...]) -> tuple[int, int, int]:
     return shape
 
 
+def held(call: Call, argument: str, weights: Weights) -> WeightsInfo:
+    """The shape of weights that a call takes, and keeps until it is done."""
+    if not isinstance(weights, Weights):
+        raise TypeError(f"{argument} is a {type(weights).__name__}; pass nvfp4.Weights")
+    call.keep.append(weights._storage)
+    return weights.info
+
+
 def _product(
     name: str,
     context: Context,
@@ -224,13 +232,10 @@ def _product(
         "scale_layout": scale_layout, "scale_rule": scale_rule, "scope": scope,
     }
     call = Call(context, stream)
-    if not isinstance(weights, Weights):
-        raise TypeError(f"weights is a {type(weights).__name__}; pass nvfp4.Weights")
-    info = weights.info
+    info = held(call, "weights", weights)
     args = _abi.nvfp4_grouped_gemm_args(
         weights=weights.handle, activation=activation, limit=limit, alpha=alpha, beta=beta, flags=flags
     )
-    call.keep.append(weights._storage)
     rows, lead, values_dtype = _activations(call, args, a, info.cols, groups, a_dtype, a_scope, a_decode_scales)
     args.rows, args.groups = rows, call.groups(groups)
     if bias is not None:

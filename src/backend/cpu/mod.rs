@@ -79,6 +79,10 @@ impl Cpu {
                 Job::GroupEnds(p) => layouts::group_ends(self, p),
                 Job::Export(p) => weights::export(self, p),
                 Job::Gemm(p) | Job::ChainedGemm(p) => gemm::run(self, p),
+                Job::QuantizedGemm(quantize, p) => {
+                    rows::run(self, quantize);
+                    gemm::run(self, p);
+                }
                 Job::Route(p) => moe::route(self, p),
                 Job::Permute(p) => moe::permute(self, p),
                 Job::Dispatch(p) => moe::dispatch(self, p),

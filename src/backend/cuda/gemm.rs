@@ -11,7 +11,7 @@ use crate::format::BLOCK;
 use crate::format::dtype::Dtype;
 use crate::plan::gemm::{Activation, Activations, GemmOut, GemmProblem};
 use crate::plan::gemm_cuda::{self, GemmPlan, Machine, TILES};
-use crate::plan::gemm_sm90::{Plan, plan_any};
+use crate::plan::gemm_sm90::{Plan, Sm90Plan, plan_any};
 use crate::plan::groups::Groups;
 use crate::plan::memory::Matrix;
 use crate::plan::quantize::{DecodeScales, Producer, QuantizeProblem};
@@ -107,6 +107,11 @@ fn plan(p: &GemmProblem, device: &Device) -> Plan {
     plan_any(p, &machine(&device.facts), device.tuning.get().as_deref())
 }
 
+/// The plan that the workspace was measured for.
+fn planned(p: &GemmProblem, device: &Device) -> Plan {
+    p.plan.unwrap_or_else(|| plan(p, device))
+}
+
 /// Multiplies the rows of each group with its weights. `early`: the launch may start before the one in front has ended;
 /// unless the problem says more, it waits for that before it reads anything.
 ///
@@ -114,7 +119,59 @@ fn plan(p: &GemmProblem, device: &Device) -> Plan {
 /// Every address of the problem is valid on the device; the workspace has [`workspace_size`] bytes.
 pub unsafe fn gemm(queue: &Queue, p: &GemmProblem, early: bool) -> Result<()> {
     // SAFETY: the caller's promise.
-    unsafe { gemm_as(queue, p, &p.plan.unwrap_or_else(|| plan(p, queue.device)), early) }
+    unsafe { gemm_as(queue, p, &planned(p, queue.device), early) }
+}
+
+/// A quantizer's product on a Hopper GPU: it takes what the codes decode to, e2m1 · e4m3, as bfloat16 from its own workspace. The
+/// product with those rows, its plan and its bytes; the form and the bits are those of the codes.
+fn of_values(
+    q: &QuantizeProblem,
+    p: &GemmProblem,
+    device: &Device,
+) -> Option<(GemmProblem, Sm90Plan, usize)> {
+    let (Activations::Codes(codes), Plan::Hopper(plan)) = (p.a, planned(p, device)) else { return None };
+    if !rows::takes_values(q) {
+        return None;
+    }
+    let cols = p.weights.shape.cols;
+    let bytes = p.groups.total_rows() * cols * size_of::<u16>();
+    let (at, all) = match plan.decoded {
+        true => (plan.decoded_at, plan.workspace_bytes),
+        false => {
+            let at = plan.workspace_bytes.next_multiple_of(128);
+            (at, at + bytes)
+        }
+    };
+    let a = gemm_sm90::decoded(p, at);
+    let a = Activations::Values { a, scope: codes.scope, decode: codes.decode };
+    Some((GemmProblem { a, ..*p }, Sm90Plan { decoded: false, ..plan }, all))
+}
+
+/// Bytes of workspace of [`quantized_gemm`].
+pub fn quantized_workspace_size(q: &QuantizeProblem, p: &GemmProblem, device: &Device) -> usize {
+    of_values(q, p, device).map_or_else(|| planned(p, device).workspace_bytes(), |(.., bytes)| bytes)
+}
+
+/// Quantizes and multiplies; the codes and scales need not be written.
+///
+/// # Safety
+/// As [`gemm`] and [`rows::quantize`]; the workspace has [`quantized_workspace_size`] bytes.
+pub unsafe fn quantized_gemm(queue: &Queue, q: &QuantizeProblem, p: &GemmProblem) -> Result<()> {
+    // SAFETY: the caller's promise.
+    unsafe {
+        match of_values(q, p, queue.device) {
+            Some((p, plan, _)) => {
+                if let Activations::Values { a, .. } = p.a {
+                    rows::quantize_values(queue, q, &a)?;
+                }
+                gemm_as(queue, &p, &Plan::Hopper(plan), false)
+            }
+            None => {
+                rows::quantize(queue, q)?;
+                gemm(queue, p, false)
+            }
+        }
+    }
 }
 
 /// As [`gemm`], as a given plan says.

@@ -100,35 +100,36 @@ pub(super) unsafe fn multiply(
     gemm.partials = workspace + plan.sums_at as u64;
     let operand = match p.a {
         Activations::Values { a, .. } if a.dtype == Dtype::F16 => 1,
-        Activations::Values { .. } => 0,
-        Activations::Codes(_) => 2,
+        Activations::Codes(_) if !plan.decoded => 2,
+        _ => 0,
     };
     let grid = (plan.grid as u32, 1, 1);
     let (threads, shared) = (form.threads() as u32, form.shared_bytes() as u32);
-    // Weights and index may be read before the launch in front is over: that is what the caller promised.
-    let dependent = p.dependent_launch && !plan.decoded;
     // A launch that waits before it reads anything may start early behind anything.
     let early = early || p.dependent_launch;
-    let mut common =
+    let a = match p.a {
+        Activations::Values { a, .. } => a,
+        Activations::Codes(_) => decoded(p, plan.decoded_at),
+    };
+    // Whether the pass that decodes them is in front, which begins behind all that was there before.
+    let mut passes = false;
+    if let (true, Activations::Codes(q)) = (plan.decoded, p.a) {
+        // SAFETY: the caller's promise.
+        passes = unsafe { decode(queue, p, &q, &a, early)? };
+        gemm.a = address(a.base);
+        (gemm.a_row_stride, gemm.a_group_stride) = (a.row_stride as i64, a.group_stride as i64);
+        (gemm.a_scales, gemm.a_layout, gemm.a_scales_row_stride, gemm.a_vectors) = (0, 0, 0, 1);
+    }
+    // Weights and index may be read before the launch in front is over: that is what the caller promised, or it is the pass.
+    let dependent = p.dependent_launch || passes;
+    let early = early || passes;
+    let common =
         Sm90Params { gemm, token: token(), schedule: plan.schedule as u32, dependent: dependent as u32 };
     if form.family == Family::Few {
         let kernel = &KERNELS[operand * FEW_FORMS + plan.form];
         // SAFETY: the caller's promise; the struct is the kernel's.
         return unsafe { launch(queue, early, kernel, grid, threads, shared, &common) };
     }
-    let a = match p.a {
-        Activations::Values { a, .. } => a,
-        Activations::Codes(q) => {
-            let to = decoded(p, plan);
-            // SAFETY: the caller's promise.
-            unsafe { decode(queue, p, &q, &to)? };
-            let gemm = &mut common.gemm;
-            gemm.a = address(to.base);
-            (gemm.a_row_stride, gemm.a_group_stride) = (to.row_stride as i64, to.group_stride as i64);
-            (gemm.a_scales, gemm.a_layout, gemm.a_scales_row_stride) = (0, 0, 0);
-            to
-        }
-    };
     let params = Sm90ManyParams {
         map: tensor_map(queue, p, &a, form.tokens)?,
         common,
@@ -137,13 +138,13 @@ pub(super) unsafe fn multiply(
         reserved: [0; 13],
     };
     let forms = FORMS.len() - FEW_FORMS;
-    let kernel = &KERNELS[3 * FEW_FORMS + operand % 2 * forms + plan.form - FEW_FORMS];
+    let kernel = &KERNELS[3 * FEW_FORMS + operand * forms + plan.form - FEW_FORMS];
     // SAFETY: the caller's promise; the struct is the kernel's.
     unsafe { launch(queue, early, kernel, grid, threads, shared, &params) }
 }
 
-/// The activations as bfloat16 rows in the workspace: e2m1 · e4m3, exact.
-fn decoded(p: &GemmProblem, plan: &Sm90Plan) -> Matrix {
+/// The activations as bfloat16 rows so far into the workspace: e2m1 · e4m3, exact.
+pub(super) fn decoded(p: &GemmProblem, at: usize) -> Matrix {
     let cols = p.weights.shape.cols;
     let group_stride = match (p.groups, p.a) {
         (Groups::Strided { .. }, Activations::Codes(q)) if q.codes_group_stride == 0 => 0,
@@ -151,13 +152,14 @@ fn decoded(p: &GemmProblem, plan: &Sm90Plan) -> Matrix {
         _ => 0,
     };
     // Inside of the workspace, or nothing is there to be decoded.
-    let base = Ptr::new(p.workspace.get().wrapping_add(plan.decoded_at));
+    let base = Ptr::new(p.workspace.get().wrapping_add(at));
     Matrix { base, dtype: Dtype::Bf16, row_stride: cols, group_stride }
 }
 
-unsafe fn decode(queue: &Queue, p: &GemmProblem, q: &QuantIn, to: &Matrix) -> Result<()> {
+/// Whether there was anything to decode.
+unsafe fn decode(queue: &Queue, p: &GemmProblem, q: &QuantIn, to: &Matrix, early: bool) -> Result<bool> {
     if p.groups.total_rows() == 0 {
-        return Ok(());
+        return Ok(false);
     }
     // Rows that all groups share are one matrix.
     let groups = match p.groups {
@@ -167,7 +169,8 @@ unsafe fn decode(queue: &Queue, p: &GemmProblem, q: &QuantIn, to: &Matrix) -> Re
     let input = QuantIn { decode: Ptr::NULL, ..*q };
     let problem = DequantizeProblem { groups, cols: p.weights.shape.cols, input, dst: *to };
     // SAFETY: the caller's promise.
-    unsafe { layouts::dequantize(queue, &problem) }
+    unsafe { layouts::dequantize(queue, &problem, early)? };
+    Ok(true)
 }
 
 /// [groups][rows][K] from the right, in boxes of 64 k × `tokens`. Groups that lie one after another are one.

@@ -26,6 +26,7 @@ pub mod weights;
 use crate::error::Result;
 use crate::plan::Job;
 use crate::plan::gemm::GemmProblem;
+use crate::plan::quantize::QuantizeProblem;
 use crate::plan::weights::{PrepareProblem, WeightsShape};
 pub use context::Device;
 use launch::{Kernel, Queue};
@@ -56,12 +57,13 @@ impl Device {
                 }
                 Job::Quantize(p) => rows::quantize(queue, p),
                 Job::Stage(p) => rows::stage(queue, p),
-                Job::Dequantize(p) => layouts::dequantize(queue, p),
+                Job::Dequantize(p) => layouts::dequantize(queue, p, false),
                 Job::MoveScales(p) => layouts::move_scales(queue, p),
                 Job::Interleave(p) => layouts::interleave(queue, p),
                 Job::Export(p) => weights::export(queue, p),
                 Job::Gemm(p) => gemm::gemm(queue, p, false),
                 Job::ChainedGemm(p) => gemm::gemm(queue, p, true),
+                Job::QuantizedGemm(quantize, p) => gemm::quantized_gemm(queue, quantize, p),
                 Job::Route(p) => moe::route(queue, p),
                 Job::Permute(p) => moe::permute(queue, p),
                 Job::Dispatch(p) => moe::dispatch(queue, p),
@@ -87,5 +89,10 @@ impl Device {
     /// Bytes of workspace of a product, which keeps its plan.
     pub fn gemm_workspace_size(&self, problem: &mut GemmProblem) -> usize {
         gemm::workspace_size(problem, self)
+    }
+
+    /// Bytes of workspace of a product behind its quantizer.
+    pub fn quantized_gemm_workspace_size(&self, quantize: &QuantizeProblem, problem: &GemmProblem) -> usize {
+        gemm::quantized_workspace_size(quantize, problem, self)
     }
 }

@@ -1,4 +1,4 @@
-//! Quantizing problems → launches of quantize.cu, norm.cu and swiglu.cu. Twin of backend/cpu/rows.rs.
+//! Quantizing problems → launches of quantize.cu, values.cu, norm.cu and swiglu.cu. Twin of backend/cpu/rows.rs.
 //!
 //! `plan` is pure: (problem, device facts) → up to four steps. Aligned rows go to the passes that hold a block a thread
 //! (known scales) or whole rows in registers (scales per row, norms); everything else to one general kernel.
@@ -10,20 +10,20 @@ mod shape;
 
 use super::context::DeviceFacts;
 use super::launch::{Kernel, Queue};
-use super::params::{self, FinishParams, RoutesParams, RowsParams, address, mode};
+use super::params::{self, FinishParams, RoutesParams, RowsParams, ScalesParams, address, mode};
 use crate::error::Result;
 use crate::format::BLOCK;
 use crate::format::block::ScaleRule;
 use crate::format::dtype::Dtype;
 use crate::format::layout::ScaleLayout;
 use crate::plan::groups::Groups;
-use crate::plan::memory::Ptr;
+use crate::plan::memory::{Matrix, Ptr};
 use crate::plan::quantize::{DecodeScales, NormInput, Producer, QuantizeProblem, Scope, StageProblem};
 pub use kernels::KERNELS;
 use kernels::find;
 use problem::source;
 pub(super) use problem::{base_params, dtype_name, is_aligned};
-pub(super) use shape::TileShape;
+use shape::TileShape;
 
 /// Threads of a CTA that holds rows in registers. Rows of up to twice as many blocks are held.
 const CACHED_THREADS: usize = 512;
@@ -80,7 +80,22 @@ impl Plan {
 /// # Safety
 /// Every address of the problem is valid on the device for what its documentation says.
 pub unsafe fn quantize(queue: &Queue, p: &QuantizeProblem) -> Result<()> {
-    for step in plan(p, queue.facts).steps() {
+    // SAFETY: the caller's promise.
+    unsafe { run(queue, &plan(p, queue.facts)) }
+}
+
+/// As [`quantize`], but in place of codes and scales `to` takes what they decode to, e2m1 · e4m3, as bfloat16: a row each of the
+/// logical rows. Decode scales are written as ever.
+///
+/// # Safety
+/// As [`quantize`]; the problem is one of those that [`takes_values`] names, `to` writable and its rows aligned to 16 bytes.
+pub unsafe fn quantize_values(queue: &Queue, p: &QuantizeProblem, to: &Matrix) -> Result<()> {
+    // SAFETY: the caller's promise.
+    unsafe { run(queue, &plan_to(p, Some(*to), queue.facts)) }
+}
+
+unsafe fn run(queue: &Queue, plan: &Plan) -> Result<()> {
+    for step in plan.steps() {
         // SAFETY: the caller's promise; the structs are the kernels'.
         unsafe {
             match step {
@@ -124,13 +139,30 @@ pub fn routes(p: &StageProblem) -> (&'static Kernel, u32, RoutesParams) {
 
 /// Which launches carry out a problem.
 pub fn plan(p: &QuantizeProblem, facts: &DeviceFacts) -> Plan {
+    plan_to(p, None, facts)
+}
+
+/// Whether [`quantize_values`] has a kernel for a problem.
+pub fn takes_values(p: &QuantizeProblem) -> bool {
+    p.out.is_some_and(|out| {
+        let by_row = matches!(out.decode, DecodeScales::Dynamic(_)) && out.scope == Scope::Row;
+        matches!(p.producer, Producer::Plain { .. })
+            && source(&p.producer).dtype != Dtype::F32
+            && out.rule == ScaleRule::Amax
+            && is_aligned(p)
+            && (1..=MOST_ROWS).contains(&p.groups.total_rows())
+            && (!by_row || p.cols / BLOCK <= 2 * CACHED_THREADS)
+    })
+}
+
+fn plan_to(p: &QuantizeProblem, values: Option<Matrix>, facts: &DeviceFacts) -> Plan {
     let mut plan = Plan::default();
     let (scope, decode) = match (&p.out, p.amax) {
         (Some(out), _) => (out.scope, out.decode),
         (None, Some((scope, decode))) => (scope, DecodeScales::Dynamic(decode)),
         (None, None) => return plan,
     };
-    let passes = Passes { p, facts, base: base_params(p, facts, scope), fast: is_aligned(p) };
+    let passes = Passes { p, values, facts, base: base_params(p, facts, scope), fast: is_aligned(p) };
     match decode {
         DecodeScales::Dynamic(slots) if scope != Scope::Row => {
             let count = if scope == Scope::Tensor { 1 } else { p.groups.count() };
@@ -153,6 +185,8 @@ pub fn plan(p: &QuantizeProblem, facts: &DeviceFacts) -> Plan {
 
 struct Passes<'a> {
     p: &'a QuantizeProblem,
+    /// Where what codes decode to goes in place of them.
+    values: Option<Matrix>,
     facts: &'a DeviceFacts,
     base: RowsParams,
     fast: bool,
@@ -163,7 +197,7 @@ impl Passes<'_> {
     fn push(&self, plan: &mut Plan, mode: u32, decode: Ptr<f32>, first: bool) {
         let quantizes = mode <= mode::ROW;
         let layout = match &self.p.out {
-            Some(out) if quantizes => out.scales.layout,
+            Some(out) if quantizes && self.values.is_none() => out.scales.layout,
             _ => ScaleLayout::Linear,
         };
         let rows = match self.p.groups.total_rows() {
@@ -178,6 +212,9 @@ impl Passes<'_> {
         if mode == mode::FROM_AMAX {
             params.fault = self.facts.fault;
         }
+        if let (Some(to), true) = (&self.values, quantizes) {
+            return plan.push(self.value_rows(params, to, rows));
+        }
         let step = match rows {
             // Nobody's rows; a split that says otherwise is reported all the same.
             0 if params.groups.count == 0 || params.groups.index == 0 => return,
@@ -186,6 +223,31 @@ impl Passes<'_> {
             _ => self.held(params, layout, rows).or_else(|| self.tiles(params, layout, rows)),
         };
         plan.push(step.or_else(|| self.general(params, rows)).expect("the general kernel takes everything"));
+    }
+
+    /// Rows → what their codes decode to, by the plain rule.
+    fn value_rows(&self, mut params: RowsParams, to: &Matrix, rows: usize) -> Step {
+        let (blocks, sms) = (self.p.cols / BLOCK, self.facts.sm_count as usize);
+        let name = dtype_name(source(&self.p.producer).dtype);
+        params.codes = address(to.base);
+        params.codes_row_stride = 2 * to.row_stride as u64;
+        params.scales = ScalesParams::default();
+        if params.mode == mode::ROW {
+            // Few rows answer sooner with a block a thread, as long as all are under way at once.
+            let few = rows * blocks <= 2 * CACHED_THREADS * sms && blocks <= CACHED_THREADS;
+            let (variant, a_thread) = if few { ("_few", 1) } else { ("", 4) };
+            let threads = blocks.div_ceil(a_thread).next_multiple_of(32) as u32;
+            let kernel = find(["nvfp4_rows_values_", name, variant]);
+            return Step::Rows { kernel, grid: (self.capped(rows), 1), threads, params };
+        }
+        let shape = TileShape::new(ScaleLayout::Linear, blocks, rows, 4, sms);
+        params.steps = shape.steps as u32;
+        let most = match &self.p.groups {
+            Groups::Ends { count, .. } if *count > 256 => (8 * sms).div_ceil(shape.grid_x),
+            _ => GRID_Y,
+        };
+        let grid = (shape.grid_x as u32, shape.units.min(most).min(GRID_Y) as u32);
+        Step::Rows { kernel: find(["nvfp4_values_", name]), grid, threads: shape.threads as u32, params }
     }
 
     fn general(&self, params: RowsParams, rows: usize) -> Option<Step> {

@@ -1,4 +1,4 @@
-//! The kernels of quantize.cu, norm.cu and swiglu.cu, with the registers and threads that each may use.
+//! The kernels of quantize.cu, values.cu, norm.cu and swiglu.cu, with the registers and threads that each may use.
 
 use super::super::launch::Kernel;
 
@@ -47,6 +47,12 @@ pub static KERNELS: &[Kernel] = &[
     kernel("quantize", "nvfp4_general", 128, 256),
     kernel("quantize", "nvfp4_finish_scales", 32, 256),
     kernel("quantize", "nvfp4_stage_routes", 32, 256),
+    kernel("values", "nvfp4_values_bf16", 80, 256),
+    kernel("values", "nvfp4_values_f16", 80, 256),
+    kernel("values", "nvfp4_rows_values_bf16", 64, 256),
+    kernel("values", "nvfp4_rows_values_f16", 64, 256),
+    kernel("values", "nvfp4_rows_values_bf16_few", 64, 512),
+    kernel("values", "nvfp4_rows_values_f16_few", 64, 512),
     kernel("norm", "nvfp4_norm_bf16", 64, 512),
     kernel("norm", "nvfp4_norm_f16", 64, 512),
     kernel("norm", "nvfp4_norm_bf16_x4", 144, 448),

@@ -4,7 +4,7 @@ use crate::format::layout::ScaleLayout;
 
 /// How a pass with a block a thread covers rows × columns: a unit of rows is a row (linear) or the 8 rows whose scales
 /// share sectors (tiled); a warp takes some column steps of one unit.
-pub(in crate::backend::cuda) struct TileShape {
+pub(super) struct TileShape {
     pub steps: usize,
     pub grid_x: usize,
     pub units: usize,
