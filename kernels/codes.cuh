@@ -102,11 +102,12 @@ struct Doubled {
   NVFP4_INLINE uint32_t signs() const { return ptx::bit_select(0x08080808u, even >> 4, odd); }
   NVFP4_INLINE uint32_t codes() const { return ptx::bit_select(0x77777777u, magnitudes(), signs()); }
 };
-// Of 8 values, the reciprocal times 2^-14 (1 is the least normal number of float16), and the bits of `Ties`.
+// Of 8 values, the reciprocal times 2^-14 (1 is the least normal number of float16), and what `Cutting` lifts.
+template <bool LIFTS>
 NVFP4_INLINE Doubled doubled(const float* x, float r, uint32_t lift) {
   const auto cut = [&](int i) {
     const uint32_t h = ptx::cut_f16(__fmul_rn(x[i], r), __fmul_rn(x[i + 2], r));
-    return h + ((h & lift) >> 9);
+    return LIFTS ? h + ((h & lift) >> 9) : h;
   };
   return Doubled{__byte_perm(cut(0), cut(4), 0x7531), __byte_perm(cut(1), cut(5), 0x7531)};
 }

@@ -348,7 +348,7 @@ NVFP4_INLINE void consume(const Sm90Params& params, const typename S::Stages& ri
   ptx::wait_for_launches();
   ptx::allow_dependents();  // not earlier: who then starts may rely on what was there before the launch in front of this one
   const int warp = threadIdx.x >> 5;
-  typename S::Sums sums(p.partials, params.token, warp);
+  typename S::Sums sums(p.partials, nullptr, params.token, warp);
   const Operands<S> at;
   const uint32_t units = blocks_of(p.cols, UNIT_COLS);
   typename S::Stages::Cursor c;

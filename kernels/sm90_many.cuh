@@ -46,7 +46,8 @@ template <bool F16_, int UNITS_, int CONSUMERS_, int TOKENS_, int DEPTH_, int ST
   using Stages = Ring<STAGES, STAGE_BYTES>;
   using Writers = Crew<TOKENS, HALVES>;
   using Sums = typename Writers::Sums;
-  using Shares = Partials<WARPS, FOURS>;
+  // Where tiles are narrow there are few of them, and most are cut.
+  using Shares = std::conditional_t<UNITS == 1 && TOKENS <= 128, TaggedPartials<WARPS, FOURS>, Partials<WARPS, FOURS>>;
   using Box = Ring<1, Writers::BYTES>;
   static constexpr int BARRIERS_AT = Stages::BYTES, JOB_BARRIERS_AT = BARRIERS_AT + Stages::BARRIER_BYTES;
   static constexpr int BOX_BARRIERS_AT = JOB_BARRIERS_AT + Jobs::BARRIER_BYTES, JOBS_AT = BOX_BARRIERS_AT + CONSUMERS * Box::BARRIER_BYTES;
@@ -88,7 +89,7 @@ NVFP4_INLINE void fill_stages(const Sm90ManyParams& params, const Job& job, cons
   }
 }
 
-template <class F> NVFP4_INLINE void produce(const Sm90ManyParams& params, const typename F::Stages& ring, JobReader jobs) {
+template <class F> NVFP4_INLINE void produce(const Sm90ManyParams& params, const typename F::Stages& ring, JobReaderOf<true> jobs) {
   typename F::Stages::Cursor cursor;
   for (; jobs.more(); jobs.done())
     if ((threadIdx.x & 31) == 0) fill_stages<F>(params, *jobs, ring, cursor);
@@ -374,7 +375,6 @@ NVFP4_INLINE void consume(const Sm90ManyParams& params, const typename F::Stages
       typename F::Shares shares(p.partials, reinterpret_cast<uint64_t*>(p.counters), params.common.token, static_cast<int>(threadIdx.x >> 5));
       if (!job.owns) {
         shares.leave(fours);
-        shares.publish();
         if (boxed) ptx::meet(barrier, 128);  // totals are out of the box for what the next tile leaves there
         continue;
       }
@@ -439,7 +439,7 @@ template <class F> NVFP4_INLINE void run_many(const Sm90ManyParams& params, uint
     ptx::lower_registers<F::PRODUCER_REGISTERS>();
     const int warp = static_cast<int>(ptx::warp_max(threadIdx.x >> 5 & 3));
     if (warp == 0) {
-      produce<F>(params, ring, JobReader(jobs, slots));
+      produce<F>(params, ring, JobReaderOf<true>(jobs, slots));
     } else if (warp == 1) {
       plan_jobs<F::SHARE, true, F::EVEN>(params.common, F::TOKENS, F::FEATURES, F::STEP_COLS, jobs, slots);
     } else {

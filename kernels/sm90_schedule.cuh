@@ -34,6 +34,12 @@ class GroupTable {
   NVFP4_INLINE GroupTable(const GemmParams& p, int tokens, int features)
       : p(p), tokens(tokens), a_height(tile_rows(p.a_layout)), out_height(tile_rows(p.out_layout)),
         across(blocks_of(p.weight_rows, features)), each(rounded(blocks_of(p.groups, 32), BATCH)) {
+    if (same()) {
+      before = {0, 0, 0};
+      token_tiles = 0;
+      all = ptx::warp_max(p.groups * blocks_of(static_cast<uint32_t>(p.rows), tokens) * across);
+      return;
+    }
     uint32_t most = 0;
     if (p.grouping == GROUPS_ENDS) {
       end_before = 0;
@@ -58,25 +64,33 @@ class GroupTable {
   // of a group are shared out over its tiles, 16 at a time.
   template <uint32_t SHARE, bool EVEN = false> NVFP4_INLINE Tile find(uint32_t index) const {
     const uint32_t target = index / across;
-    uint32_t group = 0, rows = 0, first_row = 0, tiles_before = 0, a_scale_row = 0, out_scale_row = 0;
-    const uint32_t owner = __ffs(__ballot_sync(~0u, target - before.tiles < token_tiles)) - 1;
-    walk([&](const Member& m) {
-      if (target - m.at.tiles < m.size.tiles) {
-        group = m.group, rows = m.rows, first_row = m.end - m.rows;
-        tiles_before = m.at.tiles, a_scale_row = m.at.a_scale_rows, out_scale_row = m.at.out_scale_rows;
-      }
-    });
-    const bool ends = p.grouping == GROUPS_ENDS;
     const uint32_t every = static_cast<uint32_t>(p.rows);
+    uint32_t group = 0, rows = every, first_row = 0, tiles_before = 0, a_scale_row = 0, out_scale_row = 0;
+    if (same()) {
+      const uint32_t down = blocks_of(every, tokens);
+      if (target >= down) group = target / down, tiles_before = group * down;  // no division for one group
+    } else {
+      const uint32_t owner = __ffs(__ballot_sync(~0u, target - before.tiles < token_tiles)) - 1;
+      walk([&](const Member& m) {
+        if (target - m.at.tiles < m.size.tiles) {
+          group = m.group, rows = m.rows, first_row = m.end - m.rows;
+          tiles_before = m.at.tiles, a_scale_row = m.at.a_scale_rows, out_scale_row = m.at.out_scale_rows;
+        }
+      });
+      group = __shfl_sync(~0u, group, owner), rows = __shfl_sync(~0u, rows, owner), first_row = __shfl_sync(~0u, first_row, owner);
+      tiles_before = __shfl_sync(~0u, tiles_before, owner);
+      a_scale_row = __shfl_sync(~0u, a_scale_row, owner), out_scale_row = __shfl_sync(~0u, out_scale_row, owner);
+    }
+    const bool ends = p.grouping == GROUPS_ENDS;
     Tile t;
     t.index = index;
     t.split = 0;
-    t.group = __shfl_sync(~0u, group, owner);
-    t.rows = static_cast<int>(__shfl_sync(~0u, rows, owner));
-    t.first_row = ends ? __shfl_sync(~0u, first_row, owner) : static_cast<int64_t>(t.group) * p.rows;
-    t.a_scale_row = ends ? __shfl_sync(~0u, a_scale_row, owner) : static_cast<int64_t>(t.group) * up_to(every, a_height);
-    t.out_scale_row = ends ? __shfl_sync(~0u, out_scale_row, owner) : static_cast<int64_t>(t.group) * up_to(every, out_height);
-    place<SHARE, EVEN>(t, index - __shfl_sync(~0u, tiles_before, owner) * across);
+    t.group = group;
+    t.rows = static_cast<int>(rows);
+    t.first_row = ends ? first_row : static_cast<int64_t>(t.group) * p.rows;
+    t.a_scale_row = ends ? a_scale_row : static_cast<int64_t>(t.group) * up_to(every, a_height);
+    t.out_scale_row = ends ? out_scale_row : static_cast<int64_t>(t.group) * up_to(every, out_height);
+    place<SHARE, EVEN>(t, index - tiles_before * across);
     return t;
   }
 
@@ -106,6 +120,8 @@ class GroupTable {
   Counts before = {0, 0, 0};
   uint32_t token_tiles, all;
 
+  // Groups have one length that the launch knows: nothing has to be looked up.
+  NVFP4_INLINE bool same() const { return p.grouping == GROUPS_NONE || p.grouping == GROUPS_STRIDED; }
   static NVFP4_INLINE uint32_t lane() { return threadIdx.x & 31; }
   static NVFP4_INLINE uint32_t up_to(uint32_t x, uint32_t height) { return (x + height - 1) & ~(height - 1); }
 
@@ -186,6 +202,8 @@ class Work {
                                                        : 0;
     const uint32_t total = cut * steps;
     blocks = min(gridDim.x, max(1u, total / least));
+    // Few tiles: shares of one length cross no tile's end and leave each tile's owner the fewest sums, if few blocks go without.
+    if (cut > 0 && cut < blocks && blocks / cut * cut * 16 >= blocks * 15) blocks = blocks / cut * cut;
     each = total / blocks;
     longer = total % blocks;
     from = blockIdx.x < blocks ? start(blockIdx.x) : total;
@@ -234,11 +252,26 @@ struct Job {
   float g_b;             // decode scale of the weights
   bool owns, whole;      // this block has the tile's end, all of its k
 };
-using Jobs = Ring<4, 128>;
+// A job is begun when all but g_b is there, for who loads what it needs, and full when that is, too.
+class Jobs : public Ring<4, 128> {
+ public:
+  static constexpr int BARRIER_BYTES = Ring::BARRIER_BYTES + 8 * STAGES;
+
+  NVFP4_INLINE Jobs(uint32_t shared, uint32_t barriers) : Ring(shared, barriers), begun(barriers + Ring::BARRIER_BYTES) {}
+  NVFP4_INLINE void init(uint32_t producers, uint32_t consumers) const {
+    for (int i = 0; i < STAGES; i++) ptx::barrier_init(begun + 8 * i, producers);
+    Ring::init(producers, consumers);
+  }
+  NVFP4_INLINE void begin(const Cursor& c) const { ptx::barrier_arrive(begun + 8 * c.stage); }
+  NVFP4_INLINE void wait_begun(const Cursor& c) const { ptx::barrier_wait(begun + 8 * c.stage, c.round); }
+
+ private:
+  uint32_t begun;
+};
 static_assert(sizeof(Job) <= Jobs::STAGE_BYTES, "a slot holds a job");
 
-// By one warp: everything the block will do, in order; with SCALES, which cost the first job a trip to memory, g_b too, and
-// the turns of boxes.
+// By one warp: everything the block will do, in order; with SCALES, each of which is a trip to memory, g_b too, and the
+// turns of boxes.
 template <uint32_t SHARE, bool SCALES = false, bool EVEN = false>
 NVFP4_INLINE void plan_jobs(const Sm90Params& p, int tokens, int features, int step_cols, const Jobs& jobs, Job* slots) {
   const GroupTable groups(p.gemm, tokens, features);
@@ -248,6 +281,10 @@ NVFP4_INLINE void plan_jobs(const Sm90Params& p, int tokens, int features, int s
     jobs.wait_free(c);
     if ((threadIdx.x & 31) == 0) {
       slots[c.stage] = job;
+      if (SCALES) {
+        jobs.begin(c);
+        if (job.begin != job.end) slots[c.stage].g_b = reinterpret_cast<const float*>(p.gemm.weights)[job.tile.group];
+      }
       jobs.arrive(c);
     }
     c.advance();
@@ -257,7 +294,6 @@ NVFP4_INLINE void plan_jobs(const Sm90Params& p, int tokens, int features, int s
   for (Segment s; work.next(s);) {
     job.tile = groups.find<SHARE, EVEN>(s.tile);
     job.begin = s.begin, job.end = s.end;
-    if (SCALES) job.g_b = reinterpret_cast<const float*>(p.gemm.weights)[job.tile.group];
     job.owns = work.owns(s), job.whole = work.is_whole(s);
     job.first_block = job.whole ? blockIdx.x : work.first_block(s.tile);
     hand_over(job);
@@ -268,12 +304,15 @@ NVFP4_INLINE void plan_jobs(const Sm90Params& p, int tokens, int features, int s
   if (blockIdx.x == 0) groups.report();
 }
 
-// One warp's way through the jobs: for (JobReader r(jobs, slots); r.more(); r.done()) … *r …
-class JobReader {
+// One warp's way through the jobs: for (JobReader r(jobs, slots); r.more(); r.done()) … *r …; EARLY: without g_b.
+template <bool EARLY> class JobReaderOf {
  public:
-  NVFP4_INLINE JobReader(const Jobs& jobs, const Job* slots) : jobs(jobs), slots(slots) {}
+  NVFP4_INLINE JobReaderOf(const Jobs& jobs, const Job* slots) : jobs(jobs), slots(slots) {}
   NVFP4_INLINE bool more() {
-    jobs.wait_full(cursor());
+    if (EARLY)
+      jobs.wait_begun(cursor());
+    else
+      jobs.wait_full(cursor());
     return slots[cursor().stage].begin != slots[cursor().stage].end;
   }
   // The address is found anew each time: not worth a register while the warp multiplies.
@@ -290,6 +329,7 @@ class JobReader {
 
   NVFP4_INLINE Jobs::Cursor cursor() const { return {number % Jobs::STAGES, number / Jobs::STAGES & 1}; }
 };
+using JobReader = JobReaderOf<false>;
 
 // ---- sums of cut tiles
 
@@ -300,30 +340,24 @@ template <int WARPS, int FOURS> class Partials {
   static constexpr int BLOCK_BYTES = WARPS * FOURS * 512, BLOCK_FLAG_BYTES = WARPS * 8;
 
   NVFP4_INLINE Partials(float* sums, uint64_t* flags, uint64_t token, int warp)
-      : sums(reinterpret_cast<float4*>(sums) + warp * FOURS * 32 + (threadIdx.x & 31)), flags(flags + warp), token(token), pending(false) {}
+      : sums(reinterpret_cast<float4*>(sums) + warp * FOURS * 32 + (threadIdx.x & 31)), flags(flags + warp), token(token) {}
 
-  // Stores the block's sums for the owner of their tile; publish() must follow, best some steps of work later, when the
-  // stores are through and the fence costs nothing.
+  // Stores the block's sums for the owner of their tile.
   NVFP4_INLINE void leave(const float (&acc)[FOURS][4]) {
     float4* to = at(blockIdx.x);
 #pragma unroll
     for (int i = 0; i < FOURS; i++) __stcg(to + i * 32, make_float4(acc[i][0], acc[i][1], acc[i][2], acc[i][3]));
-    pending = true;
-  }
-  NVFP4_INLINE bool has_pending() const { return pending; }
-  NVFP4_INLINE void publish() {
     __syncwarp();
     if ((threadIdx.x & 31) == 0) {
       __threadfence();
       ptx::store_release(flags + blockIdx.x * WARPS, token);
     }
-    pending = false;
   }
 
   // Adds the sums of blocks first … this one - 1 in their order, waiting for them, and clears their flags.
   NVFP4_INLINE void collect(uint32_t first, float (&acc)[FOURS][4]) {
     // Sums on their way at once: of several blocks, or of a part of one.
-    constexpr int PART = FOURS < 8 ? FOURS : 8, TOGETHER = 8 / PART;
+    constexpr int MOST = FOURS < 32 ? 8 : 16, PART = FOURS < MOST ? FOURS : MOST, TOGETHER = MOST / PART;
     wait(first);
 #pragma unroll 1
     for (uint32_t block = first; block < blockIdx.x; block += TOGETHER) {
@@ -352,7 +386,6 @@ template <int WARPS, int FOURS> class Partials {
   float4* sums;
   uint64_t* flags;
   uint64_t token;
-  bool pending;
 
   NVFP4_INLINE float4* at(uint32_t block) const { return sums + static_cast<size_t>(block) * (WARPS * FOURS * 32); }
 
@@ -367,48 +400,52 @@ template <int WARPS, int FOURS> class Partials {
   }
 };
 
-// The same for few sums, in one trip through L2 instead of three: every pair of floats travels in 16 bytes with the token,
-// so that they need no flags, no fence and no publishing. In the workspace: [block][warp][PAIRS][lane] of 16 bytes.
+// The same for fewer sums, in one trip through L2 instead of three: every pair of floats travels in 16 bytes with the token,
+// so that they need no flags and no fence. In the workspace: [block][warp][PAIRS][lane] of 16 bytes.
 template <int WARPS, int FOURS> class TaggedPartials {
  public:
   static constexpr int PAIRS = 2 * FOURS, BLOCK_BYTES = WARPS * PAIRS * 512;
 
-  NVFP4_INLINE TaggedPartials(float* sums, uint64_t token, int warp)
+  NVFP4_INLINE TaggedPartials(float* sums, uint64_t*, uint64_t token, int warp)
       : slots(reinterpret_cast<uint4*>(sums) + warp * PAIRS * 32 + (threadIdx.x & 31)), token(token) {}
 
   NVFP4_INLINE void leave(const float (&acc)[FOURS][4]) {
 #pragma unroll
-    for (int i = 0; i < PAIRS; i++) ptx::store_whole(at(blockIdx.x, i), pair(acc[i / 2][i % 2 * 2], acc[i / 2][i % 2 * 2 + 1]), token);
+    for (int i = 0; i < PAIRS; i++) ptx::store_whole(at(blockIdx.x, i), pair(seen(acc[i / 2][i % 2 * 2]), seen(acc[i / 2][i % 2 * 2 + 1])), token);
   }
 
   // Adds the sums of blocks first … this one - 1 in their order, waiting for them, and takes the token out of them.
   NVFP4_INLINE void collect(uint32_t first, float (&acc)[FOURS][4]) {
-    constexpr int TOGETHER = FOURS >= 4 ? 1 : 4 / FOURS;  // blocks whose sums are on their way at once
+    // Sums on their way at once: of several blocks, or of a part of one.
+    constexpr int TOGETHER = FOURS >= 4 ? 1 : 4 / FOURS, PART = PAIRS < 16 ? PAIRS : 16;
 #pragma unroll 1
     for (uint32_t block = first; block < blockIdx.x; block += TOGETHER) {
-      uint64_t v[TOGETHER][PAIRS];
-      bool here;
-      do {
-        here = true;
+#pragma unroll
+      for (int part = 0; part < PAIRS; part += PART) {
+        uint64_t v[TOGETHER][PART];
+        bool here;
+        do {
+          here = true;
+#pragma unroll
+          for (int b = 0; b < TOGETHER; b++)
+#pragma unroll
+            for (int i = 0; i < PART; i++) {
+              uint64_t tag = token;
+              v[b][i] = 0;
+              if (block + b < blockIdx.x) ptx::load_whole(at(block + b, part + i), v[b][i], tag);
+              here &= tag == token;
+            }
+        } while (!__all_sync(~0u, here));
 #pragma unroll
         for (int b = 0; b < TOGETHER; b++)
 #pragma unroll
-          for (int i = 0; i < PAIRS; i++) {
-            uint64_t tag = token;
-            v[b][i] = 0;
-            if (block + b < blockIdx.x) ptx::load_whole(at(block + b, i), v[b][i], tag);
-            here &= tag == token;
+          for (int i = 0; i < PART; i++) {
+            float* to = &acc[(part + i) / 2][(part + i) % 2 * 2];
+            to[0] = __fadd_rn(to[0], __uint_as_float(static_cast<uint32_t>(v[b][i])));
+            to[1] = __fadd_rn(to[1], __uint_as_float(static_cast<uint32_t>(v[b][i] >> 32)));
+            if (block + b < blockIdx.x) ptx::store_whole(at(block + b, part + i), 0, 0);
           }
-      } while (!__all_sync(~0u, here));
-#pragma unroll
-      for (int b = 0; b < TOGETHER; b++)
-#pragma unroll
-        for (int i = 0; i < PAIRS; i++) {
-          float* to = &acc[i / 2][i % 2 * 2];
-          to[0] = __fadd_rn(to[0], __uint_as_float(static_cast<uint32_t>(v[b][i])));
-          to[1] = __fadd_rn(to[1], __uint_as_float(static_cast<uint32_t>(v[b][i] >> 32)));
-          if (block + b < blockIdx.x) ptx::store_whole(at(block + b, i), 0, 0);
-        }
+      }
     }
   }
 
@@ -417,6 +454,11 @@ template <int WARPS, int FOURS> class TaggedPartials {
   uint64_t token;
 
   NVFP4_INLINE uint4* at(uint32_t block, int i) const { return slots + static_cast<size_t>(block) * (WARPS * PAIRS * 32) + i * 32; }
+  // A copy: the compiler takes a store of an accumulator itself for a reason to wait for every single product.
+  static NVFP4_INLINE float seen(float x) {
+    asm volatile("" : "+f"(x));
+    return x;
+  }
   static NVFP4_INLINE uint64_t pair(float a, float b) { return __float_as_uint(a) | static_cast<uint64_t>(__float_as_uint(b)) << 32; }
 };
 

@@ -23,10 +23,12 @@ FORMS = [
     ("many_{1}_64", 64, 3, 2, 1, (64,)),
     ("many_{1}_128", 128, 2, 2, 1, (128,)),
     ("many_{1}_256", 256, 1, 1, 1, (144, 192, 256)),
+    ("many_{1}_64x1", 64, 1, 2, 1, (64,)),
+    ("many_{1}_128x1", 128, 1, 2, 1, (128,)),
 ]
 PROCESSORS, READ, VARYING, LEAST_STEPS, WIDTH_ALONE = 132, 4.6e6, 0.6, 4.0, 0.7
 #: Where a fit begins: start, step, tile, cut, part.
-FIRST = [(5, 0.45, 1.5, 2, 0.5), (5, 0.45, 1.5, 2, 0.5), (4, 0.52, 3, 2.5, 1.5), (3, 0.6, 1.5, 3, 1), (2, 0.8, 2, 2, 2), (2, 0.78, 1, 2.5, 2), (2, 0.72, 1, 4, 2)]
+FIRST = [(5, 0.45, 1.5, 2, 0.5), (5, 0.45, 1.5, 2, 0.5), (4, 0.52, 3, 2.5, 1.5), (3, 0.6, 1.5, 3, 1), (2, 0.8, 2, 2, 2), (2, 0.78, 1, 2.5, 2), (2, 0.72, 1, 4, 2), (2, 0.26, 0.5, 1.5, 0.5), (2, 0.33, 0.5, 1.5, 1)]
 #: Candidates beyond this share of the best are no choices; a case counts most for those that are near.
 FAR, NEAR = 1.7, 0.15
 
@@ -66,6 +68,8 @@ def features(form, schedule, tiles, steps, once, every, varies=False):
     step, tile, waits, parts = whole * steps, whole, 0.0, 0.0
     if cut:
         workers = max(1.0, min(blocks, cut * steps / depth / LEAST_STEPS))
+        alike = workers // cut * cut  # as Work has it: a few tiles are shared by as many blocks each
+        workers = alike if 16 * alike >= 15 * workers else workers
         step, tile, waits, parts = step + cut * steps / workers, tile + max(cut / workers, 1.0), 1.0, max(workers / cut, 1.0)
     # A block that walks on through the token tiles of a group has its weights brought again.
     return step, tile, waits, parts, every if form < 3 and schedule == 3 else once

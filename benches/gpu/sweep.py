@@ -21,7 +21,7 @@ HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 TOKENS = (1, 2, 4, 6, 8, 12, 16, 20, 24, 32, 48, 64, 96, 128, 160, 192, 256, 384, 512, 1024)
 #: Kernels by name, tokens of a tile, least and most tokens a group that they are worth a measurement at.
-FORMS = {"few_{0}_8x2": (1, 24), "few_{0}_8x4": (1, 24), "few_{0}_16x4": (1, 48), "many_{1}_32": (6, 160), "many_{1}_64": (12, 320), "many_{1}_128": (24, 1 << 30), "many_{1}_256": (64, 1 << 30)}
+FORMS = {"few_{0}_8x2": (1, 24), "few_{0}_8x4": (1, 24), "few_{0}_16x4": (1, 48), "many_{1}_32": (6, 160), "many_{1}_64": (12, 320), "many_{1}_128": (24, 1 << 30), "many_{1}_256": (64, 1 << 30), "many_{1}_64x1": (12, 320), "many_{1}_128x1": (24, 1 << 30)}
 #: The portable kernel's, without a schedule; the splits that it takes by itself are worth one.
 TILES = {"{0}_8": (1, 8), "{0}_16": (1, 24), "{0}_32": (8, 48), "{0}_64": (24, 96)}
 SCHEDULES = 4

@@ -7,6 +7,7 @@
  * with every kernel loaded by nvfp4_prepare (`all`), by nvfp4_prepare for that problem (`problem`), or with what the
  * call loads itself (`lazy`). Then rounds of calls: nvfp4_quantize of one row with static scales, and beside it bare
  * launches of the same kernel with the same parameters (taken from a captured graph) in the forms the driver has.
+ * Grouped products follow, by their shapes, whose forms the planner weighs in every call.
  * Medians over rounds of the mean of a round. With null_driver.c in place of the driver what is left is our own part.
  */
 #define _GNU_SOURCE
@@ -53,6 +54,8 @@ static nvfp4_status (*quantize)(nvfp4_context *, const nvfp4_quantize_args *, nv
 static nvfp4_context *context;
 static nvfp4_stream *borrowed;
 static nvfp4_quantize_args args;
+static nvfp4_status (*multiply)(nvfp4_context *, const nvfp4_grouped_gemm_args *, nvfp4_stream *);
+static nvfp4_grouped_gemm_args product;
 static const char *(*last_message)(void);
 
 static void ok(int status, const char *what) {
@@ -62,6 +65,7 @@ static void ok(int status, const char *what) {
 /* ---- what is timed ---- */
 
 static void call_quantize(void) { quantize(context, &args, borrowed); }
+static void call_multiply(void) { multiply(context, &product, borrowed); }
 static void call_launch(void) {
   void *list[] = {parameters};
   cuLaunchKernel(node.function, node.grid[0], node.grid[1], node.grid[2], node.block[0], 1, 1, 0, stream, list, NULL);
@@ -95,6 +99,36 @@ static double cost(void (*call)(void)) {
   cuStreamSynchronize(stream);
   qsort(rounds, ROUNDS, sizeof *rounds, ascending);
   return rounds[ROUNDS / 2];
+}
+
+/* Products of weights of nobody's values; the smaller ones are the driver's business more than the device's. */
+static void products(void *library) {
+  static const struct { int groups, n, k, tokens; } shapes[] = {{1, 512, 512, 1}, {1, 512, 512, 128}, {8, 512, 512, 16}, {8, 512, 512, 256}};
+  nvfp4_status (*buffer)(nvfp4_context *, size_t, nvfp4_stream *, nvfp4_buffer **) = need(library, "nvfp4_buffer_create");
+  nvfp4_status (*data)(nvfp4_buffer *, void **) = need(library, "nvfp4_buffer_data");
+  nvfp4_status (*pack)(nvfp4_context *, const nvfp4_weights_prepare_args *, nvfp4_stream *, nvfp4_weights **) = need(library, "nvfp4_weights_prepare");
+  *(void **)&multiply = need(library, "nvfp4_grouped_gemm");
+  nvfp4_buffer *memory;
+  char *base;
+  ok(buffer(context, 128 << 20, borrowed, &memory), "nvfp4_buffer_create");
+  ok(data(memory, (void **)&base), "nvfp4_buffer_data");
+  for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
+    const int groups = shapes[i].groups, n = shapes[i].n, k = shapes[i].k, tokens = shapes[i].tokens;
+    nvfp4_weights_prepare_args given = {.struct_size = sizeof given, .groups = groups, .rows = n, .cols = k,
+                                        .source = NVFP4_WEIGHTS_SOURCE_VALUES, .src_dtype = NVFP4_DTYPE_BF16, .src = base, .storage = base + (48 << 20), .storage_size = 16 << 20};
+    nvfp4_weights *weights;
+    ok(pack(context, &given, borrowed, &weights), "nvfp4_weights_prepare");
+    product = (nvfp4_grouped_gemm_args){.struct_size = sizeof product, .weights = weights, .rows = groups * tokens,
+                                        .a = base + (16 << 20), .a_dtype = NVFP4_DTYPE_BF16, .out = base + (32 << 20), .out_dtype = NVFP4_DTYPE_BF16,
+                                        .workspace = base + (64 << 20), .workspace_size = 64 << 20};
+    if (groups > 1) {
+      product.groups = (nvfp4_groups){.grouping = NVFP4_GROUPING_STRIDED, .count = groups, .max_tokens = tokens};
+      product.a_group_stride = (int64_t)tokens * k;
+      product.out_group_stride = (int64_t)tokens * n;
+    }
+    ok(multiply(context, &product, borrowed), "nvfp4_grouped_gemm");
+    printf(", \"nvfp4_grouped_gemm %d x %d to %d, %d tokens\": %.0f", groups, k, n, tokens, cost(call_multiply));
+  }
 }
 
 int main(int count, char **words) {
@@ -182,6 +216,8 @@ int main(int count, char **words) {
     printf(", \"nvfp4_quantize again\": %.0f, \"cuLaunchKernel again\": %.0f", cost(call_quantize), cost(call_launch));
     printf(", \"cuLaunchKernelEx again\": %.0f", cost(call_launch_ex));
   }
-  printf(", \"cuCtxGetCurrent\": %.0f, \"getpid\": %.0f}}\n", cost(call_current), cost(call_getpid));
+  printf(", \"cuCtxGetCurrent\": %.0f, \"getpid\": %.0f", cost(call_current), cost(call_getpid));
+  products(library);
+  printf("}}\n");
   return 0;
 }

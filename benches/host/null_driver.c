@@ -4,6 +4,7 @@
  */
 #include <stddef.h>
 #include <stdint.h>
+#include <string.h>
 
 typedef uint32_t R;
 static uintptr_t next_handle = 0x10000, next_address = 0x7f0000000000;
@@ -19,7 +20,7 @@ YES(cuMemsetD32Async) YES(cuStreamDestroy_v2) YES(cuStreamSynchronize) YES(cuStr
 YES(cuStreamBeginCapture_v2) YES(cuStreamUpdateCaptureDependencies_v2) YES(cuThreadExchangeStreamCaptureMode)
 YES(cuEventDestroy_v2) YES(cuEventRecord) YES(cuEventQuery) YES(cuEventSynchronize) YES(cuEventElapsedTime_v2)
 YES(cuGraphAddChildGraphNode) YES(cuGraphLaunch) YES(cuGraphExecUpdate_v2) YES(cuGraphGetNodes) YES(cuGraphExecDestroy)
-YES(cuGraphDestroy)
+YES(cuGraphDestroy) YES(cuTensorMapEncodeTiled)
 
 R cuDriverGetVersion(int *v) { *v = 13000; return 0; }
 R cuDeviceGetCount(int *n) { *n = 1; return 0; }
@@ -36,14 +37,26 @@ R cuCtxGetCurrent(void **c) { *c = primary; return 0; }
 R cuCtxGetDevice(int *d) { *d = 0; return 0; }
 R cuCtxPopCurrent_v2(void **c) { *c = primary; return 0; }
 R cuModuleLoadData(void **m, const void *i) { (void)i; return make(m); }
-R cuModuleGetFunction(void **f, void *m, const char *n) { (void)m; (void)n; return make(f); }
+/* A handle ends in what its kernel takes. */
+static const struct { const char *begin; unsigned bytes; } PARAMETERS[] = {
+    {"nvfp4_gemm_many", 448}, {"nvfp4_gemm_few", 256}, {"nvfp4_gemm", 240}, {"nvfp4_weights", 112}, {"", 272}};
+R cuModuleGetFunction(void **f, void *m, const char *n) {
+  (void)m;
+  unsigned kind = 0;
+  while (strncmp(n, PARAMETERS[kind].begin, strlen(PARAMETERS[kind].begin))) kind++;
+  make(f);
+  *f = (char *)*f + kind;
+  return 0;
+}
 R cuFuncGetAttribute(int *v, int a, void *f) { (void)a; (void)f; *v = 0; return 0; }
-/* The parameter size of the quantizers: no other kernel is launched here. */
-R cuFuncGetParamInfo(void *f, size_t i, size_t *o, size_t *s) { (void)f; (void)i; *o = 0; *s = 272; return 0; }
+/* Quantizers and products alone are launched here. */
+R cuFuncGetParamInfo(void *f, size_t i, size_t *o, size_t *s) { (void)i; *o = 0; *s = PARAMETERS[(uintptr_t)f % 64].bytes; return 0; }
 R cuMemHostAlloc(void **p, size_t n, unsigned f) { (void)n; (void)f; *p = host_word; return 0; }
 R cuMemHostGetDevicePointer_v2(uint64_t *a, void *p, unsigned f) { (void)f; *a = (uintptr_t)p; return 0; }
 R cuMemPoolCreate(void **p, const void *q) { (void)q; return make(p); }
 R cuMemPoolGetAttribute(void *p, int a, uint64_t *v) { (void)p; (void)a; *v = 0; return 0; }
+R cuMemAllocFromPoolAsync(uint64_t *a, size_t n, void *p, void *s);
+R cuMemAlloc_v2(uint64_t *a, size_t n) { return cuMemAllocFromPoolAsync(a, n, 0, 0); }
 R cuMemAllocFromPoolAsync(uint64_t *a, size_t n, void *p, void *s) {
   (void)p; (void)s;
   *a = next_address;

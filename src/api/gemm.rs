@@ -114,7 +114,7 @@ pub unsafe fn grouped_gemm(
     stream.check(context)?;
     weights.check(context, "weights")?;
     let (mut problem, mut regions) = plan(args, weights, Regions::default())?;
-    let needed = workspace_size(context, &problem)?;
+    let needed = workspace_size(context, &mut problem)?;
     problem.workspace = check::workspace(&mut regions, args.workspace, args.workspace_size, needed)?;
     regions.check_overlap()?;
     // SAFETY: the caller's promise.
@@ -129,11 +129,11 @@ pub fn grouped_gemm_workspace_size(
 ) -> Result<usize> {
     context.check_process()?;
     weights.check(context, "weights")?;
-    let (problem, _) = plan(args, weights, Regions::of_shapes())?;
-    workspace_size(context, &problem)
+    let (mut problem, _) = plan(args, weights, Regions::of_shapes())?;
+    workspace_size(context, &mut problem)
 }
 
-fn workspace_size(context: &Context, problem: &GemmProblem) -> Result<usize> {
+fn workspace_size(context: &Context, problem: &mut GemmProblem) -> Result<usize> {
     context.backend().gemm_workspace_size(problem).ok_or(Error::TooLarge { argument: "workspace" })
 }
 
@@ -189,6 +189,7 @@ pub(super) fn plan(
         batch_invariant,
         dependent_launch: args.flags & NVFP4_GEMM_DEPENDENT_LAUNCH != 0,
         workspace: Ptr::NULL,
+        plan: None,
     };
     Ok((problem, regions))
 }

@@ -191,11 +191,12 @@ fn plan(
         batch_invariant,
         dependent_launch,
         workspace: Ptr::NULL,
+        plan: None,
     };
     let backend = context.backend();
     let size = match &quantize {
-        Some(quantize) => backend.quantized_gemm_workspace_size(quantize, &product),
-        None => backend.gemm_workspace_size(&product),
+        Some(quantize) => backend.quantized_gemm_workspace_size(quantize, &mut product),
+        None => backend.gemm_workspace_size(&mut product),
     };
     product.workspace = scratch.take(size.ok_or(Error::TooLarge { argument: "workspace" })?, 1);
     let needed = scratch.bytes().ok_or(Error::TooLarge { argument: "workspace" })?;

@@ -35,8 +35,16 @@ impl Backend {
         }
     }
 
-    /// Bytes of workspace that a product needs for any split of its rows.
-    pub fn gemm_workspace_size(&self, problem: &GemmProblem) -> Option<usize> {
+    /// Whether NVFP4 activations are best given to products as the bfloat16 rows that they stand for, where a layer makes them.
+    pub fn decodes_activations(&self) -> bool {
+        match self {
+            Backend::Cpu(_) => false,
+            Backend::Cuda(device) => device.decodes_activations(),
+        }
+    }
+
+    /// Bytes of workspace that a product needs for any split of its rows. The problem keeps the plan that says so.
+    pub fn gemm_workspace_size(&self, problem: &mut GemmProblem) -> Option<usize> {
         match self {
             Backend::Cpu(cpu) => cpu::gemm::workspace_size(cpu, problem),
             Backend::Cuda(device) => {
@@ -51,12 +59,12 @@ impl Backend {
     pub fn quantized_gemm_workspace_size(
         &self,
         quantize: &QuantizeProblem,
-        problem: &GemmProblem,
+        problem: &mut GemmProblem,
     ) -> Option<usize> {
         let alone = self.gemm_workspace_size(problem)?;
         match self {
             Backend::Cpu(_) => Some(alone),
-            Backend::Cuda(device) => Some(device.quantized_gemm_workspace_size(quantize, problem)),
+            Backend::Cuda(device) => device.quantized_gemm_workspace_size(quantize, problem).or(Some(alone)),
         }
     }
 }

@@ -39,6 +39,8 @@ const COSTS: [Cost; FORMS.len()] = [
     cost(2.0, 0.732, 0.7, 3.9, 1.5),
     cost(2.0, 0.760, 0.2, 6.8, 1.3),
     cost(2.0, 0.710, 0.1, 5.2, 6.6),
+    cost(2.0, 0.230, 0.3, 2.5, 1.0),
+    cost(2.0, 0.370, 0.3, 2.5, 1.5),
 ];
 /// Share of a wide tile's step that does not shrink with the tokens it multiplies: weights are decoded, and all tokens loaded.
 const WIDTH_ALONE: f32 = 0.7;
@@ -181,7 +183,12 @@ impl FormLoad {
         };
         let mut multiply = whole * (steps * self.step + c.tile);
         if cut > 0.0 {
-            let workers = blocks.min(cut * steps / (form.depth * LEAST_STEPS) as f32).max(1.0);
+            let mut workers = blocks.min(cut * steps / (form.depth * LEAST_STEPS) as f32).max(1.0);
+            // As `Work` has it: a few tiles are shared by as many blocks each.
+            let alike = (workers / cut) as u32 as f32 * cut;
+            if 16.0 * alike >= 15.0 * workers {
+                workers = alike;
+            }
             let sharers = (workers / cut).max(1.0);
             multiply += cut * steps / workers * self.step
                 + (cut / workers).max(1.0) * c.tile

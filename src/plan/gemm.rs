@@ -1,6 +1,7 @@
 //! The grouped matrix product: v = (acc · g_A) · g_B (+ bias), then an epilogue.
 
 use super::dequantize::QuantIn;
+use super::gemm_sm90::Plan;
 use super::groups::Groups;
 use super::memory::{Matrix, Ptr, Vector};
 use super::quantize::{QuantOut, Scope};
@@ -48,6 +49,8 @@ pub struct GemmProblem {
     /// The launch may start before the work in front of it has ended, as the caller has allowed.
     pub dependent_launch: bool,
     pub workspace: Ptr<u8>,
+    /// How a device runs it, from where the workspace was measured: planned once a call. None: not yet planned.
+    pub plan: Option<Plan>,
 }
 
 impl GemmProblem {

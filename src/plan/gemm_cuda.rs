@@ -256,6 +256,7 @@ pub(super) mod tests {
             batch_invariant: false,
             dependent_launch: false,
             workspace: Ptr::NULL,
+            plan: None,
         }
     }
 

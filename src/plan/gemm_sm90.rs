@@ -54,7 +54,7 @@ const fn many(units: usize, consumers: usize, tokens: usize, depth: usize, stage
 }
 
 /// As kernels/gemm_sm90_few.cu and gemm_sm90_many.cu list them.
-pub const FORMS: [Form; 7] = [
+pub const FORMS: [Form; 9] = [
     few(8, 2, 2),
     few(8, 4, 1),
     few(16, 4, 1),
@@ -62,11 +62,26 @@ pub const FORMS: [Form; 7] = [
     many(3, 3, 64, 2, 4),
     many(2, 2, 128, 2, 3),
     many(1, 2, 256, 1, 4),
+    many(1, 2, 64, 2, 6),
+    many(1, 2, 128, 2, 4),
 ];
 
 impl Form {
     pub const fn threads(&self) -> usize {
         32 * (self.warps + self.helpers)
+    }
+
+    /// Of `many`: tokens of a tile, and its units where other tiles of so many tokens have more.
+    pub fn size(&self) -> String {
+        match self.is_narrow() {
+            true => format!("{}x{}", self.tokens, self.units),
+            false => self.tokens.to_string(),
+        }
+    }
+
+    /// Tiles of one unit, for products of few tiles.
+    pub const fn is_narrow(&self) -> bool {
+        matches!(self.family, Family::Many) && self.units == 1 && self.tokens < 256
     }
 
     /// Weight rows of a tile, and k of a step.
@@ -94,13 +109,13 @@ impl Form {
         match self.family {
             Family::Few => {
                 let stage = weights + self.tokens * (2 * self.step_cols() + 16);
-                self.stages * stage + JOBS * 128 + self.warps * 640 + 16 * (self.stages + JOBS)
+                self.stages * stage + JOBS * 128 + self.warps * 640 + 16 * self.stages + 24 * JOBS
             }
             Family::Many => {
                 let stage = (weights + self.tokens * 2 * self.step_cols()).next_multiple_of(1024);
                 // A box a warpgroup, which has a unit or a half of one.
-                let (boxes, halves) = (self.warps / 4, 8 * self.units / self.warps);
-                let barriers = 16 * (self.stages + JOBS + boxes);
+                let (boxes, halves) = (self.warps / 4, self.halves());
+                let barriers = 16 * (self.stages + boxes) + 24 * JOBS;
                 let boxed = self.tokens * (128 * halves + 16) + 4 * self.tokens + 256 * halves;
                 (self.stages * stage + barriers + JOBS * 128).next_multiple_of(128) + boxes * boxed + 1024
             }
@@ -109,7 +124,17 @@ impl Form {
 
     /// Whether the totals of runs stay in registers: `KEEPS_TOTALS` of kernels/sm90_many.cuh.
     const fn keeps_totals(&self) -> bool {
-        self.tokens <= 32
+        self.halves() * self.tokens <= 64
+    }
+
+    /// Halves of a unit that a warpgroup of `many` takes.
+    const fn halves(&self) -> usize {
+        8 * self.units / self.warps
+    }
+
+    /// Whether sums travel with the launch's token: `TaggedPartials` of kernels/sm90_schedule.cuh.
+    const fn is_tagged(&self) -> bool {
+        matches!(self.family, Family::Few) || self.is_narrow()
     }
 
     /// Bytes of the sums of a tile.
@@ -249,15 +274,16 @@ fn plan_decoded(
     let up = |bytes: usize| bytes.next_multiple_of(128);
     let decoded_at = if has_second_pass(f, p) { up(gemm_cuda::staged_bytes(p)) } else { 0 };
     let flags_at = decoded_at + if decoded { up(decoded_rows(p) * shape.cols * 2) } else { 0 };
-    // Sums of `few` carry the launch's token beside every two floats; those of `many` a flag a warp.
-    let (flags, sums) = match f.family {
-        _ if !cut => (0, 0),
-        Family::Few => (0, grid * 2 * f.tile_bytes()),
-        Family::Many => (up(grid * f.warps * 8), grid * f.tile_bytes()),
+    // Sums of `few` and narrow tiles carry the launch's token beside every two floats; those of others a flag a warp.
+    let (flags, sums) = match cut {
+        false => (0, 0),
+        _ if f.is_tagged() => (0, grid * 2 * f.tile_bytes()),
+        _ => (up(grid * f.warps * 8), grid * f.tile_bytes()),
     };
     let sums_at = flags_at + flags;
     let totals_at = sums_at + sums;
-    let totals = if many && run_steps < steps && !f.keeps_totals() { grid * f.tile_bytes() } else { 0 };
+    // Lower halves; the upper ones wait in shared memory.
+    let totals = if many && run_steps < steps && !f.keeps_totals() { grid * f.tile_bytes() / 2 } else { 0 };
     let workspace_bytes = if p.groups.total_rows() == 0 { 0 } else { totals_at + totals };
     Some(Sm90Plan {
         form,
@@ -383,7 +409,7 @@ pub fn kernel_name(p: &GemmProblem, form: &Form, decoded: bool) -> String {
     let operand = if decoded { Operand::Bf16 } else { Operand::of(p) }.name();
     match form.family {
         Family::Few => format!("nvfp4_gemm_few_{operand}_{}x{}", form.tokens, form.units),
-        Family::Many => format!("nvfp4_gemm_many_{operand}_{}", form.tokens),
+        Family::Many => format!("nvfp4_gemm_many_{operand}_{}", form.size()),
     }
 }
 
@@ -414,6 +440,7 @@ mod tests {
             batch_invariant: false,
             dependent_launch: false,
             workspace: Ptr::NULL,
+            plan: None,
         }
     }
 
@@ -461,7 +488,8 @@ mod tests {
                 Family::Many => (
                     many,
                     format!(
-                        "(NAME, F16, {}, {}, {}, {}, {})",
+                        "(NAME, {}, F16, {}, {}, {}, {}, {})",
+                        form.size(),
                         form.units,
                         form.warps / 4,
                         form.tokens,

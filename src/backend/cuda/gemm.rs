@@ -91,8 +91,8 @@ const _: () = assert!(size_of::<GemmParams>() == 240);
 /// `DTYPE_CODES` of kernels/params_gemm.cuh.
 pub(super) const DTYPE_CODES: u32 = 3;
 
-pub fn workspace_size(p: &GemmProblem, device: &Device) -> usize {
-    plan(p, device).workspace_bytes()
+pub fn workspace_size(p: &mut GemmProblem, device: &Device) -> usize {
+    p.plan.insert(plan(p, device)).workspace_bytes()
 }
 
 pub(super) fn machine(facts: &DeviceFacts) -> Machine {
@@ -114,7 +114,7 @@ fn plan(p: &GemmProblem, device: &Device) -> Plan {
 /// Every address of the problem is valid on the device; the workspace has [`workspace_size`] bytes.
 pub unsafe fn gemm(queue: &Queue, p: &GemmProblem, early: bool) -> Result<()> {
     // SAFETY: the caller's promise.
-    unsafe { gemm_as(queue, p, &plan(p, queue.device), early) }
+    unsafe { gemm_as(queue, p, &p.plan.unwrap_or_else(|| plan(p, queue.device)), early) }
 }
 
 /// A quantizer's product on a Hopper GPU: it takes what the codes decode to, e2m1 · e4m3, as bfloat16 from its own workspace. The
@@ -124,7 +124,8 @@ fn of_values(
     p: &GemmProblem,
     device: &Device,
 ) -> Option<(GemmProblem, Sm90Plan, usize)> {
-    let (Activations::Codes(codes), Plan::Hopper(plan)) = (p.a, plan(p, device)) else { return None };
+    let plan = p.plan.unwrap_or_else(|| plan(p, device));
+    let (Activations::Codes(codes), Plan::Hopper(plan)) = (p.a, plan) else { return None };
     if !rows::takes_values(q) {
         return None;
     }
@@ -142,9 +143,9 @@ fn of_values(
     Some((GemmProblem { a, ..*p }, Sm90Plan { decoded: false, ..plan }, all))
 }
 
-/// Bytes of workspace of [`quantized_gemm`].
-pub fn quantized_workspace_size(q: &QuantizeProblem, p: &GemmProblem, device: &Device) -> usize {
-    of_values(q, p, device).map_or_else(|| workspace_size(p, device), |(.., bytes)| bytes)
+/// Bytes of workspace of [`quantized_gemm`] where they are not those of the product.
+pub fn quantized_workspace_size(q: &QuantizeProblem, p: &GemmProblem, device: &Device) -> Option<usize> {
+    of_values(q, p, device).map(|(.., bytes)| bytes)
 }
 
 /// Quantizes and multiplies; the codes and scales need not be written.

@@ -42,10 +42,14 @@ pub static KERNELS: &[Kernel] = &[
     many_of_three("nvfp4_gemm_many_bf16_64"),
     many("nvfp4_gemm_many_bf16_128"),
     many("nvfp4_gemm_many_bf16_256"),
+    many("nvfp4_gemm_many_bf16_64x1"),
+    many("nvfp4_gemm_many_bf16_128x1"),
     many_of_three("nvfp4_gemm_many_f16_32"),
     many_of_three("nvfp4_gemm_many_f16_64"),
     many("nvfp4_gemm_many_f16_128"),
     many("nvfp4_gemm_many_f16_256"),
+    many("nvfp4_gemm_many_f16_64x1"),
+    many("nvfp4_gemm_many_f16_128x1"),
 ];
 const FEW_FORMS: usize = 3;
 
@@ -239,7 +243,7 @@ mod tests {
                 for form in FORMS.iter().filter(|form| form.family == family) {
                     let name = match family {
                         Family::Few => format!("nvfp4_gemm_few_{operand}_{}x{}", form.tokens, form.units),
-                        Family::Many => format!("nvfp4_gemm_many_{operand}_{}", form.tokens),
+                        Family::Many => format!("nvfp4_gemm_many_{operand}_{}", form.size()),
                     };
                     let kernel = KERNELS.iter().find(|kernel| kernel.name == name).expect("a kernel a form");
                     assert_eq!(kernel.threads as usize, form.threads());

@@ -67,6 +67,7 @@ impl Device {
                 Job::Route(p) => moe::route(queue, p),
                 Job::Permute(p) => moe::permute(queue, p),
                 Job::Dispatch(p) => moe::dispatch(queue, p),
+                Job::Round(p) => moe::round(queue, p),
                 Job::Combine(p) => moe::combine(queue, p),
             }
         }
@@ -86,13 +87,18 @@ impl Device {
         weights::storage_size(shape)
     }
 
-    /// Bytes of workspace of a product.
-    pub fn gemm_workspace_size(&self, problem: &GemmProblem) -> usize {
+    /// Whether products multiply NVFP4 activations as the bfloat16 rows that they stand for.
+    pub fn decodes_activations(&self) -> bool {
+        gemm::machine(&self.facts).hopper
+    }
+
+    /// Bytes of workspace of a product, which keeps its plan.
+    pub fn gemm_workspace_size(&self, problem: &mut GemmProblem) -> usize {
         gemm::workspace_size(problem, self)
     }
 
     /// Bytes of workspace of a product behind its quantizer.
-    pub fn quantized_gemm_workspace_size(&self, quantize: &QuantizeProblem, problem: &GemmProblem) -> usize {
+    pub fn quantized_gemm_workspace_size(&self, quantize: &QuantizeProblem, problem: &GemmProblem) -> Option<usize> {
         gemm::quantized_workspace_size(quantize, problem, self)
     }
 }

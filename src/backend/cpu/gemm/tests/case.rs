@@ -307,6 +307,7 @@ impl Case {
             batch_invariant: false,
             dependent_launch: false,
             workspace: Ptr::NULL,
+            plan: None,
         };
         let mut workspace = Buffer::new(workspace_size(cpu, &p).unwrap(), poison);
         p.workspace = workspace.ptr();
