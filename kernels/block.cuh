@@ -106,13 +106,7 @@ NVFP4_INLINE void find_ties(Encode& e) {
   }
 }
 
-// A condition that is known when compiling.
-template <bool VALUE>
-struct Known { NVFP4_INLINE constexpr operator bool() const { return VALUE; } };
-using Yes = Known<true>;
-using No = Known<false>;
-
-// What `doubled` takes for a block of a scope without a hard class, and with a normal scale.
+// What `DoubledBlock` takes for a block of a scope without a hard class, and with a normal scale.
 struct Cutting {
   float r;
   uint32_t lift;
@@ -180,12 +174,7 @@ NVFP4_INLINE bool quantize_tame(const Block<D>& x, const Encode& e, float amax, 
         const Cutting by(e.ties, scale, near);
         float v[16];
         finite_values(v, x);
-        // Most scopes have no class that lifts, and are spared the steps.
-        const auto cut = [&](auto lifts) {
-          codes = make_uint2(doubled<lifts>(v, by.r, by.lift).codes(), doubled<lifts>(v + 8, by.r, by.lift).codes());
-        };
-        if (e.ties & ANY_MIXED) cut(Yes());
-        else cut(No());
+        codes = DoubledBlock(v, by.r, by.lift, e.ties & ANY_MIXED).codes();
         return true;
       }
     }
@@ -215,15 +204,10 @@ NVFP4_INLINE bool quantize_tame(const Block<D>& x, const Encode& e, float amax, 
     uint2 signs;
     if (CUT && __builtin_expect(!(e.ties & ANY_HARD), 1)) {
       const Cutting by(e.ties, narrow.scale, narrow.r), wider(e.ties, wide.scale, wide.r);
-      const auto cut = [&](auto lifts) {
-        const Doubled low = doubled<lifts>(v, by.r, by.lift), high = doubled<lifts>(v + 8, by.r, by.lift);
-        narrow.magnitudes = make_uint2(low.magnitudes() & 0x77777777u, high.magnitudes() & 0x77777777u);
-        signs = make_uint2(low.signs(), high.signs());
-        wide.magnitudes = make_uint2(doubled<lifts>(v, wider.r, wider.lift).magnitudes() & 0x77777777u,
-                                     doubled<lifts>(v + 8, wider.r, wider.lift).magnitudes() & 0x77777777u);
-      };
-      if (e.ties & ANY_MIXED) cut(Yes());
-      else cut(No());
+      const DoubledBlock first(v, by.r, by.lift, e.ties & ANY_MIXED);
+      narrow.magnitudes = first.magnitudes();
+      signs = first.signs();
+      wide.magnitudes = DoubledBlock(v, wider.r, wider.lift, e.ties & ANY_MIXED).magnitudes();
     } else {
       narrow.magnitudes = block_magnitudes<false>(x, ptx::refine(narrow.r, narrow.step));
       wide.magnitudes = block_magnitudes<false>(x, ptx::refine(wide.r, wide.step));

@@ -1,5 +1,5 @@
 // norm_four: RMSNorm with or without the residual → NVFP4, where rows are many. 16-bit types, no groups, rows of up to 448
-// blocks, the plain rule, scales static or per row. The bits and the helpers are norm_rows'.
+// blocks, the plain rule, scales static or per row. The bits are norm_rows'.
 //
 // CTAs stay: they keep the weight in shared memory and walk over units of four rows (i, i + 32, i + 64, i + 96 of a 128x4
 // tile, or four neighbours). A row's registers take the next unit's row as soon as its codes are out, so that loads run
