@@ -116,8 +116,8 @@ template <class D> NVFP4_INLINE void dispatch_quantize(const DispatchParams<Gath
       },
       [&](const int32_t* rows, const int32_t* ids, uint64_t token) {
         Gathered<D> t;
-        load_token(t, p.gather, rows, ids, token);
-        scatter_quantize(p.gather, t, token, m.shared, turn, nullptr, faults);
+        load_token(t, p.gather, rows, token);
+        scatter_quantize(p.gather, t, token, ids, m.shared, turn, nullptr, faults);
       });
   raise_fault_warp(p.gather.rows.fault, faults);
 }

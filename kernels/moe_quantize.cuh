@@ -21,19 +21,17 @@ NVFP4_INLINE void load_gathered(Block<F32>& x, const RowsParams& p, uint64_t ele
   for (int i = 0; i < 16; i++) x.w[i] = __float_as_uint(v[i]);
 }
 
-// A token on its way: the thread's block of it, and of the lane's slot the row and the local expert.
+// A token on its way: the thread's block of it, and the row of the lane's slot.
 template <class D> struct Gathered {
   Block<D> x;
   int32_t row;
-  uint32_t expert;
 };
 
-// `rows`, `ids`: of the token's slots, −1 for none; NULL: the token is a row, of whatever expert.
+// `rows`: of the token's slots, −1 for none; NULL: the token is a row.
 template <class D>
-NVFP4_INLINE void load_token(Gathered<D>& t, const GatherRowsParams& g, const int32_t* rows, const int32_t* ids, uint64_t token) {
+NVFP4_INLINE void load_token(Gathered<D>& t, const GatherRowsParams& g, const int32_t* rows, uint64_t token) {
   const uint32_t lane = threadIdx.x & 31;
   t.row = lane < g.topk ? (rows ? rows[lane] : int32_t(token)) : -1;
-  t.expert = rows && lane < g.topk ? uint32_t(ids[lane]) - g.first_expert : 0;
   if (threadIdx.x < g.rows.cols / 16) load_gathered(t.x, g.rows, token * g.rows.src.row_stride + 16 * threadIdx.x);
 }
 
@@ -121,19 +119,19 @@ NVFP4_INLINE Left quantize_gathered(const GatherRowsParams& g, const Block<D>& x
 
 // Block `b` of row `row`; `tiled_row`: where its scales lie, if they are tiled.
 template <class D>
-NVFP4_INLINE void store_gathered(const GatherRowsParams& g, uint64_t row, uint32_t tiled_row, uint64_t b, const Left& left) {
+NVFP4_INLINE void store_gathered(const GatherRowsParams& g, uint64_t row, uint32_t tiled_row, uint32_t b, const Left& left) {
   const RowsParams& p = g.rows;
-  const uint64_t blocks = p.cols / 16;
+  const uint32_t blocks = uint32_t(p.cols / 16);
   if (g.decoded) {
-    uint8_t* const at = p.codes + row * p.codes_row_stride + 32 * (b & ~1ull) + 16 * (b & 1);
-    if ((b & ~1ull) < blocks) *reinterpret_cast<uint4*>(at) = left.first;
+    uint8_t* const at = p.codes + row * p.codes_row_stride + 32ull * (b & ~1u) + 16 * (b & 1);
+    if ((b & ~1u) < blocks) *reinterpret_cast<uint4*>(at) = left.first;
     if ((b | 1) < blocks) *reinterpret_cast<uint4*>(at + 32) = left.second;
     return;
   }
   if (p.scales.layout != LINEAR && b < blocks && (b & 3) == 0)
     *reinterpret_cast<uint32_t*>(p.scales.base + tiled_offset(p.scales.layout, tiled_row, b, (blocks + 3) / 4)) = left.scale;
   if (b >= blocks) return;
-  uint8_t* const at = p.codes + row * p.codes_row_stride + 8 * b;
+  uint8_t* const at = p.codes + row * p.codes_row_stride + 8ull * b;
   if (D::BYTES == 4 && reinterpret_cast<uintptr_t>(at) & 7) {
     for (int i = 0; i < 8; i++) at[i] = uint8_t((i < 4 ? left.first.x : left.first.y) >> 8 * (i & 3));
   } else {
@@ -143,23 +141,29 @@ NVFP4_INLINE void store_gathered(const GatherRowsParams& g, uint64_t row, uint32
 }
 
 // Up to a block a thread stays in registers between the amax and the codes. D = F32: any dtype, alignment and rule.
-// `shared`: 32 words, `turn`: of them. `tiles`: find_tiles'.
+// `ids`: of the token's slots. `shared`: 32 words, `turn`: of them. `tiles`: find_tiles'.
 template <class D>
-NVFP4_INLINE void scatter_quantize(const GatherRowsParams& g, Gathered<D>& t, uint64_t token, uint32_t* shared, uint32_t& turn,
-                                   const uint32_t* tiles, uint32_t& faults) {
+NVFP4_INLINE void scatter_quantize(const GatherRowsParams& g, Gathered<D>& t, uint64_t token, const int32_t* ids, uint32_t* shared,
+                                   uint32_t& turn, const uint32_t* tiles, uint32_t& faults) {
   const RowsParams& p = g.rows;
   if (!ptx::warp_or(t.row >= 0)) return;
-  const uint64_t blocks = p.cols / 16, row = token * p.src.row_stride;
+  const uint32_t blocks = uint32_t(p.cols / 16);
+  const uint64_t row = token * p.src.row_stride;
   // All rows of the token have one scale.
   const bool common = p.mode == MODE_ROW || p.scope == SCOPE_TENSOR;
+  uint32_t expert = 0;  // of the lane's slot
+  if (tiles || !common) {
+    if (!g.inverse) expert = expert_of(p.groups, int32_t(token));
+    else if (t.row >= 0) expert = uint32_t(ids[threadIdx.x & 31]) - g.first_expert;
+  }
   Encode encode{1.f, 0.f, false};
   if (p.mode == MODE_ROW) {
     uint32_t m = 0;
     if (threadIdx.x < blocks) m = finite_magnitude(t.x, t.x.magnitude());
 #pragma unroll 1
-    for (uint64_t b = threadIdx.x + blockDim.x; b < blocks; b += blockDim.x) {
+    for (uint32_t b = threadIdx.x + blockDim.x; b < blocks; b += blockDim.x) {
       Block<D> next;
-      load_gathered(next, p, row + 16 * b);
+      load_gathered(next, p, row + 16ull * b);
       m = max(m, finite_magnitude(next, next.magnitude()));
     }
     const float amax = __uint_as_float(token_max(m, shared, turn));
@@ -168,18 +172,17 @@ NVFP4_INLINE void scatter_quantize(const GatherRowsParams& g, Gathered<D>& t, ui
   } else if (common) {
     encode = encode_of(p, 0, 0);
   } else {
-    if (!g.inverse) t.expert = expert_of(p.groups, int32_t(token));
-    if (t.row >= 0) encode = encode_of(p, t.expert, uint32_t(t.row));  // of the lane's slot
+    if (t.row >= 0) encode = encode_of(p, expert, uint32_t(t.row));  // of the lane's slot
   }
   if (common) find_ties<D>(encode);
   else find_ties_of_slots<D>(encode, g.topk);
-  const uint32_t tiled_row = tiles && t.row >= 0 ? uint32_t(t.row) + tiles[t.expert] : 0;
+  const uint32_t tiled_row = tiles && t.row >= 0 ? uint32_t(t.row) + tiles[expert] : 0;
   // Whole warps, for lanes are asked.
 #pragma unroll 1
-  for (uint64_t first = 0; first < blocks; first += blockDim.x) {
-    const uint64_t b = first + threadIdx.x;
+  for (uint32_t first = 0; first < blocks; first += blockDim.x) {
+    const uint32_t b = first + threadIdx.x;
     const bool here = b < blocks;
-    if (first > 0 && here) load_gathered(t.x, p, row + 16 * b);
+    if (first > 0 && here) load_gathered(t.x, p, row + 16ull * b);
     Left left{};
     if (common) left = quantize_gathered(g, t.x, encode, here, faults);
 #pragma unroll 1
@@ -231,23 +234,23 @@ NVFP4_INLINE void scatter_all(const GatherRowsParams& g) {
   if (!g.inverse) ptx::allow_dependents();
   ptx::wait_for_launches();
   if (g.inverse) ptx::allow_dependents();
-  const auto load = [&](Gathered<D>& t, uint64_t token) {
-    load_token(t, g, g.inverse ? g.inverse + token * g.topk : nullptr, g.ids + token * g.topk, token);
+  const auto load = [&](Gathered<D>& t, uint32_t token) {
+    load_token(t, g, g.inverse ? g.inverse + uint64_t(token) * g.topk : nullptr, token);
   };
   uint32_t faults = 0, turn = 0;
   Gathered<D> t;
-  uint64_t token = blockIdx.x;
+  uint32_t token = blockIdx.x;
   if (token < g.tokens) load(t, token);
   // Rows that stay are as many as the experts have.
-  const uint64_t tokens = g.inverse ? g.tokens : uint64_t(g.rows.groups.index[g.rows.groups.count - 1]);
+  const uint32_t tokens = g.inverse ? uint32_t(g.tokens) : uint32_t(g.rows.groups.index[g.rows.groups.count - 1]);
   const bool tiled = !g.decoded && g.rows.scales.layout != LINEAR;
   if (tiled) find_tiles(g.rows, tiles);
 #pragma unroll 1
   while (token < tokens) {
-    const uint64_t after = token + gridDim.x;
+    const uint32_t after = token + gridDim.x;
     Gathered<D> next;
     if (after < tokens) load(next, after);
-    scatter_quantize(g, t, token, shared, turn, tiled ? tiles : nullptr, faults);
+    scatter_quantize(g, t, token, g.ids + uint64_t(token) * g.topk, shared, turn, tiled ? tiles : nullptr, faults);
     t = next;
     token = after;
   }

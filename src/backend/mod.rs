@@ -64,7 +64,7 @@ impl Backend {
         let alone = self.gemm_workspace_size(problem)?;
         match self {
             Backend::Cpu(_) => Some(alone),
-            Backend::Cuda(device) => device.quantized_gemm_workspace_size(quantize, problem).or(Some(alone)),
+            Backend::Cuda(device) => Some(device.quantized_gemm_workspace_size(quantize, problem)),
         }
     }
 }

@@ -107,6 +107,11 @@ fn plan(p: &GemmProblem, device: &Device) -> Plan {
     plan_any(p, &machine(&device.facts), device.tuning.get().as_deref())
 }
 
+/// The plan that the workspace was measured for.
+fn planned(p: &GemmProblem, device: &Device) -> Plan {
+    p.plan.unwrap_or_else(|| plan(p, device))
+}
+
 /// Multiplies the rows of each group with its weights. `early`: the launch may start before the one in front has ended;
 /// unless the problem says more, it waits for that before it reads anything.
 ///
@@ -114,7 +119,7 @@ fn plan(p: &GemmProblem, device: &Device) -> Plan {
 /// Every address of the problem is valid on the device; the workspace has [`workspace_size`] bytes.
 pub unsafe fn gemm(queue: &Queue, p: &GemmProblem, early: bool) -> Result<()> {
     // SAFETY: the caller's promise.
-    unsafe { gemm_as(queue, p, &p.plan.unwrap_or_else(|| plan(p, queue.device)), early) }
+    unsafe { gemm_as(queue, p, &planned(p, queue.device), early) }
 }
 
 /// A quantizer's product on a Hopper GPU: it takes what the codes decode to, e2m1 · e4m3, as bfloat16 from its own workspace. The
@@ -124,8 +129,7 @@ fn of_values(
     p: &GemmProblem,
     device: &Device,
 ) -> Option<(GemmProblem, Sm90Plan, usize)> {
-    let plan = p.plan.unwrap_or_else(|| plan(p, device));
-    let (Activations::Codes(codes), Plan::Hopper(plan)) = (p.a, plan) else { return None };
+    let (Activations::Codes(codes), Plan::Hopper(plan)) = (p.a, planned(p, device)) else { return None };
     if !rows::takes_values(q) {
         return None;
     }
@@ -143,9 +147,9 @@ fn of_values(
     Some((GemmProblem { a, ..*p }, Sm90Plan { decoded: false, ..plan }, all))
 }
 
-/// Bytes of workspace of [`quantized_gemm`] where they are not those of the product.
-pub fn quantized_workspace_size(q: &QuantizeProblem, p: &GemmProblem, device: &Device) -> Option<usize> {
-    of_values(q, p, device).map(|(.., bytes)| bytes)
+/// Bytes of workspace of [`quantized_gemm`].
+pub fn quantized_workspace_size(q: &QuantizeProblem, p: &GemmProblem, device: &Device) -> usize {
+    of_values(q, p, device).map_or_else(|| planned(p, device).workspace_bytes(), |(.., bytes)| bytes)
 }
 
 /// Quantizes and multiplies; the codes and scales need not be written.
