@@ -98,7 +98,11 @@ impl Device {
     }
 
     /// Bytes of workspace of a product behind its quantizer.
-    pub fn quantized_gemm_workspace_size(&self, quantize: &QuantizeProblem, problem: &GemmProblem) -> Option<usize> {
+    pub fn quantized_gemm_workspace_size(
+        &self,
+        quantize: &QuantizeProblem,
+        problem: &GemmProblem,
+    ) -> Option<usize> {
         gemm::quantized_workspace_size(quantize, problem, self)
     }
 }
