@@ -129,7 +129,7 @@ fn layers_are_prepared_and_tuned() {
     for (kernel, bytes) in [
         ("nvfp4_moe_route_few", 96),
         ("nvfp4_moe_dispatch", 248),
-        ("nvfp4_dequantize_bf16", 144),
+        ("nvfp4_decode_bf16", 144),
         ("nvfp4_moe_combine_bf16", 120),
     ] {
         mock.set_parameter_bytes(kernel, bytes);
