@@ -8,18 +8,25 @@ namespace nvfp4 {
 template <class D>
 constexpr bool CUTS = D::ID == DTYPE_BF16 && !NVFP4_HAS_CVT_E2M1;
 
-constexpr uint32_t TIES_DOWN = 1, TIES_MIXED = 2, TIES_HARD = 4, TIES_UNKNOWN = 0x44444444u;  // see tie_class
+// See tie_class; and whether a scope has any of a class.
+constexpr uint32_t TIES_DOWN = 1, TIES_MIXED = 2, TIES_HARD = 4, TIES_UNKNOWN = 0x44444444u, ANY_MIXED = 0x22222222u, ANY_HARD = 0x44444444u;
 
 // What one scope needs to encode its blocks.
 struct Encode {
   float inverse;  // 1 / encode scale
   float sixth;    // encode scale · fl(1/6)
   bool invalid;   // the decode scale was not usable: every block is NaN
+  float scaled = 0.f;  // inverse · 2^120 where it is tame, else 0
   uint32_t ties = TIES_UNKNOWN;
 };
 
+// Whether sf / G of every scale code but 0 keeps its reciprocal within rcp_normal's range, and sf · 2^-120 · (2^120 / G)
+// is sf / G to the bit: what a block without special cases takes. A number of the scope, not of the block: where it does
+// not hold `scaled` is 0, whose steps are zero and their reciprocals infinite, so that no block takes the short way.
 NVFP4_INLINE Encode encode_from(float encode_scale) {
-  return Encode{__frcp_rn(encode_scale), __fmul_rn(encode_scale, 1.f / 6.f), false};
+  const float inverse = __frcp_rn(encode_scale);
+  const bool tame = inverse >= 0x1p-100f && inverse <= 0x1p6f;
+  return Encode{inverse, __fmul_rn(encode_scale, 1.f / 6.f), false, tame ? __fmul_rn(inverse, 0x1p120f) : 0.f};
 }
 NVFP4_INLINE Encode encode_from_static(float decode_scale) {
   if (!(decode_scale > 0.f && decode_scale <= FLOAT_MAX)) return Encode{1.f, 0.f, true};
@@ -53,13 +60,9 @@ NVFP4_INLINE float square_error(const Block<D>& x, uint32_t scale, const Encode&
   return sum;
 }
 
-// Whether sf / G of every scale code but 0 keeps its reciprocal within rcp_normal's range, and sf · 2^-120 · (2^120 / G)
-// is sf / G to the bit: what a block without special cases takes. A number of the scope, not of the block.
-NVFP4_INLINE bool is_tame(const Encode& e) { return e.inverse >= 0x1p-100f && e.inverse <= 0x1p6f; }
-
 // sf / G, one rounding, for a tame scope.
 NVFP4_INLINE float tame_step(uint32_t scale, const Encode& e) {
-  return __fmul_rn(__uint_as_float(scale << 20), __fmul_rn(e.inverse, 0x1p120f));
+  return __fmul_rn(__uint_as_float(scale << 20), e.scaled);
 }
 
 // How bfloat16 blocks of one scope and one mantissa of the scale are encoded without rounding to even: four bits for each of the
@@ -103,16 +106,14 @@ NVFP4_INLINE void find_ties(Encode& e) {
   }
 }
 
-// What `doubled` takes for a block: false where the class is hard.
+// What `DoubledBlock` takes for a block of a scope without a hard class, and with a normal scale.
 struct Cutting {
   float r;
   uint32_t lift;
-  bool hard;
   NVFP4_INLINE Cutting(uint32_t ties, uint32_t scale, float near) {
     const uint32_t c = ptx::rotate_right(ties, 4 * scale);
     r = __fmul_rn(__uint_as_float(__float_as_uint(near) + 6 - 12 * (c & TIES_DOWN)), 0x1p-14f);
     lift = (c & TIES_MIXED) * 0x01000100u;
-    hard = (c & TIES_HARD) || scale < 8;
   }
 };
 
@@ -164,16 +165,16 @@ NVFP4_INLINE bool quantize_tame(const Block<D>& x, const Encode& e, float amax, 
   const float t = __fmul_rn(amax, e.sixth);
   scale = e4m3_encode(t);
   const float step = tame_step(scale, e), near = ptx::rcp_approx(step);
-  // Zero scales make `near` infinite, infinities and NaNs of the block the product. Up to 6.375 stands for
-  // itself; an ulp does not matter.
-  if (!(is_tame(e) & (t <= 464.f) & (__fmul_rn(amax, near) < 6.9f))) return false;
+  // Zero scales and scopes that are not tame make `near` infinite, infinities and NaNs of the block the product. Up to 6.375
+  // stands for itself; an ulp does not matter.
+  if (!((t <= 464.f) & (__fmul_rn(amax, near) < 6.9f))) return false;
   if constexpr (RULE == AMAX) {
     if constexpr (CUT) {
-      const Cutting by(e.ties, scale, near);
-      if (__builtin_expect(!ptx::any_here(by.hard), 1)) {
+      if (__builtin_expect(!(e.ties & ANY_HARD) & (scale >= 8), 1)) {
+        const Cutting by(e.ties, scale, near);
         float v[16];
         finite_values(v, x);
-        codes = make_uint2(doubled(v, by.r, by.lift).codes(), doubled(v + 8, by.r, by.lift).codes());
+        codes = DoubledBlock(v, by.r, by.lift, e.ties & ANY_MIXED).codes();
         return true;
       }
     }
@@ -201,13 +202,12 @@ NVFP4_INLINE bool quantize_tame(const Block<D>& x, const Encode& e, float amax, 
       fixed[i] = __byte_perm(__float_as_uint(__fmaf_rn(fabsf(v[2 * i]), unit, 8388608.f)),
                              __float_as_uint(__fmaf_rn(fabsf(v[2 * i + 1]), unit, 8388608.f)), 0x5410);
     uint2 signs;
-    const Cutting by(e.ties, narrow.scale, narrow.r), wider(e.ties, wide.scale, wide.r);
-    if (CUT && __builtin_expect(!ptx::any_here(by.hard | wider.hard), 1)) {
-      const Doubled low = doubled(v, by.r, by.lift), high = doubled(v + 8, by.r, by.lift);
-      narrow.magnitudes = make_uint2(low.magnitudes() & 0x77777777u, high.magnitudes() & 0x77777777u);
-      signs = make_uint2(low.signs(), high.signs());
-      wide.magnitudes = make_uint2(doubled(v, wider.r, wider.lift).magnitudes() & 0x77777777u,
-                                   doubled(v + 8, wider.r, wider.lift).magnitudes() & 0x77777777u);
+    if (CUT && __builtin_expect(!(e.ties & ANY_HARD), 1)) {
+      const Cutting by(e.ties, narrow.scale, narrow.r), wider(e.ties, wide.scale, wide.r);
+      const DoubledBlock first(v, by.r, by.lift, e.ties & ANY_MIXED);
+      narrow.magnitudes = first.magnitudes();
+      signs = first.signs();
+      wide.magnitudes = DoubledBlock(v, wider.r, wider.lift, e.ties & ANY_MIXED).magnitudes();
     } else {
       narrow.magnitudes = block_magnitudes<false>(x, ptx::refine(narrow.r, narrow.step));
       wide.magnitudes = block_magnitudes<false>(x, ptx::refine(wide.r, wide.step));

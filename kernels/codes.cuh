@@ -102,14 +102,28 @@ struct Doubled {
   NVFP4_INLINE uint32_t signs() const { return ptx::bit_select(0x08080808u, even >> 4, odd); }
   NVFP4_INLINE uint32_t codes() const { return ptx::bit_select(0x77777777u, magnitudes(), signs()); }
 };
-// Of 8 values, the reciprocal times 2^-14 (1 is the least normal number of float16), and the bits of `Ties`.
-NVFP4_INLINE Doubled doubled(const float* x, float r, uint32_t lift) {
-  const auto cut = [&](int i) {
-    const uint32_t h = ptx::cut_f16(__fmul_rn(x[i], r), __fmul_rn(x[i + 2], r));
-    return h + ((h & lift) >> 9);
-  };
-  return Doubled{__byte_perm(cut(0), cut(4), 0x7531), __byte_perm(cut(1), cut(5), 0x7531)};
-}
+// 16 values times a reciprocal and 2^-14 (1 is the least normal number of float16), cut to doubled values. `lifts`: the scope
+// has blocks whose products `lift` raises; a branch, because most have none.
+struct DoubledBlock {
+  Doubled low, high;
+  NVFP4_INLINE DoubledBlock(const float (&x)[16], float r, uint32_t lift, bool lifts) {
+    uint32_t h[8];
+#pragma unroll
+    for (int i = 0; i < 8; i++) {
+      const int at = (i >> 2) * 8 + (i & 2) * 2 + (i & 1);  // beside the value after the next
+      h[i] = ptx::cut_f16(__fmul_rn(x[at], r), __fmul_rn(x[at + 2], r));
+    }
+    if (__builtin_expect(lifts, 0)) {
+#pragma unroll
+      for (int i = 0; i < 8; i++) h[i] += (h[i] & lift) >> 9;
+    }
+    low = Doubled{__byte_perm(h[0], h[2], 0x7531), __byte_perm(h[1], h[3], 0x7531)};
+    high = Doubled{__byte_perm(h[4], h[6], 0x7531), __byte_perm(h[5], h[7], 0x7531)};
+  }
+  NVFP4_INLINE uint2 codes() const { return make_uint2(low.codes(), high.codes()); }
+  NVFP4_INLINE uint2 magnitudes() const { return make_uint2(low.magnitudes() & 0x77777777u, high.magnitudes() & 0x77777777u); }
+  NVFP4_INLINE uint2 signs() const { return make_uint2(low.signs(), high.signs()); }
+};
 // The values of a block without infinities and NaNs.
 NVFP4_INLINE void finite_values(float (&v)[16], const Block<Bf16>& x) {
 #pragma unroll

@@ -34,10 +34,10 @@ NVFP4_INLINE void load_halves(Block<D>& x, const char* at, uint32_t half) {
   x = Block<D>{{a.x, a.y, a.z, a.w, b.x, b.y, b.z, b.w}};
 }
 
-// x becomes the activation's result.
-template <class D>
+// x becomes the activation's result. GATES: it is SwiGLU.
+template <bool GATES, class D>
 NVFP4_INLINE void activate(Block<D>& x, Block<D>& up, const RowsParams& p, const SwiGluBf16& s, bool stored) {
-  if (p.producer == SWIGLU) {
+  if constexpr (GATES) {
     if constexpr (D::ID == DTYPE_BF16) swiglu_block(x, up, s, stored);
     else swiglu_block_exact(x, up, s.p);
   } else if (p.producer == RELU2) {
@@ -46,8 +46,9 @@ NVFP4_INLINE void activate(Block<D>& x, Block<D>& up, const RowsParams& p, const
   }
 }
 
-template <class D, int WARPS, bool GROUPED>
-NVFP4_INLINE void gated_pass(const RowsParams& p) {
+// GATES: the producer is SwiGLU.
+template <class D, int WARPS, bool GROUPED, bool GATES>
+NVFP4_INLINE void gated_units(const RowsParams& p) {
   const uint32_t lane = threadIdx.x & 31, warp = threadIdx.x >> 5, layout = p.scales.layout;
   const uint32_t blocks = uint32_t(p.cols >> 4), tiles = (blocks + 3) >> 2, height = tile_rows(layout);
   const bool tiled = layout != LINEAR, one_row = !tiled && GROUPED;
@@ -61,7 +62,7 @@ NVFP4_INLINE void gated_pass(const RowsParams& p) {
   const uint32_t units = (uint32_t(p.scale_rows) + rows - 1) / rows;
   const GatedShape shape(p);
   const SwiGluBf16 swiglu(SwiGlu{p.limit, p.alpha, p.beta});
-  const bool gated = p.producer == SWIGLU, stored = p.first && p.copy.base;
+  const bool stored = p.first && p.copy.base, shared_scope = p.scope != SCOPE_ROW;
 
   SpanFinder finder(p.groups, height);
   if (GROUPED && blockIdx.x == 0 && blockIdx.y == 0) finder.report(p.fault);
@@ -77,28 +78,44 @@ NVFP4_INLINE void gated_pass(const RowsParams& p) {
     const bool valid = r < span.rows;
     if (!valid && !tiled) continue;
     Encode encode{};
-    if (valid) encode = encode_of(p, span.group, logical);
+    if (shared_scope) {
+      encode = encode_of(p, span.group, 0);
+      find_ties<D>(encode);
+    } else if (valid) {
+      encode = encode_of(p, 0, logical);
+    }
     const char* src = static_cast<const char*>(p.src.base) + (GROUPED ? row_offset(p.src, p.groups, span, r) : r * p.src.row_stride) * D::BYTES;
-    uint8_t* codes = p.codes + logical * p.codes_row_stride;
+    const char* at = src + uint64_t(first) * shape.block;
+    const uint32_t at_step = step * shape.block;
+    uint8_t* codes = p.codes + logical * p.codes_row_stride + 8ull * first;
     uint8_t* scales = scale_address(p.scales, span, r, first, tiles);
 #pragma unroll 1
-    for (uint32_t b = first; b < written; b += step, scales += scale_step) {
+    for (uint32_t b = first; b < written; b += step, scales += scale_step, at += at_step, codes += 8 * step) {
       uint32_t scale = 0;
       if (valid && b < end) {
-        const uint32_t at = shape.offset(b);
         Block<D> x, up;
-        load_halves(x, src + at, shape.half);
-        if (gated) load_halves(up, src + at + shape.up, shape.half);
-        activate(x, up, p, swiglu, stored);
+        if constexpr (GATES) {
+          load_halves(x, at, shape.half);
+          load_halves(up, at + shape.up, shape.half);
+        } else {
+          load_halves(x, src + shape.offset(b), shape.half);
+        }
+        activate<GATES>(x, up, p, swiglu, stored);
         if (stored) store_block(x, p.copy.base, logical * p.copy.row_stride + 16 * b, x.magnitude());
         uint2 out;
-        scale = quantize_block<AMAX>(x, encode, out, faults);
-        *reinterpret_cast<uint2*>(codes + 8 * b) = out;
+        scale = quantize_block<AMAX, true>(x, encode, out, faults);
+        *reinterpret_cast<uint2*>(codes) = out;
       }
       *scales = uint8_t(scale);
     }
   }
   raise_fault_warp(p.fault, faults);
+}
+
+template <class D, int WARPS, bool GROUPED>
+NVFP4_INLINE void gated_pass(const RowsParams& p) {
+  if (p.producer == SWIGLU) gated_units<D, WARPS, GROUPED, true>(p);
+  else gated_units<D, WARPS, GROUPED, false>(p);
 }
 
 }  // namespace nvfp4

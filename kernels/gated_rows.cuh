@@ -38,8 +38,12 @@ NVFP4_INLINE void gated_rows(const RowsParams& p) {
       Block<D> up;
       const uint32_t at = shape.offset(b);
       load_halves(x, src + at, shape.half);
-      if (p.producer == SWIGLU) load_halves(up, src + at + shape.up, shape.half);
-      activate(x, up, p, swiglu, stored);
+      if (p.producer == SWIGLU) {
+        load_halves(up, src + at + shape.up, shape.half);
+        activate<true>(x, up, p, swiglu, stored);
+      } else {
+        activate<false>(x, up, p, swiglu, stored);
+      }
       if (stored) store_block(x, p.copy.base, logical * p.copy.row_stride + 16 * b, x.magnitude());
       m = finite_magnitude(x, x.magnitude());
     }

@@ -84,6 +84,13 @@ class SpanFinder {
     }
   }
 
+  // Rows that belong to some group, of ends: they are the first ones. Every warp looks for itself.
+  NVFP4_INLINE uint32_t rows_of_ends() const {
+    uint32_t most = 0;
+    for (uint32_t i = threadIdx.x & 31; i < g.count; i += 32) most = max(most, uint32_t(clamp_count(g.index[i])));
+    return ptx::warp_max(most);
+  }
+
   // Reports the first entry that had to be clamped. One CTA of a launch calls this.
   NVFP4_INLINE void report(uint64_t* fault) {
     if (g.kind != GROUPS_ENDS && g.kind != GROUPS_MASKED) return;

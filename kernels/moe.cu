@@ -31,9 +31,6 @@ NVFP4_KERNEL(nvfp4_moe_place, PermuteParams, 256, 4) {
 NVFP4_KERNEL(nvfp4_moe_sources, PermuteParams, 256, 4) { permute_sources(p); }
 
 NVFP4_KERNEL(nvfp4_moe_gather_codes, GatherCodesParams, 128, 8) { gather_codes(p); }
-NVFP4_KERNEL(nvfp4_moe_quantize_bf16, GatherRowsParams, 512, 2) { gather_quantize<Bf16>(p); }
-NVFP4_KERNEL(nvfp4_moe_quantize_f16, GatherRowsParams, 512, 2) { gather_quantize<F16>(p); }
-NVFP4_KERNEL(nvfp4_moe_quantize_any, GatherRowsParams, 256, 2) { gather_quantize<F32>(p); }
 
 NVFP4_KERNEL(nvfp4_moe_scatter, GatherParams, 128, 8) { scatter_all(p); }
 NVFP4_KERNEL(nvfp4_moe_scatter_codes, GatherCodesParams, 128, 8) { scatter_all(p); }

@@ -2,7 +2,7 @@
 // there are launches. A CTA has a token (and a part of its columns); each routes and sorts everything for itself, which is less
 // than waiting for another one, and the first one writes what later launches read. Twin of the steps in src/backend/cpu/moe.rs.
 #pragma once
-#include "moe_permute.cuh"
+#include "moe_quantize.cuh"
 #include "moe_route_wide.cuh"
 #include "moe_scatter.cuh"
 
@@ -105,7 +105,7 @@ NVFP4_INLINE void dispatch_codes(const DispatchParams<GatherCodesParams>& p, Dis
 }
 
 template <class D> NVFP4_INLINE void dispatch_quantize(const DispatchParams<GatherRowsParams>& p, DispatchMemory& m) {
-  uint32_t faults = 0;
+  uint32_t faults = 0, turn = 0;
   dispatch(
       p, m,
       [&](uint64_t token) {
@@ -116,8 +116,8 @@ template <class D> NVFP4_INLINE void dispatch_quantize(const DispatchParams<Gath
       },
       [&](const int32_t* rows, const int32_t* ids, uint64_t token) {
         Gathered<D> t;
-        load_token(t, p.gather, rows, ids, token);
-        scatter_quantize(p.gather, t, token, m.shared, faults);
+        load_token(t, p.gather, rows, token);
+        scatter_quantize(p.gather, t, token, ids, m.shared, turn, nullptr, faults);
       });
   raise_fault_warp(p.gather.rows.fault, faults);
 }

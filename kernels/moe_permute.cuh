@@ -2,7 +2,8 @@
 //
 // Slots are cut into chunks, a CTA each, and a chunk into one run a warp. `count` leaves every chunk's experts in
 // `source_rows`, which nobody needs yet; `place` adds up what stands before a chunk and a warp and walks its run in order, so
-// that a slot's row is the rows before its own; `sources` turns the inverse around. One chunk needs no count.
+// that a slot's row is the rows before its own; `sources` turns the inverse around. Of short calls each CTA counts everything for
+// itself, which is less than two more launches, and `place` is all.
 #pragma once
 #include "groups.cuh"
 #include "params_moe.cuh"
@@ -13,6 +14,7 @@ constexpr uint32_t PERMUTE_THREADS = 256, PERMUTE_WARPS = PERMUTE_THREADS / 32, 
 
 struct PermuteMemory {
   int32_t rows[PERMUTE_WARPS][MOST_EXPERTS];
+  uint32_t before[MOST_EXPERTS], all[MOST_EXPERTS];  // rows in chunks before this one, and in all
   uint32_t totals[PERMUTE_WARPS];
   uint32_t first_bad;
 };
@@ -57,6 +59,23 @@ NVFP4_INLINE void count_runs(const PermuteParams& p, PermuteMemory& m) {
   __syncthreads();
 }
 
+// Rows by expert of a short call, and its first slot that holds no id.
+NVFP4_INLINE void count_all(const PermuteParams& p, PermuteMemory& m) {
+  for (uint32_t e = threadIdx.x; e < p.local_experts; e += PERMUTE_THREADS) m.before[e] = m.all[e] = 0;
+  __syncthreads();
+  const uint32_t slots = uint32_t(p.slots), start = blockIdx.x * uint32_t(p.chunk);
+#pragma unroll 4
+  for (uint32_t slot = threadIdx.x; slot < slots; slot += PERMUTE_THREADS) {
+    const int32_t id = p.ids[slot];
+    if (id < -1 || id >= int32_t(p.experts)) atomicMin(&m.first_bad, slot);
+    const uint32_t expert = local_expert(p, id);
+    if (expert >= MOST_EXPERTS) continue;
+    atomicAdd(&m.all[expert], 1u);
+    if (slot < start) atomicAdd(&m.before[expert], 1u);
+  }
+  __syncthreads();
+}
+
 // What is reported of a chunk: 1 + the id (0 for one below), or 0.
 NVFP4_INLINE int32_t bad_id(const PermuteParams& p, const PermuteMemory& m) {
   return m.first_bad == 0xFFFFFFFFu ? 0 : max(p.ids[m.first_bad], 0) + 1;
@@ -64,6 +83,7 @@ NVFP4_INLINE int32_t bad_id(const PermuteParams& p, const PermuteMemory& m) {
 
 NVFP4_INLINE void permute_count(const PermuteParams& p, PermuteMemory& m) {
   ptx::allow_dependents();  // each launch of the sort waits for the one in front
+  ptx::wait_for_launches();
   count_runs(p, m);
   int32_t* const out = p.source_rows + uint64_t(blockIdx.x) * (p.local_experts + 1);
   for (uint32_t e = threadIdx.x; e < p.local_experts; e += PERMUTE_THREADS) {
@@ -84,9 +104,9 @@ NVFP4_INLINE void place_runs(const PermuteParams& p, PermuteMemory& m) {
     const uint32_t e = base + threadIdx.x;
     uint32_t before = 0, all = 0;  // rows of the expert in chunks before this one, and in all
     if (e < p.local_experts) {
-      if (p.chunks == 1) {
-#pragma unroll
-        for (uint32_t w = 0; w < PERMUTE_WARPS; w++) all += uint32_t(m.rows[w][e]);
+      if (p.is_short) {
+        before = m.before[e];
+        all = m.all[e];
       } else {
 #pragma unroll 8
         for (uint32_t c = 0; c < p.chunks; c++) {
@@ -117,14 +137,15 @@ NVFP4_INLINE void place_runs(const PermuteParams& p, PermuteMemory& m) {
     }
     __syncthreads();
   }
-  // A single chunk writes the source rows itself.
-  if (p.chunks == 1)
-    for (uint64_t row = carry + threadIdx.x; row < p.slots; row += PERMUTE_THREADS) p.source_rows[row] = -1;
+  // A short call writes the source rows itself.
+  if (p.is_short)
+    for (uint64_t row = carry + blockIdx.x * PERMUTE_THREADS + threadIdx.x; row < p.slots; row += gridDim.x * PERMUTE_THREADS)
+      p.source_rows[row] = -1;
 }
 
 // The first bad id in slot order.
 NVFP4_INLINE void report_bad_id(const PermuteParams& p, PermuteMemory& m) {
-  if (p.chunks == 1) {
+  if (p.is_short) {
     if (threadIdx.x == 0 && m.first_bad != 0xFFFFFFFFu) report_bad_group(p.fault, uint32_t(bad_id(p, m) - 1));
     return;
   }
@@ -143,6 +164,7 @@ NVFP4_INLINE void permute_place(const PermuteParams& p, PermuteMemory& m) {
   ptx::allow_dependents();
   ptx::wait_for_launches();
   count_runs(p, m);
+  if (p.is_short) count_all(p, m);
   if (blockIdx.x == 0) report_bad_id(p, m);
   place_runs(p, m);
   int32_t* const rows = m.rows[threadIdx.x >> 5];
@@ -156,7 +178,7 @@ NVFP4_INLINE void permute_place(const PermuteParams& p, PermuteMemory& m) {
     __syncwarp();
     if (slot == ~0ull) return;
     p.inverse[slot] = row;
-    if (p.chunks == 1 && row >= 0) p.source_rows[row] = int32_t(uint32_t(slot) / p.topk);
+    if (p.is_short && row >= 0) p.source_rows[row] = int32_t(uint32_t(slot) / p.topk);
   });
 }
 

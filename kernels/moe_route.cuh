@@ -224,6 +224,8 @@ template <int EACH>
 NVFP4_INLINE void route(const RouteParams& p, float* memory) {
   const uint32_t warps = blockDim.x >> 5, warp = threadIdx.x >> 5;
   uint32_t faults = 0;
+  ptx::allow_dependents();  // who starts behind this launch waits for it before anything else
+  ptx::wait_for_launches();
 #pragma unroll 1
   for (uint64_t token = uint64_t(blockIdx.x) * warps + warp; token < p.tokens; token += uint64_t(gridDim.x) * warps)
     store_slot(p, token, route_token<EACH>(p, token, memory + ROUTE_FLOATS<EACH> * warp, faults));

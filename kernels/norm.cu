@@ -12,14 +12,14 @@ using namespace nvfp4;
 #define FOUR_ROWS_CTAS 2
 #endif
 
-NVFP4_KERNEL(nvfp4_norm_bf16, RowsParams, 512, 2) { norm_rows<Bf16, NORM, 1, false>(p); }
-NVFP4_KERNEL(nvfp4_norm_f16, RowsParams, 512, 2) { norm_rows<F16, NORM, 1, false>(p); }
+NVFP4_KERNEL(nvfp4_norm_bf16, RowsParams, 512, 2) { norm_rows<Bf16, NORM, false>(p); }
+NVFP4_KERNEL(nvfp4_norm_f16, RowsParams, 512, 2) { norm_rows<F16, NORM, false>(p); }
 NVFP4_KERNEL(nvfp4_norm_bf16_x4, RowsParams, 448, FOUR_ROWS_CTAS) { norm_four<Bf16>(p); }
 NVFP4_KERNEL(nvfp4_norm_f16_x4, RowsParams, 448, FOUR_ROWS_CTAS) { norm_four<F16>(p); }
 NVFP4_KERNEL(nvfp4_norm_bf16_rule, RowsParams, 512, 1) { cached_rows<PlainBlock<Bf16>, Bf16, NORM>(p); }
 NVFP4_KERNEL(nvfp4_norm_f16_rule, RowsParams, 512, 1) { cached_rows<PlainBlock<F16>, F16, NORM>(p); }
 NVFP4_KERNEL(nvfp4_norm_f32_rule, RowsParams, 512, 1) { cached_rows<PlainBlock<F32>, F32, NORM>(p); }
-NVFP4_KERNEL(nvfp4_hyper_bf16, RowsParams, 448, FOUR_ROWS_CTAS) { norm_rows<Bf16, HYPER, 1, true>(p); }
-NVFP4_KERNEL(nvfp4_hyper_f16, RowsParams, 448, FOUR_ROWS_CTAS) { norm_rows<F16, HYPER, 1, true>(p); }
+NVFP4_KERNEL(nvfp4_hyper_bf16, RowsParams, 448, FOUR_ROWS_CTAS) { norm_rows<Bf16, HYPER, true>(p); }
+NVFP4_KERNEL(nvfp4_hyper_f16, RowsParams, 448, FOUR_ROWS_CTAS) { norm_rows<F16, HYPER, true>(p); }
 NVFP4_KERNEL(nvfp4_hyper_bf16_rule, RowsParams, 512, 1) { cached_rows<PlainBlock<Bf16>, Bf16, HYPER>(p); }
 NVFP4_KERNEL(nvfp4_hyper_f16_rule, RowsParams, 512, 1) { cached_rows<PlainBlock<F16>, F16, HYPER>(p); }

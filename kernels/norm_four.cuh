@@ -1,5 +1,5 @@
 // norm_four: RMSNorm with or without the residual → NVFP4, where rows are many. 16-bit types, no groups, rows of up to 448
-// blocks, the plain rule, scales static or per row. The bits and the helpers are norm_rows'.
+// blocks, the plain rule, scales static or per row. The bits are norm_rows'.
 //
 // CTAs stay: they keep the weight in shared memory and walk over units of four rows (i, i + 32, i + 64, i + 96 of a 128x4
 // tile, or four neighbours). A row's registers take the next unit's row as soon as its codes are out, so that loads run
@@ -10,6 +10,38 @@
 namespace nvfp4 {
 
 constexpr uint32_t FOUR_ROWS_THREADS = 448;
+
+// A value a row, four rows, from every lane → the row l % 4 joined over the warp, in lane l. Adjacent pairs level by level:
+// a lane hands on the rows that its partner keeps. `join` takes two values in any order.
+template <class T, class Join>
+NVFP4_INLINE T join_lanes(const T (&v)[4], Join join) {
+  const uint32_t lane = threadIdx.x & 31;
+  const T a = join(lane & 1 ? v[1] : v[0], __shfl_xor_sync(0xFFFFFFFFu, lane & 1 ? v[0] : v[1], 1));
+  const T b = join(lane & 1 ? v[3] : v[2], __shfl_xor_sync(0xFFFFFFFFu, lane & 1 ? v[2] : v[3], 1));
+  T mine = join(lane & 2 ? b : a, __shfl_xor_sync(0xFFFFFFFFu, lane & 2 ? a : b, 2));
+#pragma unroll
+  for (int d = 4; d < 32; d *= 2) mine = join(mine, __shfl_xor_sync(0xFFFFFFFFu, mine, d));
+  return mine;
+}
+
+// A value a row and warp → the row l % 4 joined over the warps, in lane l of every warp. Up to 16 warps; `parts` is the
+// CTA's and not read again by the next call before a barrier.
+template <class T, class Join>
+NVFP4_INLINE T join_warps(T mine, T (&parts)[4][16], Join join) {
+  const uint32_t lane = threadIdx.x & 31, warp = threadIdx.x >> 5, warps = blockDim.x >> 5;
+  if (lane < 4) parts[lane][warp] = mine;
+  __syncthreads();
+  const uint32_t row = lane % 4, first = 2 * (lane / 4);
+  T v = join(first < warps ? parts[row][first] : T(0), first + 1 < warps ? parts[row][first + 1] : T(0));
+#pragma unroll
+  for (int d = 4; d < 32; d *= 2) v = join(v, __shfl_xor_sync(0xFFFFFFFFu, v, d));
+  return v;
+}
+template <class T>
+NVFP4_INLINE T from_lane(T v, int lane) { return __shfl_sync(0xFFFFFFFFu, v, lane); }
+
+struct Sum { NVFP4_INLINE float operator()(float a, float b) const { return __fadd_rn(a, b); } };
+struct Largest { NVFP4_INLINE uint32_t operator()(uint32_t a, uint32_t b) const { return max(a, b); } };
 
 // Lane l works for row l % 4.
 template <class D>
@@ -37,7 +69,7 @@ NVFP4_INLINE void norm_four(const RowsParams& p) {
 
   {
     float weight[16];
-    load_weights(weight, p, min(b, blocks - 1));
+    load_weights(weight, p, 16ull * min(b, blocks - 1));
 #pragma unroll
     for (int i = 0; i < 4; i++)
       weights[i][b] = make_float4(weight[4 * i], weight[4 * i + 1], weight[4 * i + 2], weight[4 * i + 3]);
@@ -46,7 +78,8 @@ NVFP4_INLINE void norm_four(const RowsParams& p) {
     if (inside && row < uint32_t(p.groups.rows)) load_block<Reuse::ONCE>(x, p.src.base, row * p.src.row_stride + 16 * b);
   };
   Encode mine{1.f, 0.f, false};
-  if (p.mode == MODE_STATIC && p.scope == SCOPE_TENSOR) {
+  const bool uniform = p.mode == MODE_STATIC && p.scope == SCOPE_TENSOR;
+  if (uniform) {
     mine = encode_of(p, 0, 0);
     find_ties<D>(mine);
   }
@@ -81,17 +114,17 @@ NVFP4_INLINE void norm_four(const RowsParams& p) {
     float parts[4];
 #pragma unroll
     for (int q = 0; q < 4; q++) parts[q] = inside ? square_sum(x[q]) : 0.f;
-    const float sum = join_warps<4>(join_lanes<4>(parts, Sum()), sums, Sum());
+    const float sum = join_warps(join_lanes(parts, Sum()), sums, Sum());
     const float inv = inverse_rms(sum, p.cols, p.eps);
+    const float by[4] = {from_lane(inv, 0), from_lane(inv, 1), from_lane(inv, 2), from_lane(inv, 3)};
     if (p.inv_rms && b < 4 && r0 + apart * b < uint32_t(p.groups.rows)) p.inv_rms[r0 + apart * b] = inv;
 #pragma unroll
     for (int h = 0; h < 4; h++) {
       const float4 w = weights[h][b];
 #pragma unroll
       for (int q = 0; q < 4; q++) {
-        const float by = from_lane(inv, q);
-        x[q].set(2 * h, __fmul_rn(__fmul_rn(x[q].value(4 * h), by), w.x), __fmul_rn(__fmul_rn(x[q].value(4 * h + 1), by), w.y));
-        x[q].set(2 * h + 1, __fmul_rn(__fmul_rn(x[q].value(4 * h + 2), by), w.z), __fmul_rn(__fmul_rn(x[q].value(4 * h + 3), by), w.w));
+        x[q].set(2 * h, __fmul_rn(__fmul_rn(x[q].value(4 * h), by[q]), w.x), __fmul_rn(__fmul_rn(x[q].value(4 * h + 1), by[q]), w.y));
+        x[q].set(2 * h + 1, __fmul_rn(__fmul_rn(x[q].value(4 * h + 2), by[q]), w.z), __fmul_rn(__fmul_rn(x[q].value(4 * h + 3), by[q]), w.w));
       }
     }
     if (p.normed.base) {
@@ -104,7 +137,7 @@ NVFP4_INLINE void norm_four(const RowsParams& p) {
       uint32_t peak[4];
 #pragma unroll
       for (int q = 0; q < 4; q++) peak[q] = inside ? finite_magnitude(x[q], x[q].magnitude()) : 0;
-      const float amax = __uint_as_float(join_warps<4>(join_lanes<4>(peak, Largest()), peaks, Largest()));
+      const float amax = __uint_as_float(join_warps(join_lanes(peak, Largest()), peaks, Largest()));
       mine = encode_from_amax(amax);
       find_ties_of_four<D>(mine);
       if (b < 4 && r0 + apart * b < uint32_t(p.groups.rows)) p.decode[r0 + apart * b] = decode_scale_from_amax(amax);
@@ -116,9 +149,11 @@ NVFP4_INLINE void norm_four(const RowsParams& p) {
     uint32_t scales = 0;  // byte q: row q's
 #pragma unroll
     for (int q = 0; q < 4; q++, codes_at += apart * p.codes_row_stride) {
-      Encode e{from_lane(mine.inverse, q), from_lane(mine.sixth, q), false};
-      e.invalid = e.sixth == 0.f;  // what encode_from_static says so
-      e.ties = from_lane(mine.ties, q);
+      Encode e = mine;
+      if (!uniform) {
+        e = Encode{from_lane(mine.inverse, q), from_lane(mine.sixth, q), false, from_lane(mine.scaled, q), from_lane(mine.ties, q)};
+        e.invalid = e.sixth == 0.f;  // what encode_from_static says so
+      }
       if (inside && r0 + apart * q < uint32_t(p.groups.rows)) {
         uint2 codes;
         scales |= quantize_block<AMAX, true>(x[q], e, codes, faults) << 8 * q;
@@ -127,11 +162,7 @@ NVFP4_INLINE void norm_four(const RowsParams& p) {
       if (unit + gridDim.x < units) load(x[q], first_row(unit + gridDim.x) + apart * q);
     }
     if (layout != LINEAR) {
-      // Four lanes hold 4 × 4 bytes, a column each: turned over, a lane holds a row's four.
-      const uint32_t one = __shfl_xor_sync(0xFFFFFFFFu, scales, 1);
-      const uint32_t pair = lane & 1 ? __byte_perm(one, scales, 0x7351) : __byte_perm(scales, one, 0x6240);
-      const uint32_t two = __shfl_xor_sync(0xFFFFFFFFu, pair, 2);
-      const uint32_t word = lane & 2 ? __byte_perm(two, pair, 0x7632) : __byte_perm(pair, two, 0x5410);
+      const uint32_t word = turn_scales(scales);
       uint8_t* const at = p.scales.base + tiled_offset(layout, r0, b & ~3u, tiles);
       if ((b >> 2) < tiles) *reinterpret_cast<uint32_t*>(at + (lane & 3) * 4) = word;
     } else {

@@ -39,7 +39,7 @@ struct PermuteParams {
   uint32_t experts;
   uint32_t first_expert;
   uint32_t local_experts;
-  uint32_t reserved;
+  uint32_t is_short;  // 1: the sort is one launch, whose CTAs count everything themselves
 };
 static_assert(sizeof(PermuteParams) == 80, "mirrored in params_moe.rs");
 
@@ -81,12 +81,13 @@ static_assert(sizeof(GatherCodesParams) == 176, "mirrored in params_moe.rs");
 
 struct GatherRowsParams {
   RowsParams rows;
-  const int32_t* source_rows;
-  const int32_t* inverse;
+  const int32_t* inverse;  // NULL: tokens are rows of the experts, which stay where they are
   const int32_t* ids;
   uint64_t tokens;
   uint32_t topk;
   uint32_t first_expert;
+  uint32_t decoded;  // 1: rows.codes are bfloat16 rows e2m1 * e4m3, and there are no scales
+  uint32_t reserved;
 };
 static_assert(sizeof(GatherRowsParams) == sizeof(RowsParams) + 40, "mirrored in params_moe.rs");
 

@@ -159,8 +159,6 @@ NVFP4_INLINE uint32_t bit_select(uint32_t mask, uint32_t a, uint32_t b) {
 }
 
 NVFP4_INLINE uint32_t rotate_right(uint32_t x, uint32_t by) { return __funnelshift_r(x, x, by); }
-// Whether any lane that is here says so: lanes that are elsewhere do not matter.
-NVFP4_INLINE bool any_here(bool v) { return __any_sync(__activemask(), v); }
 // Bytes of a pair by the low four nibbles of `s`, each below 8: __byte_perm would mask them first.
 NVFP4_INLINE uint32_t permute(uint32_t a, uint32_t b, uint32_t s) {
   uint32_t d;

@@ -83,10 +83,16 @@ NVFP4_INLINE uint32_t turn_scales(uint32_t scales) {
   return lane & 2 ? __byte_perm(two, pair, 0x7632) : __byte_perm(pair, two, 0x5410);
 }
 
-NVFP4_INLINE Encode encode_of(const RowsParams& p, uint32_t group, uint64_t logical) {
+// The decode scale, or the amax, that a scope was given; and what it makes of blocks.
+NVFP4_INLINE float given_scale(const RowsParams& p, uint32_t group, uint64_t logical) {
   const uint64_t i = p.scope == SCOPE_TENSOR ? 0 : p.scope == SCOPE_GROUP ? group : logical;
-  if (p.mode == MODE_STATIC) return encode_from_static(p.decode ? p.decode[i] : 1.f);
-  return encode_from_amax(p.decode[i]);
+  return p.decode ? p.decode[i] : 1.f;
+}
+NVFP4_INLINE Encode encode_given(const RowsParams& p, float given) {
+  return p.mode == MODE_STATIC ? encode_from_static(given) : encode_from_amax(given);
+}
+NVFP4_INLINE Encode encode_of(const RowsParams& p, uint32_t group, uint64_t logical) {
+  return encode_given(p, given_scale(p, group, logical));
 }
 
 // Joins the amax of a CTA's rows into a slot: by one thread, and only where it raises it.

@@ -25,6 +25,8 @@ template <int TOKENS_, int HALVES_> struct Crew {
   static constexpr int SCALES_AT = BOX_BYTES;  // decode scales of the tile's rows
   static constexpr int BIAS_AT = SCALES_AT + TOKENS * 4;
   static constexpr int BYTES = BIAS_AT + WIDTH * 4;
+  // k of a tile that lasts as long as its gate/up pairs take two writers. Few waves of tiles: better ended soon.
+  static constexpr uint32_t ENOUGH_COLS = TOKENS > 128 ? 2560 : 6144;
   using Sums = float[HALVES][TOKENS / 2];
   static_assert(FLOAT_PIECE * FLOAT_PITCH <= BUFFER && 2 * BUFFER <= BOX_BYTES && TOKENS % HALF_PIECE == 0);
 
@@ -194,7 +196,7 @@ template <class C> NVFP4_INLINE void send_rows(const GemmParams& p, const Tile& 
 }
 
 // Eight gate/up pairs of a box, of two tokens.
-template <class C> NVFP4_INLINE void load_pairs(HalfBlock& gate, HalfBlock& up, const uint8_t* first, const uint8_t* second) {
+NVFP4_INLINE void load_pairs(HalfBlock& gate, HalfBlock& up, const uint8_t* first, const uint8_t* second) {
 #pragma unroll
   for (int r = 0; r < 2; r++) {
     const uint4 pairs = *reinterpret_cast<const uint4*>(r ? second : first);
@@ -221,51 +223,64 @@ NVFP4_INLINE uint32_t swiglu_half_f16(HalfBlock& h, const HalfBlock& gate, const
   return 0;
 }
 
-// By warp `part` of `parts`: gate/up pairs of a box → outputs. A lane takes four pairs of two tokens at a time; where the
-// short forms do not hold, it comes back to their pairs one by one.
+// By warp `part` of `parts`: gate/up pairs of the tokens `begin` … `end` of a box → outputs. A lane takes four pairs of two
+// tokens at a time; where the short forms do not hold, it comes back to their pairs one by one.
 template <class C, bool F16_OUT>
-NVFP4_INLINE void gate_rows_as(const GemmParams& p, const Tile& t, uint32_t first_row, const uint8_t* box, int part, int parts) {
+NVFP4_INLINE void gate_rows_as(const GemmParams& p, const Tile& t, uint32_t first_row, const uint8_t* box, int begin, int end, int part, int parts) {
   using D = std::conditional_t<F16_OUT, F16, Bf16>;
   constexpr int LANES = C::WIDTH / 8, STEP = 32 / LANES;  // lanes of a token, tokens at a time
   const SwiGlu parameters{p.limit, p.alpha, p.beta};
   const SwiGluBf16 shared(parameters);
-  const int lane = threadIdx.x & 31, chunk = lane % LANES, here = t.count;
+  const int lane = threadIdx.x & 31, chunk = lane % LANES;
   const uint32_t column = first_row / 2 + chunk * 4;
   if (column >= p.weight_rows / 2) return;
-  const uint8_t* from = box + chunk * 16;
-  uint16_t* to = reinterpret_cast<uint16_t*>(p.out) + out_start(p, t) + t.row0 * p.out_row_stride + column;
+  int token = begin + part * 2 * STEP + lane / LANES;
+  const uint8_t* from = box + chunk * 16 + token * C::HALF_PITCH;
+  uint16_t* to = reinterpret_cast<uint16_t*>(p.out) + out_start(p, t) + (t.row0 + token) * p.out_row_stride + column;
 #pragma unroll 1
-  for (int token = part * 2 * STEP + lane / LANES; token < here; token += parts * 2 * STEP) {
-    const int second = token + STEP < here ? token + STEP : token;  // a token may be there twice
+  for (; token < end; token += parts * 2 * STEP) {
+    // The second token may be past the end: what lies there is looked at, and left.
     HalfBlock h, gate, up;
-    load_pairs<C>(gate, up, from + token * C::HALF_PITCH, from + second * C::HALF_PITCH);
+    load_pairs(gate, up, from, from + STEP * C::HALF_PITCH);
     uint32_t again;
     if constexpr (F16_OUT)
       again = swiglu_half_f16(h, gate, up, parameters);
     else
       again = swiglu_near(h, gate, up, shared, true);
-    *reinterpret_cast<uint2*>(to + token * p.out_row_stride) = make_uint2(h.w[0], h.w[1]);
-    *reinterpret_cast<uint2*>(to + second * p.out_row_stride) = make_uint2(h.w[2], h.w[3]);
+    *reinterpret_cast<uint2*>(to) = make_uint2(h.w[0], h.w[1]);
+    if (token + STEP < end) *reinterpret_cast<uint2*>(to + STEP * p.out_row_stride) = make_uint2(h.w[2], h.w[3]);
+    else again &= 0x0F0Fu;
 #pragma unroll 1
     while (again) {
       const uint32_t i = ptx::lowest_bit(again) & 7;
       const bool certain = again >> i & 1;
       again &= ~(0x101u << i);
-      const int row = i < 4 ? token : second;
+      const int row = i < 4 ? 0 : STEP;
       const uint32_t pair = reinterpret_cast<const uint32_t*>(from + row * C::HALF_PITCH)[i & 3];
       const float one = D::low(pair), other = D::low(pair >> 16);
       if (!certain && (one == 0.f || __fadd_rn(other, p.beta) == 0.f)) continue;
       const float value = swiglu(one, other, parameters);
       to[row * p.out_row_stride + (i & 3)] = static_cast<uint16_t>(half_bits(F16_OUT ? DTYPE_F16 : DTYPE_BF16, value));
     }
+    from += parts * 2 * STEP * C::HALF_PITCH;
+    to += parts * 2 * STEP * p.out_row_stride;
   }
 }
 
-template <class C> NVFP4_INLINE void gate_rows(const GemmParams& p, const Tile& t, uint32_t first_row, const uint8_t* box, int part, int parts) {
+template <class C>
+NVFP4_INLINE void gate_rows(const GemmParams& p, const Tile& t, uint32_t first_row, const uint8_t* box, int begin, int end, int part, int parts) {
   if (p.out_dtype == DTYPE_F16)
-    gate_rows_as<C, true>(p, t, first_row, box, part, parts);
+    gate_rows_as<C, true>(p, t, first_row, box, begin, end, part, parts);
   else
-    gate_rows_as<C, false>(p, t, first_row, box, part, parts);
+    gate_rows_as<C, false>(p, t, first_row, box, begin, end, part, parts);
+}
+
+// Tokens of a box whose gate/up pairs the warpgroup takes itself: what the writers have no time for while the next tile is
+// multiplied, and the last tile.
+template <class C> NVFP4_INLINE int own_gates(const GemmParams& p, int here, bool last) {
+  const uint32_t enough = p.out_dtype == DTYPE_F16 ? C::ENOUGH_COLS * 12 / 5 : C::ENOUGH_COLS;
+  if (last || p.cols >= enough) return last ? here : 0;
+  return max(here - static_cast<int>(C::TOKENS * p.cols / enough), 0) & ~31;  // whole steps of all four warps
 }
 
 // ---- what warpgroups do

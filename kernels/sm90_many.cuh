@@ -384,7 +384,15 @@ NVFP4_INLINE void consume(const Sm90ManyParams& params, const typename F::Stages
     if (!boxed) box.wait_free(turn());
     else ptx::meet(barrier, 128);  // everybody has taken its totals out
     const uint32_t first_row = first_row_of<F>(job.tile, warpgroup);
-    if (write_sums<typename F::Writers>(p, job.tile, first_row, acc, job.g_b, memory, barrier)) box.arrive(turn());
+    if (write_sums<typename F::Writers>(p, job.tile, first_row, acc, job.g_b, memory, barrier)) {
+      box.arrive(turn());
+      const int own = route_of(p) == Route::GATES ? own_gates<typename F::Writers>(p, job.tile.count, jobs.is_last()) : 0;
+      if (own > 0) {
+        box.wait_full(turn());
+        gate_rows<typename F::Writers>(p, job.tile, first_row, memory, 0, own, threadIdx.x >> 5 & 3, 4);
+        ptx::meet(barrier, 128);  // before anybody fills the box again
+      }
+    }
   }
 }
 
@@ -398,6 +406,7 @@ NVFP4_INLINE void write_boxes(const Sm90ManyParams& params, int writer, JobReade
   for (; jobs.more(); jobs.done()) {
     const Job& job = *jobs;
     if (route == Route::PIECES || !job.owns) continue;
+    const bool last = route == Route::GATES && jobs.is_last();
 #pragma unroll 1
     for (int warpgroup = 0; warpgroup < F::CONSUMERS; warpgroup++) {
       const uint32_t first_row = first_row_of<F>(job.tile, warpgroup);
@@ -408,7 +417,7 @@ NVFP4_INLINE void write_boxes(const Sm90ManyParams& params, int writer, JobReade
       if (route == Route::ROWS)
         send_rows<C>(p, job.tile, first_row, memory, writer, F::WRITERS);
       else
-        gate_rows<C>(p, job.tile, first_row, memory, writer, F::WRITERS);
+        gate_rows<C>(p, job.tile, first_row, memory, own_gates<C>(p, job.tile.count, last), job.tile.count, writer, F::WRITERS);
       box.release(c);
     }
   }

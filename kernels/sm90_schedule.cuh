@@ -315,6 +315,12 @@ template <bool EARLY> class JobReaderOf {
       jobs.wait_full(cursor());
     return slots[cursor().stage].begin != slots[cursor().stage].end;
   }
+  // Whether nothing follows.
+  NVFP4_INLINE bool is_last() const {
+    const uint32_t next = number + 1;
+    jobs.wait_full({next % Jobs::STAGES, next / Jobs::STAGES & 1});
+    return slots[next % Jobs::STAGES].begin == slots[next % Jobs::STAGES].end;
+  }
   // The address is found anew each time: not worth a register while the warp multiplies.
   NVFP4_INLINE const Job& operator*() const { return slots[ptx::opaque(number) % Jobs::STAGES]; }
   NVFP4_INLINE void done() {

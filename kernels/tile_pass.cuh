@@ -29,6 +29,9 @@ NVFP4_INLINE void tile_units(const RowsParams& p) {
   if (GROUPED && p.fault && blockIdx.x == 0 && blockIdx.y == 0) finder.report(p.fault);
   uint32_t faults = 0, largest = 0;
   __shared__ uint32_t shared[32];
+  // Rows without padding between groups, and nothing else that is a group's: they are the rows of one.
+  const bool flat = GROUPED && !TILED && p.groups.kind == GROUPS_ENDS && p.scope != SCOPE_GROUP;
+  const uint32_t flat_rows = flat ? finder.rows_of_ends() : 0;
 
 #pragma unroll 1
   for (uint32_t n = blockIdx.y; n < units; n += gridDim.y) {
@@ -39,8 +42,9 @@ NVFP4_INLINE void tile_units(const RowsParams& p) {
       tile_row = layout == TILED_128X4 ? (unit >> 4) * 128 : unit * 8;
       in_tile = layout == TILED_128X4 ? (l >> 1) * 32 + (unit & 15) * 2 + (l & 1) : l;
     }
-    Span span{0, p.groups.rows, 0, 0};
-    if (GROUPED && !finder.find(tile_row, span)) continue;
+    Span span{0, flat ? flat_rows : p.groups.rows, 0, 0};
+    if (flat && tile_row >= flat_rows) break;
+    if (GROUPED && !flat && !finder.find(tile_row, span)) continue;
     const uint64_t r = tile_row + in_tile - span.first_scale_row, logical = span.first_row + r;
     const uint32_t limit = r < span.rows ? value_limit : 0;
     const uint64_t row = GROUPED ? row_offset(p.src, p.groups, span, r) : r * p.src.row_stride;

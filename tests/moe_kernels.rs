@@ -22,7 +22,7 @@ use nvfp4::plan::dequantize::{DequantizeProblem, QuantIn};
 use nvfp4::plan::groups::Groups;
 use nvfp4::plan::memory::{Matrix, Ptr};
 use nvfp4::plan::moe::*;
-use nvfp4::plan::quantize::{DecodeScales, QuantOut, Scales, Scope};
+use nvfp4::plan::quantize::{DecodeScales, DecodedOut, QuantOut, Scales, Scope};
 
 struct Rng(u64);
 
@@ -232,7 +232,7 @@ fn gather_of(rng: &mut Rng, arena: &mut Arena, permute: PermuteProblem) -> Gathe
     let (tokens, slots) = (permute.tokens, permute.tokens * permute.topk);
     let (dtype, wild) = (rng.dtype(), rng.chance(4));
     let groups = permute.groups();
-    let kind = rng.below(4);
+    let kind = rng.below(5);
     let widths = [1, 2, 3, 4, 17, 32, 48, 130, if tokens < 10 { 1030 } else { 8 }];
     let cols = 16 * rng.pick(&widths[..if slots > 560 { 5 } else { widths.len() }]);
     let blocks = cols / 16;
@@ -260,27 +260,19 @@ fn gather_of(rng: &mut Rng, arena: &mut Arena, permute: PermuteProblem) -> Gathe
                 decode: arena.take(slots * 4, 0),
             }
         }
+        2 => {
+            let src = arena.matrix(rng, tokens, cols, dtype, Some(wild));
+            Gather::Decode { src, out: decoded(rng, arena, slots, cols) }
+        }
         _ => {
             let src = arena.matrix(rng, tokens, cols, dtype, Some(wild));
             let codes_row_stride = cols / 2 + rng.pick(&[0, 0, 3, 8]);
-            let scope = rng.pick(&[Scope::Row, Scope::Row, Scope::Tensor, Scope::Group]);
-            let given: Vec<f32> = (0..slots + 1024)
-                .map(|i| if i % 50 == 7 { -1.0 } else { 0.002 * (1 + rng.below(9)) as f32 })
-                .collect();
-            let decode = match scope == Scope::Row && rng.chance(2) {
-                true => DecodeScales::Dynamic(arena.take(slots * 4, 0)),
-                false => DecodeScales::Static(if rng.chance(4) { Ptr::NULL } else { arena.input(&given) }),
-            };
+            let (rule, scope, decode) = rounding(rng, arena, slots);
             let out = QuantOut {
                 codes: arena.take(slots * codes_row_stride, 0),
                 codes_row_stride,
                 scales: arena.scales(rng, |tile| groups.scale_rows(tile), blocks, false),
-                rule: rng.pick(&[
-                    ScaleRule::Amax,
-                    ScaleRule::Amax,
-                    ScaleRule::FourOverSix,
-                    ScaleRule::MinMse,
-                ]),
+                rule,
                 scope,
                 decode,
             };
@@ -288,6 +280,38 @@ fn gather_of(rng: &mut Rng, arena: &mut Arena, permute: PermuteProblem) -> Gathe
         }
     };
     GatherProblem { permute, cols, what }
+}
+
+fn rounding(rng: &mut Rng, arena: &mut Arena, rows: usize) -> (ScaleRule, Scope, DecodeScales) {
+    let rule = rng.pick(&[ScaleRule::Amax, ScaleRule::Amax, ScaleRule::FourOverSix, ScaleRule::MinMse]);
+    let scope = rng.pick(&[Scope::Row, Scope::Row, Scope::Tensor, Scope::Group]);
+    let given: Vec<f32> = (0..rows + 1024)
+        .map(|i| if i % 50 == 7 { -1.0 } else { 0.002 * (1 + rng.below(9)) as f32 })
+        .collect();
+    let decode = match scope == Scope::Row && rng.chance(2) {
+        true => DecodeScales::Dynamic(arena.take(rows * 4, 0)),
+        false => DecodeScales::Static(if rng.chance(4) { Ptr::NULL } else { arena.input(&given) }),
+    };
+    (rule, scope, decode)
+}
+
+fn decoded(rng: &mut Rng, arena: &mut Arena, rows: usize, cols: usize) -> DecodedOut {
+    let (rule, scope, decode) = rounding(rng, arena, rows);
+    let row_stride = cols + rng.pick(&[0, 8]);
+    let base = arena.take(rows * row_stride * 2, 0);
+    let rows = Matrix { base, dtype: Dtype::Bf16, row_stride, group_stride: 0 };
+    DecodedOut { rows, rule, scope, decode }
+}
+
+/// Rows in the order of a sort, whose launch stands in front.
+fn round(rng: &mut Rng, arena: &mut Arena) -> Vec<Job> {
+    let (tokens, topk) = (rng.pick(&[0, 1, 2, 9, 40]), rng.pick(&[1, 2, 6]));
+    let rows = permutation(rng, arena, tokens, topk);
+    let cols = 16 * rng.pick(&[1, 2, 17, 130, 600]);
+    let (dtype, wild) = (rng.dtype(), rng.chance(4));
+    let src = arena.matrix(rng, tokens * topk, cols, dtype, Some(wild));
+    let out = decoded(rng, arena, tokens * topk, cols);
+    vec![Job::Permute(rows), Job::Round(RoundProblem { rows, cols, src, out })]
 }
 
 fn combine(rng: &mut Rng, arena: &mut Arena) -> Vec<Job> {
@@ -381,6 +405,7 @@ impl Emulator {
                     }
                 }
             },
+            Job::Round(p) => moe::plan_round(p, facts).iter().for_each(|l| self.launch(l)),
             Job::Combine(p) => moe::plan_combine(p, facts).iter().for_each(|l| self.launch(l)),
             Job::Dequantize(p) => {
                 let plan = layouts::plan_dequantize(p, facts);
@@ -401,10 +426,11 @@ fn kernels_agree_with_the_cpu_backend() {
     let cases = std::env::var("NVFP4_MOE_CASES").map_or(150, |n| n.parse().unwrap());
     type Make = fn(&mut Rng, &mut Arena) -> Vec<Job>;
     // Dispatches have the most forms.
-    let kinds: [(&str, Make, u64); 5] = [
+    let kinds: [(&str, Make, u64); 6] = [
         ("route", route, 1),
         ("permute", permute, 1),
         ("dispatch", dispatch, 3),
+        ("round", round, 1),
         ("combine", combine, 1),
         ("dequantize", dequantize, 1),
     ];

@@ -32,7 +32,9 @@ class Routes:
 
 
 def layer(bench, name, hidden, width, local, experts, topk, quick):
-    """nvfp4_moe_forward beside the best times of its two products, whatever their epilogue and launch."""
+    """nvfp4_moe_forward beside the best times of its two products, whatever their epilogue and launch. All of them multiply the same
+    values by the same weights in the same split. Tokens are so small that gates are a few units, as behind a norm: beyond 80
+    the epilogue computes a gate at a time, and a router's random tokens would measure that."""
     first = Problem(bench, Shape(name, local, hidden, 2 * width, topk=topk))
     second = Problem(bench, Shape(name, local, width, hidden, topk=topk), peers=False)
     gated = first.gated()
@@ -42,9 +44,11 @@ def layer(bench, name, hidden, width, local, experts, topk, quick):
             routes = Routes(bench, tokens, local, experts, topk, spread, 8 if tokens <= 64 else 2)
             split = routes.split
             a, wide = first.operands(split)
+            a /= hidden**0.5
             middle, out = second.operands(split)
             half = torch.empty_like(middle)
             runs = {}
+            torch.cuda.synchronize()
             for early in (GemmFlags.NONE, GemmFlags.DEPENDENT_LAUNCH):
                 runs["first", "plain", early] = first.run(a, split, wide, flags=early)
                 runs["first", "SwiGLU", early] = first.run(a, split, half, gated, flags=early, activation=Activation.SWIGLU)
@@ -70,14 +74,15 @@ def layer(bench, name, hidden, width, local, experts, topk, quick):
                 bench.entry(
                     f"{name} layer, {tokens} tokens to {topk} of {to}, {kind} activations", "us", times["layer", quantize], below=True,
                     bar=1.25 * sum(best) + 6, reference="its two products", reference_value=sum(best), layer=f"{name}, {kind}{', spread' if spread else ''}",
-                    batch=tokens, first_us=best[0], second_us=best[1],
+                    batch=tokens, first_us=best[0], second_us=best[1], swiglu_us=min(us for key, us in times.items() if key[1] == "SwiGLU"),
                 )
         if not spread:
             parts(bench, name, hidden, local, experts, routes)
 
 
 def parts(bench, name, hidden, local, experts, routes):
-    """Quantizing into expert order, gathering and combining beside the copy ceiling, every byte counted once."""
+    """Quantizing into expert order, gathering and combining beside the copy ceiling: every token is read once and every row written
+    once, and what the sort in front takes by itself is taken off."""
     ids, weights = routes.ids[0], routes.weights[0]
     tokens, rows, context, stream = ids.shape[0], routes.rows, bench.context, bench.stream
     new = lambda *shape, dtype=torch.bfloat16: torch.empty(*shape, device="cuda", dtype=dtype)
@@ -88,18 +93,28 @@ def parts(bench, name, hidden, local, experts, routes):
     common = {"local_experts": local, "workspace": bench.workspace, "stream": stream}
     sort_us = bench.timer.us([lambda: nvfp4.moe_permute(context, ids, experts, **common)] * 8)
     bench.entry(f"{name}: sorting {tokens} tokens to {ids.shape[1]}", "us", sort_us)
+
+    def part(what, calls, moved, sorts=True):
+        us = bench.timer.us(calls)
+        bench.rate(f"{name}: {tokens} tokens {what}", us - sort_us if sorts else us, moved, 0.7)
+
     codes, decode = new(rows, hidden // 2, dtype=torch.uint8), new(rows, dtype=torch.float32)
-    scales = new(nvfp4.scales_size(rows, hidden, scale_layout=TILED, groups=Groups.by_ends(order.ends)), dtype=torch.uint8)
-    fixed = torch.full((1,), 0.02, device="cuda")
-    for scope, given in (("static", {"scope": Scope.TENSOR, "static_decode_scales": fixed}), ("per row", {"scope": Scope.ROW, "decode_scales": decode})):
-        told = {"quantize": True, "codes": codes, "scales": scales, "scale_layout": TILED, **given, **common}
-        us = bench.timer.us([lambda s=s: nvfp4.moe_permute(context, ids, experts, s, **told) for s, _ in sets])
-        moved = tokens * hidden * 2 + rows * hidden * 9 / 16
-        bench.rate(f"{name}: {tokens} tokens quantized {scope} into expert order, sorting with it", us, moved, 0.7)
-    us = bench.timer.us([lambda s=s, y=y: nvfp4.moe_permute(context, ids, experts, s, gathered=y, **common) for s, y in sets])
-    bench.rate(f"{name}: {tokens} tokens gathered into expert order, sorting with it", us, (tokens + rows) * hidden * 2, 0.7)
-    us = bench.timer.us([lambda s=s, y=y: nvfp4.moe_combine(context, y, order.inverse, weights, out=s, stream=stream) for s, y in sets])
-    bench.rate(f"{name}: {tokens} tokens combined", us, (tokens + rows) * hidden * 2, 0.7)
+    tiled = new(nvfp4.scales_size(rows, hidden, scale_layout=TILED, groups=Groups.by_ends(order.ends)), dtype=torch.uint8)
+    layouts = {"tiled": (tiled, TILED), "linear": (new(rows, hidden // 16, dtype=torch.uint8), ScaleLayout.LINEAR)}
+    one, each = (torch.full((count,), 0.02, device="cuda") for count in (1, local))
+    scopes = {
+        "static": {"scope": Scope.TENSOR, "static_decode_scales": one},
+        "static per expert": {"scope": Scope.GROUP, "static_decode_scales": each},
+        "per row": {"scope": Scope.ROW, "decode_scales": decode},
+    }
+    moved = tokens * hidden * 2 + rows * hidden * 9 / 16
+    for layout, (scales, kind) in layouts.items():
+        for scope, given in scopes.items():
+            told = {"quantize": True, "codes": codes, "scales": scales, "scale_layout": kind, **given, **common}
+            part(f"quantized {scope} into expert order, {layout}", [lambda s=s: nvfp4.moe_permute(context, ids, experts, s, **told) for s, _ in sets], moved)
+    moved = (tokens + rows) * hidden * 2
+    part("gathered into expert order", [lambda s=s, y=y: nvfp4.moe_permute(context, ids, experts, s, gathered=y, **common) for s, y in sets], moved)
+    part("combined", [lambda s=s, y=y: nvfp4.moe_combine(context, y, order.inverse, weights, out=s, stream=stream) for s, y in sets], moved, sorts=False)
 
 
 def grouped(bench, count, k, n, quick):

@@ -35,6 +35,14 @@ impl Backend {
         }
     }
 
+    /// Whether NVFP4 activations are best given to products as the bfloat16 rows that they stand for, where a layer makes them.
+    pub fn decodes_activations(&self) -> bool {
+        match self {
+            Backend::Cpu(_) => false,
+            Backend::Cuda(device) => device.decodes_activations(),
+        }
+    }
+
     /// Bytes of workspace that a product needs for any split of its rows. The problem keeps the plan that says so.
     pub fn gemm_workspace_size(&self, problem: &mut GemmProblem) -> Option<usize> {
         match self {

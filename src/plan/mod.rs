@@ -38,6 +38,7 @@ pub enum Job {
     Route(moe::RouteProblem),
     Permute(moe::PermuteProblem),
     Dispatch(moe::DispatchProblem),
+    Round(moe::RoundProblem),
     Combine(moe::CombineProblem),
     Copy {
         dst: Ptr<u8>,

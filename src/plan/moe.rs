@@ -3,7 +3,7 @@
 use super::dequantize::QuantIn;
 use super::groups::Groups;
 use super::memory::{Matrix, Ptr};
-use super::quantize::{QuantOut, Scales};
+use super::quantize::{DecodedOut, QuantOut, Scales};
 use crate::format::route::Score;
 
 /// Logits → ids and weights.
@@ -88,6 +88,21 @@ pub enum Gather {
         src: Matrix,
         out: QuantOut,
     },
+    /// As those, decoded again.
+    Decode {
+        src: Matrix,
+        out: DecodedOut,
+    },
+}
+
+/// Rows in expert order → the values that they are as NVFP4, in the same rows of another matrix.
+#[derive(Clone, Copy, Debug)]
+pub struct RoundProblem {
+    /// Whose rows they are.
+    pub rows: PermuteProblem,
+    pub cols: usize,
+    pub src: Matrix,
+    pub out: DecodedOut,
 }
 
 /// What stands in front of a layer's products: routing, unless the ids are given, the sort and the gather.

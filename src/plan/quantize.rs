@@ -44,6 +44,17 @@ pub struct QuantOut {
     pub decode: DecodeScales,
 }
 
+/// Rows that are quantized and decoded on the way: e2m1 · e4m3 as bfloat16, exact, which is what products multiply by their
+/// decode scales.
+#[derive(Clone, Copy, Debug)]
+pub struct DecodedOut {
+    /// Dense enough for 16-byte stores: base and row stride are multiples of 16 bytes.
+    pub rows: Matrix,
+    pub rule: ScaleRule,
+    pub scope: Scope,
+    pub decode: DecodeScales,
+}
+
 /// What a row is made of before it is quantized; dtype is the source's.
 #[derive(Clone, Copy, Debug)]
 pub enum Producer {

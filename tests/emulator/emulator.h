@@ -190,11 +190,13 @@ inline uint32_t larger_f16x2(uint32_t a, uint32_t b) { return larger(a, b, 0x7C0
 inline uint32_t add_min_u16x2(uint32_t a, uint32_t b, uint32_t c) {
   return min((a + b) & 0xFFFFu, c & 0xFFFFu) | min((a >> 16) + (b >> 16) & 0xFFFFu, c >> 16) << 16;
 }
+inline uint32_t add_max_u16x2(uint32_t a, uint32_t b, uint32_t c) {
+  return max((a + b) & 0xFFFFu, c & 0xFFFFu) | max((a >> 16) + (b >> 16) & 0xFFFFu, c >> 16) << 16;
+}
 inline uint32_t lowest_bit(uint32_t v) { return uint32_t(__builtin_ctz(v)); }
 inline float refine(float, float x) { return 1.f / x; }
 template <uint32_t VALUE>
 uint32_t opaque() { return VALUE; }
-inline bool any_here(bool v) { return v; }
 inline uint32_t bit_select(uint32_t mask, uint32_t a, uint32_t b) { return (a & mask) | (b & ~mask); }
 inline uint32_t rotate_right(uint32_t x, uint32_t by) { return x >> (by & 31) | x << (-by & 31); }
 inline uint32_t high_bf16(uint32_t w) { return w & 0xFFFF0000u; }

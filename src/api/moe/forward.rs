@@ -126,6 +126,9 @@ pub unsafe fn forward(
     unsafe {
         stream.submit(Job::Dispatch(steps.dispatch), None, None)?;
         stream.submit(Job::ChainedGemm(steps.first), w1.keep(), None)?;
+        if let Some(round) = steps.round {
+            stream.submit(Job::Round(round), None, None)?;
+        }
         stream.submit(Job::Gemm(steps.second), w2.keep(), None)?;
         stream.submit(Job::Combine(steps.combine), None, None)
     }
@@ -140,12 +143,9 @@ pub(in crate::api) fn jobs(
     regions: &mut Regions,
 ) -> Result<(Vec<Job>, usize)> {
     let (steps, needed) = plan(context, args, w1, w2, regions)?;
-    let jobs = vec![
-        Job::Dispatch(steps.dispatch),
-        Job::Gemm(steps.first),
-        Job::Gemm(steps.second),
-        Job::Combine(steps.combine),
-    ];
+    let mut jobs = vec![Job::Dispatch(steps.dispatch), Job::Gemm(steps.first)];
+    jobs.extend(steps.round.map(Job::Round));
+    jobs.extend([Job::Gemm(steps.second), Job::Combine(steps.combine)]);
     Ok((jobs, needed))
 }
 

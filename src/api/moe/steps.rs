@@ -22,15 +22,17 @@ use crate::plan::gemm::{Activation, Activations, GemmOut, GemmProblem};
 use crate::plan::groups::Groups;
 use crate::plan::memory::{Matrix, Ptr, Vector};
 use crate::plan::moe::{
-    CombineProblem, DispatchProblem, Gather, GatherProblem, PermuteProblem, RouteProblem,
+    CombineProblem, DispatchProblem, Gather, GatherProblem, PermuteProblem, RoundProblem, RouteProblem,
 };
-use crate::plan::quantize::{DecodeScales, QuantOut, Scales, Scope};
+use crate::plan::quantize::{DecodeScales, DecodedOut, QuantOut, Scales, Scope};
 use crate::plan::scratch::Scratch;
 
 /// The steps of a layer.
 pub struct Steps {
     pub dispatch: DispatchProblem,
     pub first: GemmProblem,
+    /// Where the first product's rows are rounded to NVFP4 by themselves.
+    pub round: Option<RoundProblem>,
     pub second: GemmProblem,
     pub combine: CombineProblem,
 }
@@ -40,51 +42,69 @@ pub struct Steps {
 enum Rows {
     Values(Matrix),
     Codes(QuantOut, QuantIn),
+    /// NVFP4 as the bfloat16 rows that it stands for.
+    Decoded(DecodedOut),
+}
+
+/// How activations become NVFP4.
+#[derive(Clone, Copy)]
+struct Rounding {
+    rule: ScaleRule,
+    /// Products of this backend rather multiply decoded rows.
+    decodes: bool,
 }
 
 impl Rows {
-    /// `rows` rows of `cols` values in the scratch. Codes where there is a rule; `given`: their static decode scales.
+    /// `rows` rows of `cols` values in the scratch. NVFP4 where there is a rounding; `given`: its static decode scales.
     fn take(
         scratch: &mut Scratch,
         (rows, cols): (usize, usize),
         dtype: Dtype,
-        rule: Option<ScaleRule>,
+        rounding: Option<Rounding>,
         given: Option<(Scope, Ptr<f32>)>,
     ) -> Rows {
-        let Some(rule) = rule else {
-            let base = scratch.take(rows, cols.saturating_mul(dtype.bytes()));
-            return Rows::Values(Matrix { base, dtype, row_stride: cols, group_stride: 0 });
+        let Some(Rounding { rule, decodes }) = rounding else {
+            return Rows::Values(matrix(scratch, (rows, cols), dtype));
         };
-        let (codes_row_stride, row_stride) = (cols / 2, cols / BLOCK);
-        let codes = scratch.take(rows, codes_row_stride);
-        let base = scratch.take(rows, row_stride);
-        let scales = Scales { base, layout: ScaleLayout::Linear, row_stride };
-        let (scope, written, read) = match given {
+        let scales_of = |scratch: &mut Scratch| match given {
             Some((scope, given)) => (scope, DecodeScales::Static(given), given),
             None => {
                 let decode = scratch.take(rows, size_of::<f32>());
                 (Scope::Row, DecodeScales::Dynamic(decode), decode)
             }
         };
+        if decodes {
+            let rows = matrix(scratch, (rows, cols), Dtype::Bf16);
+            let (scope, decode, _) = scales_of(scratch);
+            return Rows::Decoded(DecodedOut { rows, rule, scope, decode });
+        }
+        let (codes_row_stride, row_stride) = (cols / 2, cols / BLOCK);
+        let codes = scratch.take(rows, codes_row_stride);
+        let base = scratch.take(rows, row_stride);
+        let scales = Scales { base, layout: ScaleLayout::Linear, row_stride };
+        let (scope, written, read) = scales_of(scratch);
         Rows::Codes(
             QuantOut { codes, codes_row_stride, scales, rule, scope, decode: written },
             QuantIn { codes, codes_row_stride, codes_group_stride: 0, scales, scope, decode: read },
         )
     }
 
-    fn written(self) -> GemmOut {
-        match self {
-            Rows::Values(out) => GemmOut::Values { out, accumulate: false },
-            Rows::Codes(out, _) => GemmOut::Codes(out),
-        }
-    }
-
     fn read(self) -> Activations {
         match self {
             Rows::Values(a) => Activations::Values { a, scope: Scope::Tensor, decode: Ptr::NULL },
             Rows::Codes(_, input) => Activations::Codes(input),
+            Rows::Decoded(DecodedOut { rows: a, scope, decode, .. }) => {
+                let (DecodeScales::Static(decode) | DecodeScales::Dynamic(decode)) = decode;
+                Activations::Values { a, scope, decode }
+            }
         }
     }
+}
+
+/// Dense rows in the scratch.
+fn matrix(scratch: &mut Scratch, (rows, cols): (usize, usize), dtype: Dtype) -> Matrix {
+    let base = scratch.take(rows, cols.saturating_mul(dtype.bytes()));
+    Matrix { base, dtype, row_stride: cols, group_stride: 0 }
 }
 
 /// Where tokens come from.
@@ -133,21 +153,33 @@ pub fn plan(
     let groups = permute.groups();
 
     let (hidden, dtype) = hidden(args, tokens, shape1.cols, regions)?;
-    let rule = match check::flag("quantize", args.quantize)? {
-        true => Some(check::scale_rule("scale_rule", args.scale_rule)?),
+    let rounding = match check::flag("quantize", args.quantize)? {
+        true => Some(Rounding {
+            rule: check::scale_rule("scale_rule", args.scale_rule)?,
+            decodes: context.backend().decodes_activations(),
+        }),
         false => None,
     };
+    // Codes of tokens are gathered as they are.
+    let gathered = match hidden {
+        Hidden::Codes(_) => rounding.map(|rounding| Rounding { decodes: false, ..rounding }),
+        Hidden::Values(_) => rounding,
+    };
     let (given1, given2) = static_scales(args, &hidden, &groups, regions)?;
-    let h = Rows::take(&mut scratch, (slots, shape2.cols), dtype, rule, given2);
+    let h = Rows::take(&mut scratch, (slots, shape2.cols), dtype, rounding, given2);
+    // The rows before they are rounded.
+    let whole =
+        matches!(h, Rows::Decoded(_)).then(|| matrix(&mut scratch, (slots, shape2.cols), Dtype::Bf16));
     // The second product's rows may take the place of the first one's input.
     let (a, y) = scratch.either(
-        |scratch| Rows::take(scratch, (slots, shape1.cols), dtype, rule, given1),
+        |scratch| Rows::take(scratch, (slots, shape1.cols), dtype, gathered, given1),
         |scratch| scratch.take::<u8>(slots, shape2.rows.saturating_mul(dtype.bytes())),
     );
     let y = Matrix { base: y, dtype, row_stride: shape2.rows, group_stride: 0 };
     let what = match (hidden, a) {
         (Hidden::Values(src), Rows::Values(dst)) => Gather::Values { src, dst },
         (Hidden::Values(src), Rows::Codes(out, _)) => Gather::Quantize { src, out },
+        (Hidden::Values(src), Rows::Decoded(out)) => Gather::Decode { src, out },
         (Hidden::Codes(src), Rows::Codes(out, input)) => Gather::Codes {
             src,
             codes: out.codes,
@@ -155,11 +187,21 @@ pub fn plan(
             scales: out.scales,
             decode: input.decode,
         },
-        (Hidden::Codes(_), Rows::Values(_)) => {
+        (Hidden::Codes(_), _) => {
             return Err(Error::Conflict {
                 argument: "quantize",
                 problem: "0, but hidden states that are NVFP4 need 1".into(),
             });
+        }
+    };
+    let (written, round) = match (h, whole) {
+        (Rows::Decoded(out), Some(src)) => {
+            let round = RoundProblem { rows: permute, cols: shape2.cols, src, out };
+            (GemmOut::Values { out: src, accumulate: false }, Some(round))
+        }
+        (Rows::Codes(out, _), _) => (GemmOut::Codes(out), None),
+        (Rows::Values(out) | Rows::Decoded(DecodedOut { rows: out, .. }), _) => {
+            (GemmOut::Values { out, accumulate: false }, None)
         }
     };
     let dispatch = DispatchProblem {
@@ -187,7 +229,7 @@ pub fn plan(
     };
     let bias1 = bias("bias1", args.bias1, args.bias_dtype, shape1.groups, shape1.rows, regions)?;
     let bias2 = bias("bias2", args.bias2, args.bias_dtype, shape2.groups, shape2.rows, regions)?;
-    let mut first = product(a.read(), w1, bias1, activation, h.written());
+    let mut first = product(a.read(), w1, bias1, activation, written);
     let out = GemmOut::Values { out: y, accumulate: false };
     let mut second = product(h.read(), w2, bias2, Activation::None, out);
     // The ends stand behind the first product's launch, the weights behind more.
@@ -213,7 +255,7 @@ pub fn plan(
         in_layer: shape1.groups > 0,
     };
     let needed = scratch.bytes().ok_or(Error::TooLarge { argument: "workspace" })?;
-    Ok((Steps { dispatch, first, second, combine }, needed))
+    Ok((Steps { dispatch, first, round, second, combine }, needed))
 }
 
 fn weights(context: &Context, name: &'static str, weights: &Weights, regions: &mut Regions) -> Result<()> {

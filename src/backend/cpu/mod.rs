@@ -86,6 +86,7 @@ impl Cpu {
                 Job::Route(p) => moe::route(self, p),
                 Job::Permute(p) => moe::permute(self, p),
                 Job::Dispatch(p) => moe::dispatch(self, p),
+                Job::Round(p) => moe::round(self, p),
                 Job::Combine(p) => moe::combine(self, p),
                 // Buffers may be copied onto themselves, so the ranges may meet.
                 Job::Copy { dst, src, bytes } => std::ptr::copy(src.get(), dst.get_mut(), *bytes),

@@ -10,16 +10,17 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use super::kernels::{Aligned, CHUNK, Kernels};
 use super::rows::{drive, over_rows, read_scales, write_row_padding, write_scales};
 use super::sources::{Source, Stored};
-use super::{Cpu, fault};
+use super::{Cpu, fault, layouts};
 use crate::format::BLOCK;
+use crate::format::layout::ScaleLayout;
 use crate::format::route::{self, MAX_EXPERTS, MAX_TOPK};
-use crate::plan::dequantize::QuantIn;
-use crate::plan::groups::Span;
+use crate::plan::dequantize::{DequantizeProblem, QuantIn};
+use crate::plan::groups::{Groups, Span};
 use crate::plan::memory::{Matrix, Ptr};
 use crate::plan::moe::{
-    CombineProblem, DispatchProblem, Gather, GatherProblem, PermuteProblem, RouteProblem,
+    CombineProblem, DispatchProblem, Gather, GatherProblem, PermuteProblem, RoundProblem, RouteProblem,
 };
-use crate::plan::quantize::{Producer, QuantOut, QuantizeProblem, Scales, Scope};
+use crate::plan::quantize::{DecodedOut, Producer, QuantOut, QuantizeProblem, Scales, Scope};
 
 /// Values that make a task worth waking a thread for.
 const TASK_VALUES: usize = 16 * 1024;
@@ -157,7 +158,14 @@ unsafe fn gather(cpu: &Cpu, p: &GatherProblem) {
                 }
             });
         }
-        Gather::Quantize { src, out } => quantize(cpu, p, src, out),
+        Gather::Quantize { src, out } => {
+            let source = GatheredSource { src, source_rows: Some(p.permute.source_rows) };
+            quantize(cpu, &groups, p.cols, &source, out);
+        }
+        Gather::Decode { src, out } => {
+            let source = GatheredSource { src, source_rows: Some(p.permute.source_rows) };
+            decode(cpu, &groups, p.cols, &source, out);
+        }
     }
 }
 
@@ -205,29 +213,53 @@ unsafe fn gather_codes(
     }
 }
 
-/// Quantizes tokens straight into expert order.
-fn quantize(cpu: &Cpu, p: &GatherProblem, src: Matrix, out: QuantOut) {
+/// # Safety
+/// As [`route`]; the permutation was made by [`permute`].
+pub unsafe fn round(cpu: &Cpu, p: &RoundProblem) {
+    decode(cpu, &p.rows.groups(), p.cols, &GatheredSource { src: p.src, source_rows: None }, p.out);
+}
+
+/// Quantizes rows straight into expert order.
+fn quantize(cpu: &Cpu, groups: &Groups, cols: usize, source: &GatheredSource, out: QuantOut) {
     let problem = QuantizeProblem {
-        groups: p.permute.groups(),
-        cols: p.cols,
-        producer: Producer::Plain { src },
+        groups: *groups,
+        cols,
+        producer: Producer::Plain { src: source.src },
         activated: None,
         out: Some(out),
         amax: None,
     };
-    drive(cpu, &problem, &GatheredSource { src, source_rows: p.permute.source_rows });
+    drive(cpu, &problem, source);
+}
+
+/// As that, by way of codes. Products of this backend take codes: here it is the definition that others are held to.
+fn decode(cpu: &Cpu, groups: &Groups, cols: usize, source: &GatheredSource, out: DecodedOut) {
+    let rows = groups.total_rows();
+    let mut codes = vec![0u8; rows * (cols / 2 + cols / BLOCK)];
+    let codes = Ptr::from_mut(codes.as_mut_ptr());
+    let base = Ptr::new(codes.get().wrapping_add(rows * cols / 2));
+    let scales = Scales { base, layout: ScaleLayout::Linear, row_stride: cols / BLOCK };
+    let (scope, codes_row_stride) = (out.scope, cols / 2);
+    let written = QuantOut { codes, codes_row_stride, scales, rule: out.rule, scope, decode: out.decode };
+    quantize(cpu, groups, cols, source, written);
+    let decode = Ptr::NULL;
+    let input = QuantIn { codes, codes_row_stride, codes_group_stride: 0, scales, scope, decode };
+    // SAFETY: the caller's promise; the codes live to the end of this function.
+    unsafe { layouts::dequantize(cpu, &DequantizeProblem { groups: *groups, cols, input, dst: out.rows }) };
 }
 
 /// Rows as they are in memory, read through an index.
 struct GatheredSource {
     src: Matrix,
-    source_rows: Ptr<i32>,
+    /// None: the rows stand as they are wanted.
+    source_rows: Option<Ptr<i32>>,
 }
 
 impl GatheredSource {
     fn row(&self, span: &Span, r: usize) -> *const u8 {
+        let row = span.first_row + r;
         // SAFETY: the index has an entry a row, which the sort before has filled with a token.
-        let token = unsafe { self.source_rows.get().add(span.first_row + r).read() } as usize;
+        let token = self.source_rows.map_or(row, |rows| unsafe { rows.get().add(row).read() } as usize);
         self.src.base.get().wrapping_add(token * self.src.row_stride * self.src.dtype.bytes())
     }
 }

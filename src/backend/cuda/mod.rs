@@ -67,6 +67,7 @@ impl Device {
                 Job::Route(p) => moe::route(queue, p),
                 Job::Permute(p) => moe::permute(queue, p),
                 Job::Dispatch(p) => moe::dispatch(queue, p),
+                Job::Round(p) => moe::round(queue, p),
                 Job::Combine(p) => moe::combine(queue, p),
             }
         }
@@ -84,6 +85,11 @@ impl Device {
     /// Bytes of storage for prepared weights, or none where they pass the address space.
     pub fn weights_storage_size(&self, shape: &WeightsShape) -> Option<usize> {
         weights::storage_size(shape)
+    }
+
+    /// Whether products multiply NVFP4 activations as the bfloat16 rows that they stand for.
+    pub fn decodes_activations(&self) -> bool {
+        gemm::machine(&self.facts).hopper
     }
 
     /// Bytes of workspace of a product, which keeps its plan.

@@ -39,7 +39,7 @@ pub struct PermuteParams {
     pub experts: u32,
     pub first_expert: u32,
     pub local_experts: u32,
-    pub reserved: u32,
+    pub is_short: u32,
 }
 
 #[repr(C)]
@@ -83,12 +83,13 @@ pub struct GatherCodesParams {
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct GatherRowsParams {
     pub rows: RowsParams,
-    pub source_rows: u64,
     pub inverse: u64,
     pub ids: u64,
     pub tokens: u64,
     pub topk: u32,
     pub first_expert: u32,
+    pub decoded: u32,
+    pub reserved: u32,
 }
 
 /// `G`: of the gather.

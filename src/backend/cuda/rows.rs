@@ -419,6 +419,8 @@ impl Passes<'_> {
         let most_y = match (finds, &self.p.groups) {
             (true, _) => (16 * sms).div_ceil(shape.grid_x),
             (_, Groups::Ends { count, .. }) if *count > 256 => (8 * sms).div_ceil(shape.grid_x),
+            // A warp of linear rows looks at all ends first.
+            (_, Groups::Ends { .. }) if !layout.is_tiled() => (16 * sms).div_ceil(shape.grid_x),
             _ => GRID_Y,
         };
         let grid = (shape.grid_x as u32, shape.units.min(most_y).min(GRID_Y) as u32);

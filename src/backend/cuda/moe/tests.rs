@@ -1,10 +1,13 @@
 //! The planners of a mixture of experts' launches.
 
+use super::steps::PERMUTE_WARPS;
 use super::*;
+use crate::format::block::ScaleRule;
+use crate::format::dtype::Dtype;
 use crate::format::route::Score;
 use crate::plan::memory::Ptr;
-use crate::plan::moe::Router;
-use crate::plan::quantize::Scope;
+use crate::plan::moe::{Gather, Router};
+use crate::plan::quantize::{DecodeScales, DecodedOut, QuantOut, Scope};
 
 const FACTS: DeviceFacts = DeviceFacts {
     sm_count: 132,
@@ -44,9 +47,9 @@ fn sorts_of_any_length_cover_their_slots_and_have_room_for_their_counts() {
         let p = &launches[0].params;
         let (chunk, chunks) = (p.chunk as usize, p.chunks as usize);
         assert!(chunk * chunks >= slots && chunk * (chunks - 1) < slots.max(1), "{slots} slots");
-        assert!(chunk.is_multiple_of(32 * PERMUTE_WARPS) && chunks <= MOST_CHUNKS);
-        assert!(chunks == 1 || chunks * 1025 <= slots, "{slots} slots");
-        assert!(chunks == 1 || launches[1].grid == (p.chunks, 1));
+        assert!(chunk.is_multiple_of(32 * PERMUTE_WARPS) && chunks <= 256);
+        assert!(p.is_short == 1 || chunks * 1025 <= slots, "{slots} slots");
+        assert!(launches.iter().take(2).all(|l| l.grid == (p.chunks, 1)));
     }
     assert!(plan_permute(&sort(0, 1, 0), &FACTS).iter().all(Option::is_none), "nothing is written");
     assert!(plan_permute(&sort(3, 1, 0), &FACTS)[0].is_some(), "the inverse is");
@@ -78,21 +81,35 @@ fn quantizes(edit: impl FnOnce(&mut Matrix, &mut QuantOut, &mut usize)) -> Launc
 #[test]
 fn gathers_that_quantize_take_the_short_way_where_they_can() {
     let plain = quantizes(|_, _, _| ());
-    assert_eq!((plain.kernel.name, plain.threads), ("nvfp4_moe_quantize_bf16", 256));
+    assert_eq!((plain.kernel.name, plain.threads), ("nvfp4_moe_scatter_bf16", 256));
     assert_eq!(plain.params.rows.mode, mode::ROW);
-    assert_eq!(plain.params.rows.scale_rows, (200u64 + 127 * 8).next_multiple_of(128));
+    assert_eq!((plain.params.decoded, plain.grid), (0, (100, 1)));
     assert_eq!(quantizes(|_, _, cols| *cols = 16).threads, 32);
-    assert_eq!(quantizes(|src, _, _| src.dtype = Dtype::F16).kernel.name, "nvfp4_moe_quantize_f16");
+    assert_eq!(quantizes(|src, _, _| src.dtype = Dtype::F16).kernel.name, "nvfp4_moe_scatter_f16");
     let given = quantizes(|_, out, _| out.decode = DecodeScales::Static(Ptr::NULL));
     assert_eq!(given.params.rows.mode, mode::STATIC);
     let any = |edit: fn(&mut Matrix, &mut QuantOut)| {
-        assert_eq!(quantizes(|src, out, _| edit(src, out)).kernel.name, "nvfp4_moe_quantize_any");
+        assert_eq!(quantizes(|src, out, _| edit(src, out)).kernel.name, "nvfp4_moe_scatter_any");
     };
     any(|src, _| src.dtype = Dtype::F32);
     any(|src, _| src.row_stride += 1);
     any(|src, _| src.base = Ptr::new(4104 as *const u8));
     any(|_, out| out.codes_row_stride += 1);
     any(|_, out| out.rule = ScaleRule::MinMse);
+}
+
+#[test]
+fn rows_that_are_rounded_stay_where_they_are() {
+    let (rows, cols) = (sort(100, 2, 8), 2048);
+    let (src, decode) = (matrix(Dtype::Bf16, cols), DecodeScales::Dynamic(Ptr::new(256 as *const f32)));
+    let out = DecodedOut { rows: src, rule: ScaleRule::Amax, scope: Scope::Row, decode };
+    let round = |rows| plan_round(&RoundProblem { rows, cols, src, out }, &FACTS);
+    let plain = round(rows).expect("there are rows");
+    let p = &plain.params;
+    assert_eq!((plain.kernel.name, plain.threads, plain.grid), ("nvfp4_moe_scatter_bf16", 128, (200, 1)));
+    assert_eq!((p.inverse, p.tokens, p.topk, p.decoded), (0, 200, 1, 1));
+    assert_eq!((p.rows.codes_row_stride, p.rows.groups.count), (4096, 8));
+    assert!(round(sort(0, 2, 8)).is_none() && round(sort(100, 2, 0)).is_none());
 }
 
 #[test]
