@@ -46,8 +46,9 @@ template <bool F16_, int UNITS_, int CONSUMERS_, int TOKENS_, int DEPTH_, int ST
   using Stages = Ring<STAGES, STAGE_BYTES>;
   using Writers = Crew<TOKENS, HALVES>;
   using Sums = typename Writers::Sums;
-  // Where tiles are narrow there are few of them, and most are cut.
-  using Shares = std::conditional_t<UNITS == 1 && TOKENS <= 128, TaggedPartials<WARPS, FOURS>, Partials<WARPS, FOURS>>;
+  // With tokens in them sums are twice as long: more than these lose by it.
+  static constexpr bool TAGGED = UNITS == 1 && FOURS <= 8;
+  using Shares = std::conditional_t<TAGGED, TaggedPartials<WARPS, FOURS>, Partials<WARPS, FOURS>>;
   using Box = Ring<1, Writers::BYTES>;
   static constexpr int BARRIERS_AT = Stages::BYTES, JOB_BARRIERS_AT = BARRIERS_AT + Stages::BARRIER_BYTES;
   static constexpr int BOX_BARRIERS_AT = JOB_BARRIERS_AT + Jobs::BARRIER_BYTES, JOBS_AT = BOX_BARRIERS_AT + CONSUMERS * Box::BARRIER_BYTES;

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Fits the planner's model of Hopper products (src/plan/cost_sm90.rs) to the times of sweep.py, and says what it is worth.
 
-usage: fit SWEEP.json...      Prints the rows of COSTS, and for each kind of split how far choices are from the best.
+usage: fit SWEEP.json...      (also bench/results/h200-sweep.json) Prints the rows of COSTS, and for each kind of split how far choices are from the best.
 
 The model is that of cost_sm90.rs, over arrays; FORMS is the table of gemm_sm90.rs. Needs numpy.
 """
@@ -179,7 +179,8 @@ def worth(costs, cases):
 
 
 def main():
-    cases = [case for path in sys.argv[1:] for case in json.loads(pathlib.Path(path).read_text())]
+    read = [json.loads(pathlib.Path(path).read_text()) for path in sys.argv[1:]]
+    cases = [case for told in read for case in (told["products"] if isinstance(told, dict) else told)]
     cases = [case for case in cases if case["operand"] != "codes"]
     worth(fit([case for case in cases if not case["flags"]]), cases)
 

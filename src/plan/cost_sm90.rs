@@ -27,20 +27,20 @@ const fn cost(start: f32, step: f32, tile: f32, cut: f32, part: f32) -> Cost {
     Cost { start, step, tile, cut, part }
 }
 
-/// Of [`FORMS`], in their order. Fitted by benches/gpu/fit.py to the 1501 times of benches/gpu/sweep.py at commit f990f2c that
-/// lie near the best of their problem: V4-Pro and V4-Flash up, Qwen3-30B up, both output projections and the dense layer,
-/// 1 to 1024 tokens a group, even and routed splits, every form and schedule. Mean error 5 %; where the split is known the
-/// model's choice takes 1.009 times the best on average.
+/// Of [`FORMS`], in their order. Fitted by benches/gpu/fit.py to the 1617 times of benches/gpu/sweep.py (bench/results/h200-sweep.json)
+/// that lie near the best of their problem: V4-Flash up, Qwen3-30B up and down, both output projections and the dense layer, 1
+/// to 1024 tokens a group, even and routed splits, every form and schedule. Mean error 5 %. The last form's sums have changed
+/// since: its figures are those of an earlier run's timeline.
 const COSTS: [Cost; FORMS.len()] = [
-    cost(2.6, 0.473, 2.7, 1.4, 0.7),
-    cost(3.9, 0.464, 1.4, 1.6, 0.8),
-    cost(2.0, 0.517, 3.7, 2.8, 1.6),
-    cost(2.6, 0.550, 0.9, 2.6, 1.0),
-    cost(2.0, 0.732, 0.7, 3.9, 1.5),
-    cost(2.0, 0.760, 0.2, 6.8, 1.3),
-    cost(2.0, 0.710, 0.1, 5.2, 6.6),
-    cost(2.0, 0.230, 0.3, 2.5, 1.0),
-    cost(2.0, 0.370, 0.3, 2.5, 1.5),
+    cost(2.9, 0.472, 2.3, 2.5, 0.4),
+    cost(4.8, 0.443, 1.7, 2.2, 0.5),
+    cost(2.0, 0.534, 3.1, 3.8, 1.2),
+    cost(3.6, 0.529, 2.3, 0.5, 0.9),
+    cost(2.8, 0.697, 2.9, 0.5, 1.5),
+    cost(2.8, 0.745, 1.8, 2.7, 1.4),
+    cost(2.0, 0.698, 1.3, 0.1, 4.8),
+    cost(2.8, 0.288, 1.1, 0.1, 2.2),
+    cost(2.0, 0.345, 1.1, 2.0, 1.5),
 ];
 /// Share of a wide tile's step that does not shrink with the tokens it multiplies: weights are decoded, and all tokens loaded.
 const WIDTH_ALONE: f32 = 0.7;
