@@ -78,13 +78,20 @@ impl Form {
         self.depth * UNIT_COLS
     }
 
-    /// Tokens that a tile with so many rows multiplies, `WIDTH` there.
-    pub fn width(&self, rows: usize) -> usize {
-        const WIDTHS: [usize; 3] = [144, 192, 256];
+    /// Numbers of tokens that tiles of `many` load and multiply, `ManyForm::width` of kernels/sm90_many.cuh.
+    pub const fn widths(&self) -> &'static [usize] {
         match self.tokens {
-            256 => WIDTHS.into_iter().find(|&width| rows <= width).unwrap_or(256),
-            tokens => tokens,
+            32 => &[32],
+            64 => &[64],
+            128 => &[72, 128],
+            256 => &[136, 200, 256],
+            _ => &[],
         }
+    }
+
+    /// The width of a tile with so many rows; `few` multiplies all tokens of a tile.
+    pub fn width(&self, rows: usize) -> usize {
+        self.widths().iter().copied().find(|&width| rows <= width).unwrap_or(self.tokens)
     }
 
     /// `SHARED_BYTES` of kernels/sm90_few.cuh and sm90_many.cuh: stages, jobs, staging or boxes, barriers.
@@ -146,7 +153,7 @@ const MOST_LOOSE: usize = 64;
 /// Units of 64 k that one run of the tensor cores takes at most: they cut low bits off, so a long sum of one sign drifts.
 /// Over the bound on an H200, per 8192 k: f16 up to 1.12 to 2.4 by how the magnitudes spread, bf16 up to 0.6 to 1.6.
 const LONGEST_RUN_BF16: usize = 64;
-const LONGEST_RUN_F16: usize = 32;
+const LONGEST_RUN_F16: usize = 64;
 
 /// None: the portable kernel has to take it.
 pub fn plan(p: &GemmProblem, machine: &Machine) -> Option<Sm90Plan> {

@@ -69,17 +69,20 @@ struct Sm90Params {
 }
 const _: () = assert!(size_of::<Sm90Params>() == 256);
 
+/// Widths of a form of `many` at most: `MANY_WIDTHS`.
+const MANY_WIDTHS: usize = 3;
+
 /// `struct Sm90ManyParams`.
 #[repr(C, align(64))]
 #[derive(Clone, Copy)]
 struct Sm90ManyParams {
-    map: CUtensorMap,
+    maps: [CUtensorMap; MANY_WIDTHS],
     common: Sm90Params,
     totals: u64,
     run_steps: u32,
     reserved: [u32; 13],
 }
-const _: () = assert!(size_of::<Sm90ManyParams>() == 448);
+const _: () = assert!(size_of::<Sm90ManyParams>() == 704);
 
 /// A number that no other launch of the process has and that is not 0: the finalizer of splitmix64 is a bijection.
 fn token() -> u64 {
@@ -134,16 +137,22 @@ pub(super) unsafe fn multiply(
             to
         }
     };
+    // Kernels of codes have one width.
+    let codes = common.gemm.out_dtype == DTYPE_CODES;
+    let widths = if codes { &[form.tokens] } else { form.widths() };
+    let mut maps = [CUtensorMap([0; 16]); MANY_WIDTHS];
+    for (map, &width) in maps.iter_mut().zip(widths) {
+        *map = tensor_map(queue, p, &a, width)?;
+    }
     let params = Sm90ManyParams {
-        map: tensor_map(queue, p, &a, form.tokens)?,
+        maps,
         common,
         totals: workspace + plan.totals_at as u64,
         run_steps: plan.run_steps as u32,
         reserved: [0; 13],
     };
     let forms = FORMS.len() - FEW_FORMS;
-    let codes = (params.common.gemm.out_dtype == DTYPE_CODES) as usize;
-    let kernel = &KERNELS[3 * FEW_FORMS + (2 * codes + operand % 2) * forms + plan.form - FEW_FORMS];
+    let kernel = &KERNELS[3 * FEW_FORMS + (2 * codes as usize + operand % 2) * forms + plan.form - FEW_FORMS];
     // SAFETY: the caller's promise; the struct is the kernel's.
     unsafe { launch(queue, early, kernel, grid, threads, shared, &params) }
 }
