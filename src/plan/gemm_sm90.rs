@@ -153,7 +153,7 @@ const MOST_LOOSE: usize = 64;
 /// Units of 64 k that one run of the tensor cores takes at most: they cut low bits off, so a long sum of one sign drifts.
 /// Over the bound on an H200, per 8192 k: f16 up to 1.12 to 2.4 by how the magnitudes spread, bf16 up to 0.6 to 1.6.
 const LONGEST_RUN_BF16: usize = 64;
-const LONGEST_RUN_F16: usize = 64;
+const LONGEST_RUN_F16: usize = 32;
 
 /// None: the portable kernel has to take it.
 pub fn plan(p: &GemmProblem, machine: &Machine) -> Option<Sm90Plan> {
