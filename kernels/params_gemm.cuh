@@ -60,15 +60,16 @@ struct Sm90Params {
 };
 static_assert(sizeof(Sm90Params) == 256, "src/backend/cuda/gemm.rs mirrors this struct");
 
-// With the tensor map of the activations, [groups][rows][cols] from the right, in boxes of 64 k × the tokens of a copy.
+// With tensor maps of the activations, [groups][rows][cols] from the right, in boxes of 64 k × a width of the form.
+constexpr int MANY_WIDTHS = 3;
 struct alignas(64) Sm90ManyParams {
-  uint8_t map[128];
+  uint8_t maps[MANY_WIDTHS][128];
   Sm90Params common;
   float* totals;               // of a tile whose k takes more than run_steps: [block][thread's sums, or halves of them]
   uint32_t run_steps;          // stages of 64 k that the tensor cores add up by themselves, at least 1
   uint32_t reserved[13];
 };
-static_assert(sizeof(Sm90ManyParams) == 448, "src/backend/cuda/gemm.rs mirrors this struct");
+static_assert(sizeof(Sm90ManyParams) == 704, "src/backend/cuda/gemm.rs mirrors this struct");
 
 // Canonical weights, or values, to units; and units back to canonical weights.
 struct WeightsParams {

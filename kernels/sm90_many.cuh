@@ -9,7 +9,7 @@
 // Of one more warpgroup one warp plans the block's jobs, and one keeps a ring of stages full: 64 or 128 k of the units as
 // they lie in memory, and of the tokens by tensor copies, which swizzle them as wgmma wants them and write zeros past K.
 // Waiting, releasing and finding addresses cost a warp about 200 cycles a stage: hence 128 k wherever three stages fit.
-// Tokens past the group's end are not written; wide tiles multiply 144, 192 or 256, the others all.
+// Tokens past the group's end are not written; tiles of 128 and 256 load and multiply what they have, rounded up to a width.
 // A warpgroup leaves its sums in a box of shared memory, from where two more warps write them, and goes on (sm90_epilogue.cuh):
 // nobody waits for the other warpgroups, and the tensor cores for nothing but the leaving.
 // Tensor cores cut the low bits of every sum off: a run of them ends after run_steps stages, and its sums are added to
@@ -34,11 +34,12 @@ template <bool F16_, int UNITS_, int CONSUMERS_, int TOKENS_, int DEPTH_, int ST
   static constexpr int STAGE_BYTES = (A_BYTES + UNITS * STRIP_BYTES + 1023) / 1024 * 1024, STEP_COLS = DEPTH * UNIT_COLS;
   static constexpr int FOURS = HALVES * TOKENS / 8;  // of a thread's sums
   static constexpr bool KEEPS_TOTALS = FOURS <= 8;   // of runs, in registers
-  // Wide tiles: a group's rows are shared out over its tiles, and a tile multiplies what it has, rounded up. It loads all
-  // the same: copies of fewer tokens, more of them, are slower.
-  static constexpr bool EVEN = TOKENS > 128;
-  static constexpr int WIDTHS = EVEN ? 3 : 1;     // numbers of tokens that are multiplied
-  template <int I> static constexpr int WIDTH = !EVEN ? TOKENS : I == 0 ? 144 : I == 1 ? 192 : 256;
+  // Wide tiles: a group's rows are shared out over its tiles, and a tile loads and multiplies what it has, rounded up
+  // to one of the WIDTHS. (Copies of fewer tokens, more of them a stage, are slower.)
+  static constexpr bool EVEN = TOKENS >= 128;
+  static constexpr int AHEAD = DEPTH > 1;  // words are loaded before those in front of them are decoded to the end
+  static constexpr int WIDTHS = !EVEN ? 1 : TOKENS == 256 ? 3 : 2;
+  static NVFP4_INLINE constexpr int width(int i) { return !EVEN ? TOKENS : TOKENS == 256 ? (i == 2 ? 256 : 136 + 64 * i) : 72 + 56 * i; }
   static constexpr int WRITERS = 2;                  // warps that empty the warpgroups' boxes
   // Registers of a thread, which add up to the launch's 168 or 128.
   static constexpr int CONSUMER_REGISTERS = CONSUMERS == 3 ? 152 : DEPTH == 2 ? 224 : 232;
@@ -73,18 +74,23 @@ NVFP4_INLINE void fill_stages(const Sm90ManyParams& params, const Job& job, cons
   const bool strided = p.grouping == GROUPS_STRIDED;
   const int row = static_cast<int>(strided ? t.row0 : t.first_row + t.row0);
   const int group = strided && p.a_group_stride ? static_cast<int>(t.group) : 0;
+  int width = 0;
+#pragma unroll
+  for (int i = 0; i < F::WIDTHS - 1; i++) width += t.count > F::width(i);
+  const uint8_t* map = params.maps[width];
+  const uint32_t box_bytes = F::width(width) * UNIT_COLS * 2;
   // Weights that no other tile wants leave the cache first.
   const uint64_t policy = F::TOKENS <= 64 ? ptx::EVICT_FIRST : ptx::KEEP_NORMAL;
 #pragma unroll 1
   for (uint32_t step = job.begin, end = job.end; step < end; step++) {
     const uint32_t here = min(static_cast<uint32_t>(F::DEPTH), deep - step * F::DEPTH);
     ring.wait_free(cursor);
-    ring.expect(cursor, here * (F::BOX_BYTES + units * UNIT_BYTES));
+    ring.expect(cursor, here * (box_bytes + units * UNIT_BYTES));
     const uint32_t stage = ring.stage(cursor), full = ring.full(cursor);
     for (uint32_t unit = 0; unit < units; unit++)
       ptx::bulk_load(stage + F::A_BYTES + unit * F::STRIP_BYTES, weights + unit * unit_stride, here * UNIT_BYTES, full, policy);
     for (uint32_t box = 0; box < here; box++)
-      ptx::tensor_load(stage + box * F::BOX_BYTES, params.map, static_cast<int>(step * F::DEPTH + box) * UNIT_COLS, row, group, full, ptx::EVICT_LAST);
+      ptx::tensor_load(stage + box * F::BOX_BYTES, map, static_cast<int>(step * F::DEPTH + box) * UNIT_COLS, row, group, full, ptx::EVICT_LAST);
     weights += F::STRIP_BYTES;
     cursor.advance();
   }
@@ -144,12 +150,12 @@ template <class F> struct Consumer {
   }
 
   // acc = the products of `count` > 0 stages, the last of them short by a unit or not, with at least the first `tokens` tokens:
-  // by the WIDTHs FIRST … LAST. Every stage is the producer's again.
+  // by the widths FIRST … LAST. Every stage is the producer's again.
   template <int FIRST = 0, int LAST = F::WIDTHS - 1>
   NVFP4_INLINE void multiply(typename F::Sums& acc, uint32_t count, bool is_short, uint32_t tokens) {
     if constexpr (FIRST < LAST) {
       constexpr int MIDDLE = (FIRST + LAST) / 2;
-      if (tokens <= F::template WIDTH<MIDDLE>)
+      if (tokens <= F::width(MIDDLE))
         multiply<FIRST, MIDDLE>(acc, count, is_short, tokens);
       else
         multiply<MIDDLE + 1, LAST>(acc, count, is_short, tokens);
@@ -158,7 +164,7 @@ template <class F> struct Consumer {
       finish(acc);
     } else {
       // Accumulators of a loop of their own, cleared: else the compiler waits for every product of every loop.
-      constexpr int SUMS = F::template WIDTH<FIRST> / 2;
+      constexpr int SUMS = F::width(FIRST) / 2;
       float sums[F::HALVES][SUMS];
 #pragma unroll
       for (int half = 0; half < F::HALVES; half++) {
@@ -196,7 +202,7 @@ template <class F> struct Consumer {
     ahead.advance();
 #pragma unroll
     for (int unit = 0; unit < UNITS; unit++) {
-      constexpr int TURN = F::DEPTH > 1 ? 1 : 0;
+      constexpr int TURN = F::AHEAD;
       Words &now = words[unit & TURN], &next = words[~unit & TURN];
       Fragments fragments[2][F::HALVES];
 #pragma unroll
@@ -271,14 +277,14 @@ template <class F> class Totals {
   }
   // acc becomes the total of all runs.
   NVFP4_INLINE void add_to(float (&acc)[F::FOURS][4]) {
-    constexpr int TOGETHER = F::TOKENS > 128 ? 8 : 4;  // on their way at once, as registers allow
+    constexpr int TOGETHER = F::TOKENS > 128 ? 6 : 4;  // on their way at once, as registers allow
 #pragma unroll
     for (int from = 0; from < EIGHTS; from += TOGETHER) {
       uint4 low[TOGETHER];
 #pragma unroll
-      for (int i = 0; i < TOGETHER; i++) low[i] = __ldcg(lower + (from + i) * 32);
+      for (int i = 0; i < TOGETHER && from + i < EIGHTS; i++) low[i] = __ldcg(lower + (from + i) * 32);
 #pragma unroll
-      for (int i = 0; i < TOGETHER; i++) {
+      for (int i = 0; i < TOGETHER && from + i < EIGHTS; i++) {
         const uint4 high = upper[(from + i) * 128];
         const uint32_t h[4] = {high.x, high.y, high.z, high.w}, l[4] = {low[i].x, low[i].y, low[i].z, low[i].w};
 #pragma unroll
@@ -335,7 +341,6 @@ NVFP4_INLINE void consume(const Sm90ManyParams& params, const typename F::Stages
                           const typename F::Box& box, uint8_t* memory) {
   const GemmParams& p = params.common.gemm;
   Consumer<F> consumer(ring, warpgroup);
-  const uint32_t deep = blocks_of(p.cols, UNIT_COLS);
   constexpr bool BOXED = !F::KEEPS_TOTALS;  // totals have a part in the box
   typename F::Sums acc;
   float(&fours)[F::FOURS][4] = reinterpret_cast<float(&)[F::FOURS][4]>(acc);
@@ -344,15 +349,17 @@ NVFP4_INLINE void consume(const Sm90ManyParams& params, const typename F::Stages
   for (; ptx::warp_max(jobs.more()); jobs.done()) {
     // Of the box; who writes pieces keeps it to himself.
     const auto turn = [&] { return typename F::Box::Cursor{0, route_of(p) == Route::PIECES ? 0 : (*jobs).turn & 1}; };
-    uint32_t left = ptx::warp_max((*jobs).end - (*jobs).begin);
-    const uint32_t tokens = ptx::warp_max((*jobs).tile.count);
-    const bool short_end = ptx::warp_max((*jobs).end * F::DEPTH > deep);
-    bool first = true;
+    // Whether the tile takes more than one run: asked anew each time, which costs less than a register.
+    const auto steps = [&] { return (*jobs).end - (*jobs).begin; };
+    const auto in_runs = [&] { return steps() > params.run_steps; };
+    uint32_t left = ptx::warp_max(steps());
     while (true) {
       const uint32_t count = min(left, params.run_steps);
-      consumer.multiply(acc, count, short_end && left == count, tokens);
+      const bool is_short = left == count && (*jobs).end * F::DEPTH > blocks_of(p.cols, UNIT_COLS);
+      consumer.multiply(acc, count, ptx::warp_max(is_short), ptx::warp_max((*jobs).tile.count));
       left -= count;
       if (left == 0) break;
+      const bool first = left + count == steps();
       if constexpr (F::KEEPS_TOTALS) {
         kept.add(fours, first);
       } else {
@@ -362,26 +369,25 @@ NVFP4_INLINE void consume(const Sm90ManyParams& params, const typename F::Stages
         }
         Totals<F>(memory, params.totals).add(fours, first);
       }
-      first = false;
     }
-    if (!first) {
+    if (in_runs()) {
       if constexpr (F::KEEPS_TOTALS)
         kept.add_to(fours);
       else
         Totals<F>(memory, params.totals).add_to(fours);
     }
-    const bool boxed = BOXED && !first;
+    const auto boxed = [&] { return BOXED && in_runs(); };
     const Job& job = *jobs;
     if (!job.whole) {
       typename F::Shares shares(p.partials, reinterpret_cast<uint64_t*>(p.counters), params.common.token, static_cast<int>(threadIdx.x >> 5));
       if (!job.owns) {
         shares.leave(fours);
-        if (boxed) ptx::meet(barrier, 128);  // totals are out of the box for what the next tile leaves there
+        if (boxed()) ptx::meet(barrier, 128);  // totals are out of the box for what the next tile leaves there
         continue;
       }
       shares.collect(job.first_block, fours);
     }
-    if (!boxed) box.wait_free(turn());
+    if (!boxed()) box.wait_free(turn());
     else ptx::meet(barrier, 128);  // everybody has taken its totals out
     const uint32_t first_row = first_row_of<F>(job.tile, warpgroup);
     if (write_sums<typename F::Writers>(p, job.tile, first_row, acc, job.g_b, memory, barrier)) {
@@ -437,7 +443,8 @@ template <class F> NVFP4_INLINE void run_many(const Sm90ManyParams& params, uint
     return typename F::Box(shared + F::BOXES_AT + warpgroup * F::Writers::BYTES, shared + F::BOX_BARRIERS_AT + warpgroup * F::Box::BARRIER_BYTES);
   };
   if (threadIdx.x == F::CONSUMERS * 128) {
-    ptx::tensor_prefetch(params.map);
+#pragma unroll
+    for (int i = 0; i < F::WIDTHS; i++) ptx::tensor_prefetch(params.maps[i]);
     ring.init(1, F::WARPS);
     jobs.init(1, F::WARPS + 1 + F::WRITERS);
     for (int i = 0; i < F::CONSUMERS; i++) box_of(i).init(128, F::WRITERS);

@@ -61,7 +61,7 @@ class GroupTable {
   NVFP4_INLINE uint32_t tiles() const { return all; }
 
   // `SHARE` token tiles of a group follow one another with the same weights before the next features come. EVEN: the rows
-  // of a group are shared out over its tiles, 16 at a time.
+  // of a group are shared out over its tiles, 8 at a time.
   template <uint32_t SHARE, bool EVEN = false> NVFP4_INLINE Tile find(uint32_t index) const {
     const uint32_t target = index / across;
     const uint32_t every = static_cast<uint32_t>(p.rows);
@@ -171,7 +171,7 @@ class GroupTable {
     const uint32_t height = min(SHARE, down - first);
     local -= first * across;
     t.features = local / height;
-    const uint32_t each = EVEN ? rounded(blocks_of(t.rows, down), 16) : tokens;
+    const uint32_t each = EVEN ? rounded(blocks_of(t.rows, down), 8) : tokens;
     t.row0 = static_cast<int>((first + local % height) * each);
     t.count = min(t.rows - t.row0, static_cast<int>(each));
   }

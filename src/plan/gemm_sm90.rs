@@ -93,13 +93,20 @@ impl Form {
         self.depth * UNIT_COLS
     }
 
-    /// Tokens that a tile with so many rows multiplies, `WIDTH` there.
-    pub fn width(&self, rows: usize) -> usize {
-        const WIDTHS: [usize; 3] = [144, 192, 256];
+    /// Numbers of tokens that tiles of `many` load and multiply, `ManyForm::width` of kernels/sm90_many.cuh.
+    pub const fn widths(&self) -> &'static [usize] {
         match self.tokens {
-            256 => WIDTHS.into_iter().find(|&width| rows <= width).unwrap_or(256),
-            tokens => tokens,
+            32 => &[32],
+            64 => &[64],
+            128 => &[72, 128],
+            256 => &[136, 200, 256],
+            _ => &[],
         }
+    }
+
+    /// The width of a tile with so many rows; `few` multiplies all tokens of a tile.
+    pub fn width(&self, rows: usize) -> usize {
+        self.widths().iter().copied().find(|&width| rows <= width).unwrap_or(self.tokens)
     }
 
     /// `SHARED_BYTES` of kernels/sm90_few.cuh and sm90_many.cuh: stages, jobs, staging or boxes, barriers.

@@ -64,17 +64,20 @@ struct Sm90Params {
 }
 const _: () = assert!(size_of::<Sm90Params>() == 256);
 
+/// Widths of a form of `many` at most: `MANY_WIDTHS`.
+const MANY_WIDTHS: usize = 3;
+
 /// `struct Sm90ManyParams`.
 #[repr(C, align(64))]
 #[derive(Clone, Copy)]
 struct Sm90ManyParams {
-    map: CUtensorMap,
+    maps: [CUtensorMap; MANY_WIDTHS],
     common: Sm90Params,
     totals: u64,
     run_steps: u32,
     reserved: [u32; 13],
 }
-const _: () = assert!(size_of::<Sm90ManyParams>() == 448);
+const _: () = assert!(size_of::<Sm90ManyParams>() == 704);
 
 /// A number that no other launch of the process has and that is not 0: the finalizer of splitmix64 is a bijection.
 fn token() -> u64 {
@@ -130,8 +133,12 @@ pub(super) unsafe fn multiply(
         // SAFETY: the caller's promise; the struct is the kernel's.
         return unsafe { launch(queue, early, kernel, grid, threads, shared, &common) };
     }
+    let mut maps = [CUtensorMap([0; 16]); MANY_WIDTHS];
+    for (map, &width) in maps.iter_mut().zip(form.widths()) {
+        *map = tensor_map(queue, p, &a, width)?;
+    }
     let params = Sm90ManyParams {
-        map: tensor_map(queue, p, &a, form.tokens)?,
+        maps,
         common,
         totals: workspace + plan.totals_at as u64,
         run_steps: plan.run_steps as u32,
