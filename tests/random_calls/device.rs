@@ -121,6 +121,15 @@ impl Bench {
         if which >= CHOICES {
             problems = self.every_choice(&weights, &canonical);
         }
+        for i in 0..if which == CHOICES { regular::LINEAR_CALLS } else { 0 } {
+            self.calls += 1;
+            let _traced = Traced::begin(|| format!("linear layer {i}"));
+            self.arenas[0].clear(POISONS[0]);
+            let call = regular::linear(i, &weights, &mut self.arenas[0]);
+            if let Err(problem) = self.compare("grouped_linear", &call, 0, &weights, &canonical) {
+                problems.push(format!("grouped_linear, regular call {i}: {problem}"));
+            }
+        }
         // The long rows look at longer sums.
         let step = if self.short && canonical.cols > 256 { 5 * self.step } else { self.step };
         let calls = if which < CHOICES { regular::PRODUCT_CALLS } else { 0 };

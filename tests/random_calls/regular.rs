@@ -4,6 +4,7 @@
 use std::ptr::null_mut;
 
 use nvfp4::api::gemm::*;
+use nvfp4::api::linear::*;
 use nvfp4::api::norm::*;
 use nvfp4::api::quantize::*;
 use nvfp4::api::swiglu::*;
@@ -353,4 +354,31 @@ pub fn product(index: usize, w: &Prepared, arena: &mut Arena) -> Call {
         };
     }
     call!(nvfp4_grouped_gemm, args)
+}
+
+/// How many calls [`linear`] knows.
+pub const LINEAR_CALLS: usize = 6;
+
+/// A grouped linear layer that quantizes what it takes: with a scale given, few rows with theirs, and more than a wave of them.
+pub fn linear(index: usize, w: &Prepared, arena: &mut Arena) -> Call {
+    let rng = &mut Rng::new(index as u64 + 4321);
+    let (tokens, by_row) = [(40, false), (40, true), (3500, true)][index / 2];
+    let rows = tokens * w.groups;
+    let mut args = nvfp4_grouped_linear_args {
+        struct_size: size_of::<nvfp4_grouped_linear_args>(),
+        weights: w.handles[0],
+        tokens: tokens as i64,
+        a: input(rng, arena, DTYPES[index % 2], rows * w.cols),
+        a_dtype: DTYPES[index % 2],
+        quantize: 1,
+        out: arena.dense_output(rows * w.rows * 2),
+        out_dtype: NVFP4_DTYPE_BF16,
+        ..Default::default()
+    };
+    if by_row {
+        args.scope = NVFP4_SCOPE_ROW;
+    } else {
+        args.static_decode_scales = arena.dense(&0.0011f32.to_le_bytes());
+    }
+    call!(nvfp4_grouped_linear, args)
 }

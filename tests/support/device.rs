@@ -188,7 +188,7 @@ impl Library {
         status
     }
 
-    /// Makes the twin of a piece at its first use: at the same place within 256 bytes.
+    /// Makes the twin of a piece at its first use, with all that it holds: at the same place within 256 bytes.
     fn twin(&self, piece: &mut Piece) -> Result<(), String> {
         if !piece.buffer.is_null() {
             return Ok(());
@@ -200,7 +200,10 @@ impl Library {
             check(nvfp4_buffer_data(piece.buffer, &mut data))?;
         }
         piece.twin = data as usize + piece.host % 256;
-        Ok(())
+        // What is not brought again is poison all the same: a workspace is polled before anybody has written there.
+        let (host, len) = (piece.host as *const c_void, piece.len);
+        // SAFETY: the piece is live, its twin as long.
+        check(unsafe { nvfp4_buffer_upload(piece.buffer, offset(piece), host, len, self.stream) })
     }
 }
 
