@@ -14,19 +14,20 @@ import sys
 
 import numpy as np
 
-#: Name, tokens and units of a tile, units of 64 k of a stage, blocks a processor, numbers of tokens that a tile multiplies.
+#: Name, tokens and units of a tile, units of 64 k of a stage, blocks a processor, numbers of tokens that a tile multiplies, share
+#: of a step that does not shrink with them.
 FORMS = [
-    ("few_{0}_8x2", 8, 2, 2, 2, (8,)),
-    ("few_{0}_8x4", 8, 4, 2, 1, (8,)),
-    ("few_{0}_16x4", 16, 4, 2, 1, (16,)),
-    ("many_{1}_32", 32, 3, 2, 1, (32,)),
-    ("many_{1}_64", 64, 3, 2, 1, (64,)),
-    ("many_{1}_128", 128, 2, 2, 1, (128,)),
-    ("many_{1}_256", 256, 1, 1, 1, (144, 192, 256)),
-    ("many_{1}_64x1", 64, 1, 2, 1, (64,)),
-    ("many_{1}_128x1", 128, 1, 2, 1, (128,)),
+    ("few_{0}_8x2", 8, 2, 2, 2, (8,), 0),
+    ("few_{0}_8x4", 8, 4, 2, 1, (8,), 0),
+    ("few_{0}_16x4", 16, 4, 2, 1, (16,), 0),
+    ("many_{1}_32", 32, 3, 2, 1, (32,), 0),
+    ("many_{1}_64", 64, 3, 2, 1, (64,), 0),
+    ("many_{1}_128", 128, 2, 2, 1, (72, 128), 0.6),
+    ("many_{1}_256", 256, 1, 1, 1, (136, 200, 256), 0.45),
+    ("many_{1}_64x1", 64, 1, 2, 1, (64,), 0),
+    ("many_{1}_128x1", 128, 1, 2, 1, (72, 128), 0.7),
 ]
-PROCESSORS, READ, VARYING, LEAST_STEPS, WIDTH_ALONE = 132, 4.6e6, 0.6, 4.0, 0.7
+PROCESSORS, READ, VARYING, LEAST_STEPS = 132, 4.6e6, 0.6, 4.0
 #: Where a fit begins: start, step, tile, cut, part.
 FIRST = [(5, 0.45, 1.5, 2, 0.5), (5, 0.45, 1.5, 2, 0.5), (4, 0.52, 3, 2.5, 1.5), (3, 0.6, 1.5, 3, 1), (2, 0.8, 2, 2, 2), (2, 0.78, 1, 2.5, 2), (2, 0.72, 1, 4, 2), (2, 0.26, 0.5, 1.5, 0.5), (2, 0.33, 0.5, 1.5, 1)]
 #: Candidates beyond this share of the best are no choices; a case counts most for those that are near.
@@ -43,10 +44,10 @@ def name(form, operand, schedule):
 
 def split(case, form, lengths, groups):
     """(tiles, steps of a tile that count in full, bytes of weights, those of all token tiles); `groups`: of each length."""
-    _, tokens, units, depth, _, widths = FORMS[form]
+    _, tokens, units, depth, _, widths, alone = FORMS[form]
     down = [up(rows, tokens) for rows in lengths]
     wide = sum(d * next(w for w in widths if up(rows, d) <= w) for rows, d in zip(lengths, down) if d)
-    multiplied = WIDTH_ALONE * sum(down) * tokens + (1 - WIDTH_ALONE) * wide
+    multiplied = alone * sum(down) * tokens + (1 - alone) * wide
     steps = up(case["k"], 64 * depth) * depth
     unit_bytes = up(case["n"], 128) * up(case["k"], 64) * 4608
     tiles = sum(down) * up(case["n"], 128 * units) * groups

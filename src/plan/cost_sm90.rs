@@ -43,8 +43,15 @@ const COSTS: [Cost; FORMS.len()] = [
     cost(2.8, 0.288, 1.1, 0.1, 2.2),
     cost(2.0, 0.345, 1.1, 2.0, 1.5),
 ];
-/// Share of a wide tile's step that does not shrink with the tokens it multiplies: weights are decoded, and all tokens loaded.
-const WIDTH_ALONE: f32 = 0.7;
+/// Share of a wide tile's step that does not shrink with the tokens it multiplies, since weights are decoded all the same. By
+/// times of groups of 72 and 128 rows, and by a hot group beside others of 261; for the narrow tiles a guess on the safe side.
+const fn width_alone(form: &Form) -> f32 {
+    match (form.tokens, form.units) {
+        (256, _) => 0.45,
+        (_, 2) => 0.6,
+        _ => 0.7,
+    }
+}
 /// Bytes of weights that memory gives in a microsecond; a launch that only reads: 4.57e6.
 const READ: f32 = 4.6e6;
 /// Steps of `few` that decode activations too, of 16 tokens: 1.09 to 1.33 times those of values.
@@ -136,14 +143,13 @@ impl Load {
             wide += down * form.width(rows.div_ceil(down.max(1)) as usize) as u32;
             active += (rows > 0) as u32;
         }
-        let each = self.groups as f32 / lengths.len() as f32;
+        let (each, alone) = (self.groups as f32 / lengths.len() as f32, width_alone(form));
         let steps = self.cols.div_ceil(form.step_cols()) * form.depth;
         let across = (self.rows as u32).div_ceil(form.rows() as u32);
         let bytes = self.rows.div_ceil(UNIT_ROWS) * self.cols.div_ceil(UNIT_COLS) * UNIT_BYTES;
         Split {
             tiles: tiles as f32 * across as f32 * each,
-            steps: steps as f32
-                * (WIDTH_ALONE + (1.0 - WIDTH_ALONE) * wide as f32 / (tiles * tokens).max(1) as f32),
+            steps: steps as f32 * (alone + (1.0 - alone) * wide as f32 / (tiles * tokens).max(1) as f32),
             weight_bytes: bytes as f32 * active as f32 * each,
             tile_bytes: bytes as f32 * tiles as f32 * each,
             varies,
