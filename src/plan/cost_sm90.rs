@@ -5,8 +5,9 @@
 //! is unknown, so a form costs what it would on average: for groups of one length, and for groups whose lengths vary as
 //! those of a router that sends rows anywhere.
 
+use super::forms_sm90::{FORMS, Family, Form, Schedule};
 use super::gemm_cuda::{UNIT_BYTES, UNIT_COLS, UNIT_ROWS};
-use super::gemm_sm90::{FORMS, Family, Form, LEAST_STEPS, Schedule};
+use super::gemm_sm90::LEAST_STEPS;
 
 /// Microseconds of a form on an H200 (132 processors, driver 580.159.04, 2026-11-21).
 #[derive(Clone, Copy, Debug)]

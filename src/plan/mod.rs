@@ -3,6 +3,7 @@
 
 mod cost_sm90;
 pub mod dequantize;
+pub mod forms_sm90;
 pub mod gemm;
 pub mod gemm_cuda;
 pub mod gemm_sm90;

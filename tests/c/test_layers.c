@@ -158,12 +158,12 @@ static void linear(size_t groups, bool quantize, nvfp4_scope scope, bool is_stat
         CHECK(needed == args.workspace_size);
     }
     args.workspace = args.workspace_size ? mem_out(args.workspace_size) : NULL;
-    runs_alike(call_grouped_linear, &args, out, kept, rows * N * 4, quantize ? 2 : 1);
+    runs_alike(call_grouped_linear, &args, out, kept, rows * N * 4, 1);
     if (groups == 1 && scope != NVFP4_SCOPE_GROUP) {
         size_t bytes = 0;
         OK(nvfp4_linear_workspace_size(context, &args, &bytes));
         CHECK(bytes <= args.workspace_size);
-        runs_alike(call_linear, &args, out, kept, rows * N * 4, quantize ? 2 : 1);
+        runs_alike(call_linear, &args, out, kept, rows * N * 4, 1);
     }
     MUST(nvfp4_weights_destroy(weights) == NVFP4_STATUS_SUCCESS);
     mem_free();

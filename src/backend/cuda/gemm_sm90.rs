@@ -11,8 +11,9 @@ use super::params::address;
 use crate::error::Result;
 use crate::format::dtype::Dtype;
 use crate::plan::dequantize::{DequantizeProblem, QuantIn};
+use crate::plan::forms_sm90::{FORMS, Family};
 use crate::plan::gemm::{Activations, GemmProblem};
-use crate::plan::gemm_sm90::{FORMS, Family, Sm90Plan};
+use crate::plan::gemm_sm90::Sm90Plan;
 use crate::plan::groups::Groups;
 use crate::plan::memory::{Matrix, Ptr};
 
