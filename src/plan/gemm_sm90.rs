@@ -453,6 +453,12 @@ mod tests {
         for (tokens, expected) in [(32, 32), (64, 64), (128, 128), (512, 256), (1024, 256)] {
             assert_eq!(chosen(ends(48, 48 * tokens), 6144, 7168).0, expected, "{tokens} a group");
         }
+        // Narrow tiles are for products that have too few others.
+        for tokens in [96, 128, 192, 256, 512] {
+            let plan =
+                plan(&problem(ends(48, 48 * tokens), 6144, 7168, 7168), &H200).expect("Hopper takes it");
+            assert!(!FORMS[plan.form].is_narrow(), "{tokens} a group");
+        }
     }
 
     #[test]
