@@ -27,7 +27,7 @@ FORMS = [
     ("many_{1}_64x1", 64, 1, 2, 1, (64,), 0),
     ("many_{1}_128x1", 128, 1, 2, 1, (72, 128), 0.7),
 ]
-PROCESSORS, READ, VARYING, LEAST_STEPS = 132, 4.6e6, 0.6, 4.0
+PROCESSORS, READ, VARYING, LEAST_STEPS = 132, 4.6e6, 0.8, 4.0
 #: Where a fit begins: start, step, tile, cut, part.
 FIRST = [(5, 0.45, 1.5, 2, 0.5), (5, 0.45, 1.5, 2, 0.5), (4, 0.52, 3, 2.5, 1.5), (3, 0.6, 1.5, 3, 1), (2, 0.8, 2, 2, 2), (2, 0.78, 1, 2.5, 2), (2, 0.72, 1, 4, 2), (2, 0.26, 0.5, 1.5, 0.5), (2, 0.33, 0.5, 1.5, 1)]
 #: Candidates beyond this share of the best are no choices; a case counts most for those that are near.

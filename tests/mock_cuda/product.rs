@@ -20,7 +20,7 @@ pub fn tell_sizes(mock: &Mock) {
             (_, "nvfp4_finish_scales") => 16,
             ("gemm", _) => 240,
             ("gemm_sm90_few", _) => 256,
-            ("gemm_sm90_many", _) => 448,
+            ("gemm_sm90_many", _) => 704,
             ("values", _) => 272,
             ("weights", _) => 112,
             ("quantize", name) if name != "nvfp4_stage_routes" => 272,
