@@ -211,6 +211,12 @@ pub fn plan_dispatch(p: &DispatchProblem, facts: &DeviceFacts) -> Option<Dispatc
     let routing = routed.map_or(RouteParams::default(), |route| route_params(&route, facts));
     let sort = permute_params(permute, slots, 1, true, facts);
     let routed = routed.is_some() as u32;
+    let quantized = |src: Matrix, out: Out| {
+        let (gather, form) = quantize(&p.gather, src, out, facts);
+        let params = DispatchParams { route: routing, permute: sort, gather, routed, reserved: 0 };
+        let kernel = DISPATCH_QUANTIZE + form;
+        DispatchLaunch::Quantize(Launch::new(kernel, (permute.tokens, 2), DISPATCH_THREADS, params))
+    };
     // A row of CTAs more writes the order.
     let gather = match p.gather.what {
         Gather::Values { src, dst } => {
@@ -229,19 +235,11 @@ pub fn plan_dispatch(p: &DispatchProblem, facts: &DeviceFacts) -> Option<Dispatc
             let params = DispatchParams { route: routing, permute: sort, gather, routed, reserved: 0 };
             DispatchLaunch::Codes(Launch::new(DISPATCH_CODES, (permute.tokens, 2), DISPATCH_THREADS, params))
         }
-        Gather::Quantize { out, .. } if out.scales.layout != ScaleLayout::Linear => return None,
-        Gather::Quantize { src, .. } | Gather::Decode { src, .. } => {
-            let out = match p.gather.what {
-                Gather::Quantize { out, .. } => Out::Codes(out),
-                Gather::Decode { out, .. } => Out::Decoded(out),
-                _ => unreachable!("rows are quantized"),
-            };
-            let (gather, form) = quantize(&p.gather, src, out, facts);
-            let params = DispatchParams { route: routing, permute: sort, gather, routed, reserved: 0 };
-            let kernel = DISPATCH_QUANTIZE + form;
-            DispatchLaunch::Quantize(Launch::new(kernel, (permute.tokens, 2), DISPATCH_THREADS, params))
+        Gather::Quantize { src, out } if out.scales.layout == ScaleLayout::Linear => {
+            quantized(src, Out::Codes(out))
         }
-        Gather::Codes { .. } => return None,
+        Gather::Decode { src, out } => quantized(src, Out::Decoded(out)),
+        Gather::Codes { .. } | Gather::Quantize { .. } => return None,
     };
     Some(DispatchPlan { route, gather })
 }
