@@ -109,12 +109,7 @@ fn takes(form: &Form, p: &GemmProblem) -> bool {
     form.family == Family::Few || matches!(p.a, Activations::Codes(_)) || gemm_cuda::a_vectors(p)
 }
 
-/// None: this form does not take the problem on this machine. Codes are decoded in the kernel where it can.
-pub fn plan_form(p: &GemmProblem, machine: &Machine, form: usize, schedule: Schedule) -> Option<Sm90Plan> {
-    let decoded = decodings(FORMS[form].family, p)[0];
-    plan_decoded(p, machine, form, schedule, decoded)
-}
-
+/// None: this form does not take the problem on this machine.
 fn plan_decoded(
     p: &GemmProblem,
     machine: &Machine,
@@ -311,6 +306,11 @@ mod tests {
             workspace: Ptr::NULL,
             plan: None,
         }
+    }
+
+    /// Codes are decoded in the kernel where it can.
+    fn plan_form(p: &GemmProblem, machine: &Machine, form: usize, schedule: Schedule) -> Option<Sm90Plan> {
+        plan_decoded(p, machine, form, schedule, decodings(FORMS[form].family, p)[0])
     }
 
     #[test]

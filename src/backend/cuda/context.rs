@@ -28,6 +28,18 @@ pub struct DeviceFacts {
     pub fault: u64,
 }
 
+#[cfg(test)]
+impl DeviceFacts {
+    /// What tests of planners plan for.
+    pub const H200: DeviceFacts = DeviceFacts {
+        sm_count: 132,
+        compute_capability: (9, 0),
+        shared_per_block_optin: 227 << 10,
+        l2_bytes: 60 << 20,
+        fault: 64,
+    };
+}
+
 /// What can be told of a device without a context on it.
 pub struct Description {
     pub count: u32,

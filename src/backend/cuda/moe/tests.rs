@@ -9,13 +9,7 @@ use crate::plan::memory::Ptr;
 use crate::plan::moe::{Gather, Router};
 use crate::plan::quantize::{DecodeScales, DecodedOut, QuantOut, Scope};
 
-const FACTS: DeviceFacts = DeviceFacts {
-    sm_count: 132,
-    compute_capability: (9, 0),
-    shared_per_block_optin: 227 << 10,
-    l2_bytes: 50 << 20,
-    fault: 64,
-};
+const FACTS: DeviceFacts = DeviceFacts::H200;
 
 fn matrix(dtype: Dtype, row_stride: usize) -> Matrix {
     Matrix { base: Ptr::new(4096 as *const u8), dtype, row_stride, group_stride: 0 }

@@ -5,13 +5,7 @@ use crate::format::math::SwiGlu;
 use crate::plan::memory::Matrix;
 use crate::plan::quantize::{GatedActivation, Norm, QuantOut, Scales};
 
-const FACTS: DeviceFacts = DeviceFacts {
-    sm_count: 132,
-    compute_capability: (9, 0),
-    shared_per_block_optin: 227 << 10,
-    l2_bytes: 60 << 20,
-    fault: 64,
-};
+const FACTS: DeviceFacts = DeviceFacts::H200;
 
 fn matrix(dtype: Dtype, row_stride: usize) -> Matrix {
     Matrix { base: Ptr::new(4096 as *const u8), dtype, row_stride, group_stride: 0 }
