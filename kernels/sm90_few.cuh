@@ -15,6 +15,7 @@
 #include "gemm.cuh"
 #include "sm90_ring.cuh"
 #include "sm90_schedule.cuh"
+#include "swiglu_bf16.cuh"
 
 namespace nvfp4 {
 
@@ -311,6 +312,26 @@ NVFP4_INLINE void write_warp(const GemmParams& p, const Tile& t, float (&acc)[S:
   const int64_t base = out_start(p, t);
   float bias[4];
   load_bias(p, t.group, stored, bias);
+  // Eight gate/up pairs a thread go together by the short form.
+  constexpr bool TOGETHER = ACROSS == 2;
+  const bool together = TOGETHER && gated && p.out_dtype != DTYPE_F16;
+  if (together) {
+    HalfBlock gates, ups;
+#pragma unroll
+    for (int n = 0; n < ACROSS; n++)
+#pragma unroll
+      for (int c = 0; c < 2; c++) {
+        const int token = n * 8 + 2 * (lane & 3) + c;
+        float v[4] = {acc[n][c], acc[n][2 + c], acc[ACROSS + n][c], acc[ACROSS + n][2 + c]};
+        scale_sums(p, v, DECODE_UNDO, token < here ? a_decode_scale(p, t, t.row0 + token) : 1.f, g_b, bias);
+        gates.w[(2 * n + c) % 4] = ptx::pack_bf16(v[0], v[2]), ups.w[(2 * n + c) % 4] = ptx::pack_bf16(v[1], v[3]);
+      }
+    swiglu_half(gates, ups, SwiGluBf16(SwiGlu{p.limit, p.alpha, p.beta}), true);
+#pragma unroll
+    for (int n = 0; n < ACROSS; n++)
+#pragma unroll
+      for (int c = 0; c < 2; c++) acc[n][c] = gates.value(2 * (2 * n + c) % 8), acc[n][2 + c] = gates.value((2 * (2 * n + c) + 1) % 8);
+  }
 #pragma unroll
   for (int n = 0; n < ACROSS; n++) {
 #pragma unroll
@@ -318,8 +339,10 @@ NVFP4_INLINE void write_warp(const GemmParams& p, const Tile& t, float (&acc)[S:
       const int token = n * 8 + 2 * (lane & 3) + c, row = t.row0 + token;
       if (token < here && o.first < o.cols) {
         float v[4] = {acc[n][c], acc[n][2 + c], acc[ACROSS + n][c], acc[ACROSS + n][2 + c]};
-        scale_sums(p, v, DECODE_UNDO, a_decode_scale(p, t, row), g_b, bias);
-        activate(p, v);
+        if (!together) {
+          scale_sums(p, v, DECODE_UNDO, a_decode_scale(p, t, row), g_b, bias);
+          activate(p, v);
+        }
         if (codes) {
           uint16_t* to = staged + token % 8 * S::CODES_PITCH + (gated ? 2 : 4) * (lane >> 2);
 #pragma unroll

@@ -80,6 +80,11 @@ struct SwiGluBf16 {
     const bool covered = a >= 0.25f && a <= 0x1p20f && !(clamps && (bits & 0xFFFFu));
     most = covered ? __fmul_rn(__frcp_rn(a), TAME_EXPONENT) : -1.f;
   }
+  // Float steps about the middle between two values, for gates of up to `most`: the low bits of 1.5 * 2^23 and a float are
+  // the nearest whole number, here of 15 + steps * most.
+  NVFP4_INLINE uint32_t window(float most) const { return __float_as_uint(__fmaf_rn(most, steps, 12582912.f + 15.f)) & 0xFFFFu; }
+  // Added to a pair of tails, the low halves of floats, it leaves those within the window at most 2 * window.
+  static NVFP4_INLINE uint32_t shift(uint32_t window) { return window * 0x10001u + 0x80008000u; }
   // The approximate value.
   NVFP4_INLINE float near(float gate, float up) const {
     const float d = __fadd_rn(1.f, ptx::ex2_approx(__fmul_rn(gate, coefficient)));
@@ -103,9 +108,7 @@ NVFP4_INLINE uint32_t swiglu_near(HalfBlock& h, HalfBlock& gate, HalfBlock& up, 
   for (int i = 1; i < 4; i++) largest = ptx::larger_bf16x2(largest, gate.w[i]);
   largest &= 0x7FFF7FFFu;
   const float most = __uint_as_float(max(largest & 0xFFFF0000u, largest << 16));  // NaN where a gate is
-  // 1.5 * 2^23 added: the low bits are the whole number nearest to 15 + steps * |gate|.
-  const uint32_t window = __float_as_uint(__fmaf_rn(most, s.steps, 12582912.f + 15.f)) & 0xFFFFu;
-  const uint32_t shift = window * 0x10001u + 0x80008000u;
+  const uint32_t window = s.window(most), shift = SwiGluBf16::shift(window);
   uint32_t closest = 0xFFFFFFFFu, exponents = 0;
   HalfBlock tails;
 #pragma unroll
@@ -139,6 +142,46 @@ NVFP4_INLINE uint32_t swiglu_near(HalfBlock& h, HalfBlock& gate, HalfBlock& up, 
         if (magnitude > INFINITE_BF16) found |= 1u << 2 * i + j;
       }
     }
+  }
+  return found;
+}
+
+// The same of eight words with a gate below its up, as a product leaves them, for h that is stored. `tails` are the low halves of
+// the floats that h was rounded from. Whether a value needs the contract's chain: 0: none; 1: for certain; 2: has_tiny() says.
+NVFP4_INLINE uint32_t swiglu_pairs(HalfBlock& h, HalfBlock& tails, uint32_t (&pair)[8], const SwiGluBf16& s) {
+  if (s.limit && s.most >= 0.f) {
+#pragma unroll
+    for (int i = 0; i < 8; i++)  // a gate has no lower bound: -infinity
+      pair[i] = ptx::max_nan_bf16x2(ptx::min_nan_bf16x2(pair[i], s.limit), (s.limit & 0xFFFF0000u) | 0x8000FF80u);
+  }
+  uint32_t largest = pair[0];
+#pragma unroll
+  for (int i = 1; i < 8; i++) largest = ptx::larger_bf16x2(largest, pair[i]);
+  const float most = __uint_as_float(largest << 16 & 0x7FFF0000u);  // NaN where a gate is
+  const uint32_t window = s.window(most), shift = SwiGluBf16::shift(window);
+  uint32_t closest = 0xFFFFFFFFu, farthest = 0;
+#pragma unroll
+  for (int i = 0; i < 4; i++) {
+    const uint32_t one = pair[2 * i], other = pair[2 * i + 1];
+    const float v[2] = {s.near(Bf16::low(one), Bf16::high(one)), s.near(Bf16::low(other), Bf16::high(other))};
+    h.w[i] = Bf16::pack(v[0], v[1]);
+    tails.w[i] = __byte_perm(__float_as_uint(v[0]), __float_as_uint(v[1]), 0x5410);
+    closest = ptx::add_min_u16x2(tails.w[i], shift, closest);
+    farthest = ptx::add_max_u16x2(h.w[i] & 0x7FFF7FFFu, (0x10000u - SMALL_BF16) * 0x10001u, farthest);
+  }
+  const bool close = min(closest & 0xFFFFu, closest >> 16) <= 2 * window, tame = most <= s.most;
+  const bool strange = max(farthest & 0xFFFFu, farthest >> 16) > INFINITE_BF16 - SMALL_BF16;
+  return close || !tame ? 1 : strange ? 2 : 0;
+}
+
+// Whether a value is NaN, or small without being zero: a float that is zero stands for less than 2^-141, or for a factor
+// that is zero, and is right.
+NVFP4_INLINE bool has_tiny(const HalfBlock& h, const HalfBlock& tails) {
+  bool found = false;
+#pragma unroll
+  for (int i = 0; i < 8; i++) {
+    const uint32_t magnitude = h.w[i >> 1] >> 16 * (i & 1) & 0x7FFFu, tail = tails.w[i >> 1] >> 16 * (i & 1) & 0xFFFFu;
+    found |= magnitude > INFINITE_BF16 || (magnitude < SMALL_BF16 && (magnitude | tail) != 0);
   }
   return found;
 }
