@@ -81,7 +81,17 @@ impl Plan {
 /// Every address of the problem is valid on the device for what its documentation says.
 pub unsafe fn quantize(queue: &Queue, p: &QuantizeProblem) -> Result<()> {
     // SAFETY: the caller's promise.
-    unsafe { run(queue, &plan(p, queue.facts)) }
+    unsafe { run(queue, &plan(p, queue.facts), false) }
+}
+
+/// As [`quantize`], behind a product of the same call that lets dependents start early: the passes of static scales do, and
+/// wait for the product's rows.
+///
+/// # Safety
+/// As [`quantize`]; the product has waited for all that was in front of it.
+pub unsafe fn quantize_behind(queue: &Queue, p: &QuantizeProblem) -> Result<()> {
+    // SAFETY: the caller's promise.
+    unsafe { run(queue, &plan(p, queue.facts), true) }
 }
 
 /// As [`quantize`], but in place of codes and scales `to` takes what they decode to, e2m1 · e4m3, as bfloat16: a row each of the
@@ -91,17 +101,21 @@ pub unsafe fn quantize(queue: &Queue, p: &QuantizeProblem) -> Result<()> {
 /// As [`quantize`]; the problem is one of those that [`takes_values`] names, `to` writable and its rows aligned to 16 bytes.
 pub unsafe fn quantize_values(queue: &Queue, p: &QuantizeProblem, to: &Matrix) -> Result<()> {
     // SAFETY: the caller's promise.
-    unsafe { run(queue, &plan_to(p, Some(*to), queue.facts)) }
+    unsafe { run(queue, &plan_to(p, Some(*to), queue.facts), false) }
 }
 
-unsafe fn run(queue: &Queue, plan: &Plan) -> Result<()> {
+unsafe fn run(queue: &Queue, plan: &Plan, behind: bool) -> Result<()> {
     for step in plan.steps() {
         // SAFETY: the caller's promise; the structs are the kernels'.
         unsafe {
             match step {
                 Step::Zero { dst, words } => queue.memset32(*dst, 0, *words)?,
                 Step::Rows { kernel, grid, threads, params } => {
-                    queue.launch(kernel, (grid.0, grid.1, 1), *threads, 0, params)?;
+                    let grid = (grid.0, grid.1, 1);
+                    match behind && params.mode == mode::STATIC {
+                        true => queue.launch_dependent(kernel, grid, *threads, 0, params)?,
+                        false => queue.launch(kernel, grid, *threads, 0, params)?,
+                    }
                 }
                 Step::Finish { blocks, params } => {
                     queue.launch(find(["nvfp4_finish_scales"]), (*blocks, 1, 1), 256, 0, params)?;
