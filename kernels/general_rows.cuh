@@ -147,7 +147,6 @@ NVFP4_INLINE float general_inverse_rms(const RowsParams& p, uint64_t row, bool f
 
 // A CTA a row, looked at as often as the mode needs. The first look stores residual and copies, if p.first says so.
 NVFP4_INLINE void general_rows(const RowsParams& p) {
-  ptx::wait_for_launches();
   __shared__ uint32_t shared[32];
   const uint64_t blocks = p.cols / 16, tiles = (blocks + 3) / 4;
   const bool quantizes = p.mode <= MODE_ROW;

@@ -232,18 +232,28 @@ NVFP4_INLINE void gate_rows_as(const GemmParams& p, const Tile& t, uint32_t firs
   static_assert(C::TOKENS % (2 * STEP) == 0, "what lies past the end is looked at, and left");
   const SwiGlu parameters{p.limit, p.alpha, p.beta};
   const SwiGluBf16 shared(parameters);
-  const int lane = threadIdx.x & 31, chunk = lane % LANES, own = begin + part * 2 * STEP + lane / LANES;
+  begin += part * 2 * STEP;
+  if (begin >= end) return;
+  const int lane = threadIdx.x & 31, chunk = lane % LANES, own = begin + lane / LANES;
   const int64_t stride = p.out_row_stride;
   uint16_t* const out = reinterpret_cast<uint16_t*>(p.out) + out_start(p, t) + t.row0 * stride + first_row / 2;
   int left = first_row / 2 + chunk * 4 < p.weight_rows / 2 ? end - own : 0;
   const uint8_t* from = box + own * C::HALF_PITCH + chunk * 16;
   uint16_t* to = out + own * stride + chunk * 4;
+  const int step = parts * 2 * STEP;
+  uint32_t ahead[8];
+  load_pairs(ahead, from);
+  load_pairs(ahead + 4, from + STEP * C::HALF_PITCH);
 #pragma unroll 1
-  for (int first = begin + part * 2 * STEP; first < end; first += parts * 2 * STEP) {
+  for (int first = begin; first < end; first += step) {
+    // Shared memory answers late where tensor cores read it: the next pairs are asked for before these are worked on.
     HalfBlock h, tails;
     uint32_t pairs[8], again;
-    load_pairs(pairs, from);
-    load_pairs(pairs + 4, from + STEP * C::HALF_PITCH);
+#pragma unroll
+    for (int i = 0; i < 8; i++) pairs[i] = ahead[i];
+    from += first + step < end ? step * C::HALF_PITCH : 0;
+    load_pairs(ahead, from);
+    load_pairs(ahead + 4, from + STEP * C::HALF_PITCH);
     if constexpr (F16_OUT)
       again = swiglu_pairs_f16(h, pairs, parameters);
     else
@@ -268,9 +278,8 @@ NVFP4_INLINE void gate_rows_as(const GemmParams& p, const Tile& t, uint32_t firs
         lanes &= ~(15u << four);
       }
     }
-    left -= parts * 2 * STEP;
-    from += parts * 2 * STEP * C::HALF_PITCH;
-    to += parts * 2 * STEP * stride;
+    left -= step;
+    to += step * stride;
   }
 }
 
@@ -287,7 +296,7 @@ NVFP4_INLINE void gate_rows(const GemmParams& p, const Tile& t, uint32_t first_r
 template <class C> NVFP4_INLINE int own_gates(const GemmParams& p, int here, bool last) {
   const uint32_t enough = p.out_dtype == DTYPE_F16 ? C::ENOUGH_COLS * 12 / 5 : C::ENOUGH_COLS;
   if (last || p.cols >= enough) return last ? here : 0;
-  return max(here - static_cast<int>(C::TOKENS * p.cols / enough), 0) & ~31;  // whole steps of all four warps
+  return max(here - static_cast<int>(C::TOKENS * p.cols / enough), 0) & ~(32 / C::HALVES - 1);  // whole steps of all four warps
 }
 
 // ---- what warpgroups do

@@ -7,13 +7,6 @@ namespace nvfp4 {
 
 constexpr uint32_t SECTOR_STEPS = 4;  // p.steps where a tiled launch goes by sector_units
 
-// Values are there: where they are a product's, the launch may have started before that ended, with groups and static scales
-// that the product itself had waited for. Who starts behind this launch waits for it before it reads codes.
-NVFP4_INLINE void start_behind() {
-  ptx::wait_for_launches();
-  ptx::allow_dependents();
-}
-
 // A block a thread and step. grid.y: units of rows (walked on by gridDim.y), grid.x: column chunks, one a warp.
 // TILED: a unit is the 8 rows whose scales fill 32-byte sectors: rows 2i, 2i+1 of each 32-row quarter (128x4), or a tile
 // (8x4); a step is 4 columns: 128-byte lines in, sectors of codes out, the scales one whole sector. Linear: a row, and
@@ -39,7 +32,6 @@ NVFP4_INLINE void tile_units(const RowsParams& p) {
   // Rows without padding between groups, and nothing else that is a group's: they are the rows of one.
   const bool flat = GROUPED && !TILED && p.groups.kind == GROUPS_ENDS && p.scope != SCOPE_GROUP;
   const uint32_t flat_rows = flat ? finder.rows_of_ends() : 0;
-  start_behind();
 
 #pragma unroll 1
   for (uint32_t n = blockIdx.y; n < units; n += gridDim.y) {
@@ -123,7 +115,6 @@ NVFP4_INLINE void sector_units(const RowsParams& p) {
   SpanFinder finder(p.groups, tile_rows(layout));
   if (GROUPED && p.fault && blockIdx.x == 0 && blockIdx.y == 0) finder.report(p.fault);
   uint32_t faults = 0;
-  start_behind();
 
 #pragma unroll 1
   for (uint32_t n = blockIdx.y; n < units; n += gridDim.y) {
@@ -173,6 +164,7 @@ NVFP4_INLINE void sector_units(const RowsParams& p) {
 // The values of codes by known decode scales, for a product that takes bfloat16.
 template <class Source, class D, int STEPS>
 NVFP4_INLINE void value_pass(const RowsParams& p) {
+  ptx::allow_dependents();  // a product behind this waits for it before it reads them
   tile_units<Source, D, AMAX, STEPS, true, false, true>(p);
 }
 
@@ -180,6 +172,7 @@ NVFP4_INLINE void value_pass(const RowsParams& p) {
 // GROUPED: rows are split into groups, which takes registers to find.
 template <class Source, class D, uint32_t RULE, int STEPS, bool GROUPED = true>
 NVFP4_INLINE void tile_pass(const RowsParams& p) {
+  ptx::allow_dependents();  // a product behind this waits for it before it reads codes
   if constexpr (RULE == FIND_AMAX) {
     tile_units<Source, D, RULE, STEPS, GROUPED, false>(p);
   } else if constexpr (STEPS == 1) {
