@@ -138,6 +138,16 @@ NVFP4_INLINE uint32_t larger_bf16x2(uint32_t a, uint32_t b) {
   asm(NVFP4_LARGER("bf16x2") : "=r"(d) : "r"(a), "r"(b));
   return d;
 }
+// The smaller magnitude; likewise.
+NVFP4_INLINE uint32_t smaller_bf16x2(uint32_t a, uint32_t b) {
+  uint32_t d;
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 860
+  asm("min.NaN.xorsign.abs.bf16x2 %0, %1, %2;" : "=r"(d) : "r"(a), "r"(b));
+#else
+  asm("{ .reg .b32 s, t; abs.bf16x2 s, %1; abs.bf16x2 t, %2; min.NaN.bf16x2 %0, s, t; }" : "=r"(d) : "r"(a), "r"(b));
+#endif
+  return d;
+}
 NVFP4_INLINE uint32_t larger_f16x2(uint32_t a, uint32_t b) {
   uint32_t d;
   asm(NVFP4_LARGER("f16x2") : "=r"(d) : "r"(a), "r"(b));

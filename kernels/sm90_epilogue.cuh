@@ -25,8 +25,8 @@ template <int TOKENS_, int HALVES_> struct Crew {
   static constexpr int SCALES_AT = BOX_BYTES;  // decode scales of the tile's rows
   static constexpr int BIAS_AT = SCALES_AT + TOKENS * 4;
   static constexpr int BYTES = BIAS_AT + WIDTH * 4;
-  // k of a tile that lasts as long as its gate/up pairs take two writers. Few waves of tiles: better ended soon.
-  static constexpr uint32_t ENOUGH_COLS = TOKENS > 128 ? 2560 : 6144;
+  // k of a tile that lasts as long as its gate/up pairs take two writers.
+  static constexpr uint32_t ENOUGH_COLS = 2048;
   using Sums = float[HALVES][TOKENS / 2];
   static_assert(FLOAT_PIECE * FLOAT_PITCH <= BUFFER && 2 * BUFFER <= BOX_BYTES && TOKENS % HALF_PIECE == 0);
 
@@ -195,14 +195,17 @@ template <class C> NVFP4_INLINE void send_rows(const GemmParams& p, const Tile& 
   }
 }
 
-// Four gate/up pairs of a token, of a box.
-NVFP4_INLINE void load_pairs(uint32_t* pairs, const uint8_t* from) {
-  const uint4 four = *reinterpret_cast<const uint4*>(from);
-  pairs[0] = four.x, pairs[1] = four.y, pairs[2] = four.z, pairs[3] = four.w;
+// Four gate/up pairs each of two tokens, of a box.
+NVFP4_INLINE void load_pairs(uint32_t (&pairs)[8], uint32_t from, uint32_t apart) {
+#pragma unroll
+  for (int r = 0; r < 2; r++) {
+    const uint4 four = ptx::load_shared128(from + r * apart);
+    pairs[4 * r] = four.x, pairs[4 * r + 1] = four.y, pairs[4 * r + 2] = four.z, pairs[4 * r + 3] = four.w;
+  }
 }
 
-// float16: h by the contract's chain, if all gates are of usual size; else 1.
-NVFP4_INLINE uint32_t swiglu_pairs_f16(HalfBlock& h, const uint32_t (&pair)[8], const SwiGlu& p) {
+// float16: h by the contract's chain, if all gates are of usual size; else true.
+NVFP4_INLINE bool swiglu_pairs_f16(HalfBlock& h, const uint32_t (&pair)[8], const SwiGlu& p) {
   const float most = __fdiv_rn(80.f, fabsf(p.alpha));
   bool tame = true;
 #pragma unroll
@@ -210,7 +213,7 @@ NVFP4_INLINE uint32_t swiglu_pairs_f16(HalfBlock& h, const uint32_t (&pair)[8], 
     const float size = fabsf(F16::low(pair[i]));
     tame &= size >= 0x1p-60f && size <= most;
   }
-  if (!tame) return 1;
+  if (!tame) return true;
 #pragma unroll
   for (int i = 0; i < 4; i++) {
     uint32_t bits[2];
@@ -219,7 +222,7 @@ NVFP4_INLINE uint32_t swiglu_pairs_f16(HalfBlock& h, const uint32_t (&pair)[8], 
       bits[j] = half_bits(DTYPE_F16, swiglu_tame(F16::low(pair[2 * i + j]), F16::low(pair[2 * i + j] >> 16), p));
     h.w[i] = bits[0] | bits[1] << 16;
   }
-  return 0;
+  return false;
 }
 
 // By warp `part` of `parts`: gate/up pairs of the tokens `begin` … `end` of a box → outputs. A lane takes four pairs of two
@@ -238,33 +241,27 @@ NVFP4_INLINE void gate_rows_as(const GemmParams& p, const Tile& t, uint32_t firs
   const int64_t stride = p.out_row_stride;
   uint16_t* const out = reinterpret_cast<uint16_t*>(p.out) + out_start(p, t) + t.row0 * stride + first_row / 2;
   int left = first_row / 2 + chunk * 4 < p.weight_rows / 2 ? end - own : 0;
-  const uint8_t* from = box + own * C::HALF_PITCH + chunk * 16;
+  uint32_t from = ptx::shared_address(box) + own * C::HALF_PITCH + chunk * 16;
   uint16_t* to = out + own * stride + chunk * 4;
   const int step = parts * 2 * STEP;
-  uint32_t ahead[8];
-  load_pairs(ahead, from);
-  load_pairs(ahead + 4, from + STEP * C::HALF_PITCH);
 #pragma unroll 1
   for (int first = begin; first < end; first += step) {
-    // Shared memory answers late where tensor cores read it: the next pairs are asked for before these are worked on.
     HalfBlock h, tails;
-    uint32_t pairs[8], again;
-#pragma unroll
-    for (int i = 0; i < 8; i++) pairs[i] = ahead[i];
-    from += first + step < end ? step * C::HALF_PITCH : 0;
-    load_pairs(ahead, from);
-    load_pairs(ahead + 4, from + STEP * C::HALF_PITCH);
+    uint32_t pairs[8];
+    load_pairs(pairs, from, STEP * C::HALF_PITCH);
+    bool again, strange = false;
     if constexpr (F16_OUT)
       again = swiglu_pairs_f16(h, pairs, parameters);
     else
-      again = swiglu_pairs(h, tails, pairs, shared);
+      again = swiglu_pairs(h, tails, pairs, shared, strange);
     if (left > 0) *reinterpret_cast<uint2*>(to) = make_uint2(h.w[0], h.w[1]);
     if (left > STEP) *reinterpret_cast<uint2*>(to + STEP * stride) = make_uint2(h.w[2], h.w[3]);
-    if (left <= 0) again = 0;
-    if (__any_sync(~0u, again)) {
-      if constexpr (!F16_OUT)
-        if (again == 2) again = has_tiny(h, tails);
-      uint32_t lanes = __ballot_sync(~0u, again);
+    if (__any_sync(~0u, again || strange)) {
+      if constexpr (!F16_OUT) {
+        load_pairs(pairs, from, STEP * C::HALF_PITCH);  // once more: not worth registers
+        again |= strange && has_tiny(h, tails, pairs, shared);
+      }
+      uint32_t lanes = __ballot_sync(~0u, again && left > 0);
 #pragma unroll 1
       while (lanes) {
         const uint32_t four = ptx::lowest_bit(lanes) & ~3u, which = four + (lane >> 3), i = lane & 7;
@@ -279,6 +276,7 @@ NVFP4_INLINE void gate_rows_as(const GemmParams& p, const Tile& t, uint32_t firs
       }
     }
     left -= step;
+    from += step * C::HALF_PITCH;
     to += step * stride;
   }
 }
@@ -343,11 +341,12 @@ NVFP4_INLINE bool write_sums(const GemmParams& p, const Tile& t, uint32_t first_
   const bool plain = route != Route::PIECES && is_plain(p, g_b);
   if (!plain) {
     ptx::meet(barrier, C::THREADS);  // the last readers of scales and buffers are done
-    for (int token = C::thread(); token < C::TOKENS; token += C::THREADS) {
+    const int thread = ptx::opaque(C::thread());  // what comes of it is not worth registers meanwhile
+    for (int token = thread; token < C::TOKENS; token += C::THREADS) {
       const int row = t.row0 + token;
       reinterpret_cast<float*>(memory + C::SCALES_AT)[token] = row < t.rows ? a_decode_scale(p, t, row) : 1.f;
     }
-    for (int row = 4 * C::thread(); row < C::WIDTH; row += 4 * C::THREADS)
+    for (int row = 4 * thread; row < C::WIDTH; row += 4 * C::THREADS)
       load_bias(p, t.group, first_row + row, *reinterpret_cast<float(*)[4]>(memory + C::BIAS_AT + 4 * row));
     ptx::meet(barrier, C::THREADS);
   }

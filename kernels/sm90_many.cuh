@@ -42,8 +42,8 @@ template <bool F16_, int UNITS_, int CONSUMERS_, int TOKENS_, int DEPTH_, int ST
   static NVFP4_INLINE constexpr int width(int i) { return !EVEN ? TOKENS : TOKENS == 256 ? (i == 2 ? 256 : 136 + 64 * i) : 72 + 56 * i; }
   static constexpr int WRITERS = 2;                  // warps that empty the warpgroups' boxes
   // Registers of a thread, which add up to the launch's 168 or 128.
-  static constexpr int CONSUMER_REGISTERS = CONSUMERS == 3 ? 152 : DEPTH == 2 ? 224 : 232;
-  static constexpr int PRODUCER_REGISTERS = CONSUMERS == 3 || DEPTH == 2 ? 56 : 40;
+  static constexpr int CONSUMER_REGISTERS = CONSUMERS == 3 ? 152 : 224;
+  static constexpr int PRODUCER_REGISTERS = 56;
   using Stages = Ring<STAGES, STAGE_BYTES>;
   using Writers = Crew<TOKENS, HALVES>;
   using Sums = typename Writers::Sums;
@@ -464,7 +464,9 @@ template <class F> NVFP4_INLINE void run_many(const Sm90ManyParams& params, uint
     }
   } else {
     ptx::raise_registers<F::CONSUMER_REGISTERS>();
-    consume<F>(params, ring, warpgroup, JobReader(jobs, slots), box_of(warpgroup), boxes + warpgroup * F::Writers::BYTES);
+    // An address that the compiler would keep in a uniform register, and move out of it at every stage.
+    const uint32_t at = F::CONSUMERS == 2 && F::DEPTH == 2 ? ptx::opaque(shared) : shared;
+    consume<F>(params, typename F::Stages(at, at + F::BARRIERS_AT), warpgroup, JobReader(jobs, slots), box_of(warpgroup), boxes + warpgroup * F::Writers::BYTES);
   }
 }
 
