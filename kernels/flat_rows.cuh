@@ -16,10 +16,11 @@ NVFP4_INLINE void flat_rows(const RowsParams& p) {
   const uint32_t warps = blockDim.x >> 5, blocks = rows * uint32_t(p.cols >> 4), step = gridDim.x * warps * (STEPS * 32);
   Encode encode = encode_of(p, 0, 0);
   find_ties<D>(encode);
-  uint32_t faults = 0, b0 = (blockIdx.x * warps + (threadIdx.x >> 5)) * (STEPS * 32) + (threadIdx.x & 31);
-  bool rehearses = true;
+  uint32_t faults = 0, first = (blockIdx.x * warps + (threadIdx.x >> 5)) * (STEPS * 32);
+  bool rehearses = ptx::HAS_DEPENDENT_LAUNCH;
 #pragma unroll 1
   do {
+    const uint32_t b0 = first + (threadIdx.x & 31);
     Block<D> x[STEPS];
 #pragma unroll
     for (int s = 0; s < STEPS; s++) {
@@ -46,9 +47,9 @@ NVFP4_INLINE void flat_rows(const RowsParams& p) {
       ptx::allow_dependents();  // who starts behind this launch waits for it before it reads codes
       rehearses = false;
     } else {
-      b0 += step;
+      first += step;
     }
-  } while (__any_sync(~0u, b0 < blocks));
+  } while (first < blocks);
   raise_fault_warp(p.fault, faults);
 }
 

@@ -203,6 +203,11 @@ NVFP4_INLINE uint32_t e2m1_pair(float low, float high) {
 #endif
 
 // Programmatic dependent launches: both do nothing in an ordinary launch, and are nothing before sm_90.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+constexpr bool HAS_DEPENDENT_LAUNCH = true;
+#else
+constexpr bool HAS_DEPENDENT_LAUNCH = false;
+#endif
 // The next launch may start as soon as processors have room.
 NVFP4_INLINE void allow_dependents() {
 #if __CUDA_ARCH__ >= 900

@@ -186,6 +186,13 @@ inline uint32_t larger(uint32_t a, uint32_t b, uint32_t inf) {
   return half(a & 0xFFFF, b & 0xFFFF) | half(a >> 16, b >> 16) << 16;
 }
 inline uint32_t larger_bf16x2(uint32_t a, uint32_t b) { return larger(a, b, 0x7F80); }
+inline uint32_t smaller_bf16x2(uint32_t a, uint32_t b) {
+  const auto half = [&](uint32_t x, uint32_t y) {
+    const uint32_t one = x & 0x7FFFu, other = y & 0x7FFFu;
+    return (max(one, other) > 0x7F80u ? 0x7FFFu : min(one, other)) | ((x ^ y) & 0x8000u);
+  };
+  return half(a & 0xFFFF, b & 0xFFFF) | half(a >> 16, b >> 16) << 16;
+}
 inline uint32_t larger_f16x2(uint32_t a, uint32_t b) { return larger(a, b, 0x7C00); }
 inline uint32_t add_min_u16x2(uint32_t a, uint32_t b, uint32_t c) {
   return min((a + b) & 0xFFFFu, c & 0xFFFFu) | min((a >> 16) + (b >> 16) & 0xFFFFu, c >> 16) << 16;
@@ -209,6 +216,7 @@ inline uint32_t dot4(uint32_t a, uint32_t b, uint32_t c) {
   return c;
 }
 inline void prefetch(const void*) {}
+constexpr bool HAS_DEPENDENT_LAUNCH = true;
 inline void allow_dependents() {}
 inline void wait_for_launches() {}
 inline uint32_t atomic_or(uint32_t* p, uint32_t bits) {
