@@ -118,7 +118,9 @@ fn flat_rows(p: &QuantizeProblem, facts: &DeviceFacts) -> Option<(&'static Kerne
     const STEPS: usize = 4;
     const MOST: usize = 6;
     let (out, blocks, rows) = (p.out?, p.cols / BLOCK, p.groups.total_rows());
-    let (Producer::Plain { src }, DecodeScales::Static(decode)) = (p.producer, out.decode) else { return None };
+    let (Producer::Plain { src }, DecodeScales::Static(decode)) = (p.producer, out.decode) else {
+        return None;
+    };
     let one = matches!(p.groups, Groups::None { .. } | Groups::Ends { .. })
         && src.dtype == Dtype::Bf16
         && (out.rule, out.scope, out.scales.layout) == (ScaleRule::Amax, Scope::Tensor, ScaleLayout::Linear)
