@@ -216,6 +216,38 @@ def test_cuda_graph(device) -> None:
             assert torch.equal(y, layer(x))
 
 
+def test_cuda_graph_of_layers(device) -> None:
+    """Linear layers, a router and its experts: one capture, and the bits of the eager calls on other values."""
+    if device != "cuda":
+        pytest.skip("CUDA graphs are a GPU's")
+    dense, several = nv.Weights(values(device, 48, 64, seed=1)), nv.Weights(values(device, 2, 32, 64, seed=2))
+    up, down = nv.Weights(values(device, 4, 96, 64, seed=3) * 0.2, gate_up=True), nv.Weights(values(device, 4, 64, 48, seed=4) * 0.2)
+    x, logits = values(device, 16, 64), values(device, 16, 4, seed=5, dtype=torch.float32)
+
+    def block():
+        routes = nv.moe_route(logits, 2)
+        made = [nv.linear(x, dense, quantize=quantize) for quantize in (False, True)]
+        made += [nv.grouped_linear(x.view(8, 2, 64), several, quantize=quantize) for quantize in (False, True)]
+        return made + [nv.moe_forward(x, *routes, up, down, quantize=quantize) for quantize in (False, True)]
+
+    with torch.no_grad():
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            block()
+        torch.cuda.current_stream().wait_stream(side)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            captured = block()
+        for seed in range(3):
+            x.copy_(values(device, 16, 64, seed=seed + 6))
+            logits.copy_(values(device, 16, 4, seed=seed + 9, dtype=torch.float32))
+            graph.replay()
+            torch.cuda.synchronize()
+            for mine, eager in zip(captured, block()):
+                assert torch.equal(mine, eager)
+
+
 def test_weights_of_fused_shards(device) -> None:
     """One decode scale a row, as shards of their own have: kept where they agree, refused or quantized again where not."""
     q, x = nv.quantize(values(device, 32, 64, seed=1)), values(device, 4, 64)
