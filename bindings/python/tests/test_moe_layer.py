@@ -315,17 +315,30 @@ def test_expert_parallel_parts_add_up(device, context, rng, quantize) -> None:
     assert distance(total, device.get(whole.forward(x, logits, quantize=quantize, out_dtype="f32")).astype(F64)) < 1e-6
 
 
+WIDE = Model(512, 256, 16, 4, nvfp4.Router(renormalise=True))
+
+
+@pytest.fixture(scope="module")
+def batched(device, small) -> tuple[Layer, int]:
+    """A layer and the most rows of its batches: on a GPU enough for every form of product."""
+    if device.context.backend == nvfp4.Backend.CPU:
+        return small, 40
+    return Layer(device, WIDE, np.random.default_rng(8)), 2500
+
+
 @pytest.mark.parametrize("quantize", [False, True])
-def test_a_token_alone_and_in_any_batch(small, rng, quantize) -> None:
-    token, logit = rng.standard_normal((1, 64)).astype(BF16), rng.standard_normal((1, 5)).astype(np.float32)
+def test_a_token_alone_and_in_any_batch(batched, rng, quantize) -> None:
+    layer, most = batched
+    rows, experts = rng.standard_normal((2 * most, layer.model.hidden)).astype(BF16), layer.model.experts
+    logits = rng.standard_normal((2 * most, experts)).astype(np.float32)
     options = {"quantize": quantize, "flags": nvfp4.GemmFlags.BATCH_INVARIANT}
-    alone = small.device.get(small.forward(token, logit, **options))[0].view(np.uint16)
+    alone = layer.device.get(layer.forward(rows[:1], logits[:1], **options))[0].view(np.uint16)
     for _ in range(1000):
-        size = int(rng.integers(1, 40))
-        at = int(rng.integers(size))
-        x, logits = rng.standard_normal((size, 64)).astype(BF16), rng.standard_normal((size, 5)).astype(np.float32)
-        x[at], logits[at] = token[0], logit[0]
-        np.testing.assert_array_equal(small.device.get(small.forward(x, logits, **options))[at].view(np.uint16), alone)
+        size = int(most ** rng.random())
+        first, at = int(rng.integers(1, 2 * most - size)), int(rng.integers(size))
+        x, l = rows[first : first + size].copy(), logits[first : first + size].copy()
+        x[at], l[at] = rows[0], logits[0]
+        np.testing.assert_array_equal(layer.device.get(layer.forward(x, l, **options))[at].view(np.uint16), alone)
 
 
 @pytest.mark.parametrize("quantize", [False, True])
