@@ -124,7 +124,7 @@ impl Model {
         self.shards.iter().find_map(|s| s.source.metadata.get(key)).map(String::as_str)
     }
 
-    /// What model_type config.json names, of the model itself or of its text part.
+    /// What model_type config.json names.
     pub fn model_type(&self) -> Option<&str> {
         self.config.as_ref()?.get("model_type")?.as_str()
     }
