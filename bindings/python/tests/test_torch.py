@@ -152,19 +152,22 @@ def test_moe_forward(device) -> None:
     ids = torch.randint(0, 4, (9, 2), generator=torch.Generator().manual_seed(3)).to(device, torch.int32)
     weights = torch.rand(9, 2, generator=torch.Generator().manual_seed(4)).to(device)
     up, down = nv.Weights(w1, gate_up=True), nv.Weights(w2)
-    eager = nv.moe_forward(hidden, ids, weights, up, down)
+    biases = {"bias1": values(device, 4, 96, seed=5), "bias2": values(device, 4, 64, seed=6)}
+    eager = nv.moe_forward(hidden, ids, weights, up, down, **biases)
+    assert not torch.equal(eager, nv.moe_forward(hidden, ids, weights, up, down))
     for quantize in (False, True):
-        rest = (up.number, down.number, 64, 1, 0.0, 0.0, 0.0, 0, quantize, 0, 0, hidden, 0.5, torch.bfloat16)
+        bias = biases.values() if quantize else (None, None)
+        rest = (up.number, down.number, 64, *bias, 1, 0.0, 0.0, 0.0, 0, quantize, 1 if quantize else 0, 0, 0, hidden, 0.5, torch.bfloat16)
         torch.library.opcheck(torch.ops.nvfp4.moe_forward, (hidden, ids, weights, *rest))
 
     def layer(x):
-        return nv.moe_forward(x, ids, weights, up, down) + 1
+        return nv.moe_forward(x, ids, weights, up, down, **biases) + 1
 
     assert torch.equal(torch.compile(layer, fullgraph=True, backend="aot_eager")(hidden), eager + 1)
     if device == "cpu":
         with nvfp4.Context() as cpu:
             plain = [nvfp4.Weights.prepare(cpu, w1, gate_up=True), nvfp4.Weights.prepare(cpu, w2)]
-            assert torch.equal(nvfp4.moe_forward(cpu, hidden, *plain, topk_ids=ids, topk_weights=weights), eager)
+            assert torch.equal(nvfp4.moe_forward(cpu, hidden, *plain, topk_ids=ids, topk_weights=weights, **biases), eager)
 
 
 class Layer(torch.nn.Module):
