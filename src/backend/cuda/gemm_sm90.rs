@@ -137,12 +137,7 @@ pub(super) unsafe fn multiply(
     for (map, &width) in maps.iter_mut().zip(form.widths()) {
         *map = tensor_map(queue, p, &a, width)?;
     }
-    let params = Sm90ManyParams {
-        maps,
-        common,
-        run_steps: plan.run_steps as u32,
-        reserved: [0; 15],
-    };
+    let params = Sm90ManyParams { maps, common, run_steps: plan.run_steps as u32, reserved: [0; 15] };
     let forms = FORMS.len() - FEW_FORMS;
     let kernel = &KERNELS[3 * FEW_FORMS + operand * forms + plan.form - FEW_FORMS];
     // SAFETY: the caller's promise; the struct is the kernel's.
