@@ -9,7 +9,7 @@
 //   activations  one copies rows, or all load, decode and store them: NVFP4 codes, and rows that no bulk copy can address
 //   consumers    warp w of a unit owns 32 of its rows × TOKENS: decodes weights in registers, multiplies, joins cut tiles,
 //                writes its outputs straight from registers
-// The tensor cores end a run after RUN k and registers hold the totals: docs/numerics.md's bound asks for that.
+// A run of the tensor cores (runs.cuh) ends after RUN k; registers hold the totals.
 // The judge is the portable kernel, gemm.cuh.
 #pragma once
 #include "gemm.cuh"
@@ -272,12 +272,6 @@ template <class S> NVFP4_INLINE void clear(float (&acc)[S::FOURS][4]) {
     for (int j = 0; j < 4; j++) acc[i][j] = 0.f;
 }
 
-template <class S> NVFP4_INLINE void add(float (&total)[S::FOURS][4], const float (&acc)[S::FOURS][4]) {
-#pragma unroll
-  for (int i = 0; i < S::FOURS; i++)
-#pragma unroll
-    for (int j = 0; j < 4; j++) total[i][j] = __fadd_rn(total[i][j], acc[i][j]);
-}
 
 // The sums of a segment. Only the last step of a tile may have units short of DEPTH; it belongs to the run in front of it,
 // as in the other kernels, whose bits a batch-invariant product shares.
@@ -286,17 +280,26 @@ NVFP4_INLINE void multiply_segment(float (&total)[S::FOURS][4], const Job& s, ui
                                    const typename S::Stages& ring, typename S::Stages::Cursor& c) {
   static_assert(S::DEPTH <= 2, "a short step has one unit");
   const uint32_t exponent = ptx::opaque(0x70007000u), end = s.end, full = min(end, units / S::DEPTH);
+  float acc[S::FOURS][4];
   clear<S>(total);
+  clear<S>(acc);
 #pragma unroll 1
   for (uint32_t step = s.begin; step < end; step += S::RUN) {
     const uint32_t stop = min(end, step + S::RUN);
-    float acc[S::FOURS][4];
-    clear<S>(acc);
+    if (step > s.begin) {
+#pragma unroll
+      for (int i = 0; i < S::FOURS; i++)
+#pragma unroll
+        for (int j = 0; j < 4; j++) end_run(total[i][j], acc[i][j]);
+    }
 #pragma unroll 1
     for (uint32_t left = min(full, stop) - step; left > 0; left--) multiply_stage<S, S::DEPTH>(acc, at, exponent, ring, c);
     if (full < stop) multiply_stage<S, 1>(acc, at, exponent, ring, c);
-    add<S>(total, acc);
   }
+#pragma unroll
+  for (int i = 0; i < S::FOURS; i++)
+#pragma unroll
+    for (int j = 0; j < 4; j++) total[i][j] = __fadd_rn(total[i][j], acc[i][j]);
 }
 
 // The warp's 32 stored rows × TOKENS: a thread has four neighbouring rows of 2 · (lane % 4) + {0, 1} of every 8 tokens.
