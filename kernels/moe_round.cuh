@@ -10,8 +10,9 @@ constexpr uint32_t ROUND_WARPS = 8;
 // Where a warp keeps 16 bytes `unit` of 64: no eight neighbours and no eight every second meet in a bank.
 NVFP4_INLINE uint32_t swizzled(uint32_t unit) { return unit ^ (unit >> 3 & 1); }
 
-template <class D, int NB>
+template <class D>
 NVFP4_INLINE void round_rows(const GatherRowsParams& g) {
+  constexpr int NB = 4;
   __shared__ uint4 units[ROUND_WARPS][64];
   const RowsParams& p = g.rows;
   const uint32_t lane = threadIdx.x & 31, warp = threadIdx.x / 32, blocks = uint32_t(p.cols / 16);

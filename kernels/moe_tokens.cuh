@@ -1,12 +1,12 @@
-// Many tokens of bfloat16 or float16 → NVFP4 rows in expert order by the plain rule, a warp a token, where rows are whole words;
-// moe_quantize.cuh has the others. Rows that share a scale are quantized once, and their codes turned over to the lanes that store
-// them; static scales one an expert quantize a token for each of its rows. Warps share nothing once they have begun.
+// Many tokens of bfloat16 or float16 → NVFP4 rows in expert order by the plain rule, where rows are whole words; moe_quantize.cuh
+// has the others. Rows that share a scale are quantized once, and their codes turned over to the lanes that store them; static
+// scales one an expert quantize a token for each of its rows.
 #pragma once
 #include "moe_quantize.cuh"
 
 namespace nvfp4 {
 
-constexpr uint32_t TOKEN_WARPS = 16;
+constexpr uint32_t EACH_WARPS = 16, SHARED_WARPS = 8;  // most of a CTA, by kernel
 
 // The row and the expert of the lane's slot, and where the row's scales begin. Tiled: four bytes of a row lie apart in a tile;
 // here they stand side by side in the memory of its tiles, and a launch behind this one makes tiles of them (turn_tiles).
@@ -24,94 +24,79 @@ struct Slot32 {
   }
 };
 
-// Brings a token as far as L2.
-NVFP4_INLINE void prefetch_token(const RowsParams& p, uint32_t token) {
+// Brings blocks of a token, from `first` on, as far as L2, by a warp.
+NVFP4_INLINE void prefetch_blocks(const RowsParams& p, uint32_t token, uint32_t first, uint32_t past) {
+  constexpr uint32_t LINE = 4;  // blocks
   const char* const row = static_cast<const char*>(p.src.base) + 2 * (token * p.src.row_stride);
-  for (uint32_t at = 128 * (threadIdx.x & 31); at < 2 * uint32_t(p.cols); at += 128 * 32) ptx::prefetch(row + at);
+  for (uint32_t b = first + LINE * (threadIdx.x & 31); b < past; b += LINE * 32) ptx::prefetch(row + 32 * b);
 }
 
-// Tokens of a warp: `body(token)`.
-template <class Body>
-NVFP4_INLINE void over_tokens(const GatherRowsParams& g, Body body) {
-  const uint32_t step = gridDim.x * TOKEN_WARPS;
-  uint32_t token = blockIdx.x * TOKEN_WARPS + threadIdx.x / 32;
-  if (token < g.tokens) prefetch_token(g.rows, token);
-#pragma unroll 1
-  for (; token < g.tokens; token += step) {
-    if (token + step < g.tokens) prefetch_token(g.rows, token + step);
-    body(token);
-  }
-}
-
-// Rows that share a scale.
+// Rows that share a scale: a CTA a token, 64 blocks a warp.
 template <class D>
 NVFP4_INLINE void scatter_shared(const GatherRowsParams& g) {
-  constexpr uint32_t CHUNKS = 4, BLOCKS = 32 * CHUNKS;  // of 32 blocks, whose codes are turned over together
-  __shared__ uint4 images[TOKEN_WARPS][BLOCKS * 9 / 16];
-  __shared__ uint32_t tiles[MOST_EXPERTS];
+  constexpr uint32_t NB = 2, BLOCKS = 32 * NB;
+  __shared__ uint4 images[SHARED_WARPS][BLOCKS * 9 / 16];
+  __shared__ uint32_t shared[32], tiles[MOST_EXPERTS];
   const RowsParams& p = g.rows;
-  const uint32_t blocks = uint32_t(p.cols / 16), stride = uint32_t(p.codes_row_stride), lane = threadIdx.x & 31;
-  uint4* const words = ptx::keep_shared(images[threadIdx.x / 32]);
+  const uint32_t blocks = uint32_t(p.cols / 16), stride = uint32_t(p.codes_row_stride), lane = threadIdx.x & 31, warp = threadIdx.x / 32;
+  const uint32_t first = BLOCKS * warp, past = min(first + BLOCKS, blocks), left = past - first;
+  uint4* const words = ptx::keep_shared(images[warp]);
   uint2* const codes = reinterpret_cast<uint2*>(words);
   uint32_t* const quads = reinterpret_cast<uint32_t*>(words + BLOCKS / 2);
   uint8_t* const scales = reinterpret_cast<uint8_t*>(quads);
   ptx::wait_for_launches();
   ptx::allow_dependents();
   if (p.scales.layout != LINEAR) find_tiles(p, tiles, false);
-  uint32_t faults = 0;
+  uint32_t faults = 0, turn = 0;
   Encode encode{};
   if (p.mode != MODE_ROW) {
     encode = encode_of(p, 0, 0);
     find_ties<D>(encode);
   }
-  over_tokens(g, [&](uint32_t token) {
+#pragma unroll 1
+  for (uint32_t token = blockIdx.x; token < g.tokens; token += gridDim.x) {
+    if (token + gridDim.x < g.tokens) prefetch_blocks(p, token + gridDim.x, first, past);
+    const uint64_t from = token * p.src.row_stride + 16 * first;
+    Block<D> x[NB];
+#pragma unroll
+    for (uint32_t n = 0; n < NB; n++) {
+      if (32 * n + lane < left) load_block<Reuse::ONCE>(x[n], p.src.base, from + 16 * (32 * n + lane));
+      else clear(x[n]);
+    }
     const Slot32 slot(g, token, tiles);
     const uint32_t goes = ptx::warp_or(uint32_t(slot.row >= 0) << lane);
-    if (!goes) return;
-    const uint64_t from = token * p.src.row_stride;
+    if (!goes) continue;
     if (p.mode == MODE_ROW) {
       uint32_t m = 0;
-#pragma unroll 4
-      for (uint32_t b = lane; b < blocks; b += 32) {
-        Block<D> x;
-        load_block<Reuse::SOON>(x, p.src.base, from + 16 * b);
-        m = max(m, finite_magnitude(x, x.magnitude()));
-      }
-      const float amax = __uint_as_float(ptx::warp_max(m));
-      if (slot.row >= 0) p.decode[slot.row] = decode_scale_from_amax(amax);
+#pragma unroll
+      for (uint32_t n = 0; n < NB; n++) m = max(m, finite_magnitude(x[n], x[n].magnitude()));
+      const float amax = __uint_as_float(token_max(m, shared, turn));
+      if (warp == 0 && slot.row >= 0) p.decode[slot.row] = decode_scale_from_amax(amax);
       encode = encode_from_amax(amax);
       find_ties<D>(encode);
     }
-    Block<D> x;
-    if (lane < blocks) load_block<Reuse::SOON>(x, p.src.base, from + 16 * lane);
-#pragma unroll 1
-    for (uint32_t first = 0; first < blocks; first += BLOCKS) {
-#pragma unroll 1
-      for (uint32_t c = lane; c < BLOCKS && first + c < blocks; c += 32) {
-        Block<D> next;
-        if (first + c + 32 < blocks) load_block<Reuse::SOON>(next, p.src.base, from + 16 * (first + c + 32));
-        uint2 made;
-        scales[c] = uint8_t(quantize_block<AMAX, true>(x, encode, made, faults));
-        codes[c] = made;
-        x = next;
-      }
-      __syncwarp();
-      const uint4 low = words[lane], high = words[32 + lane];
-      const uint32_t quad = quads[lane], left = blocks - first;
-      uint8_t* const codes_at = ptx::keep_global(p.codes + 8 * first + 16 * lane);
-      uint8_t* const scales_at = ptx::keep_global(p.scales.base + first + 4 * lane);
-#pragma unroll 1
-      for (uint32_t rest = goes; rest; rest &= rest - 1) {
-        const uint32_t j = ptx::lowest_bit(rest), to = __shfl_sync(0xFFFFFFFFu, uint32_t(slot.row), j);
-        const uint32_t line = __shfl_sync(0xFFFFFFFFu, slot.line, j);
-        uint8_t* const row = codes_at + uint64_t(to) * stride;
-        if (2 * lane < left) *reinterpret_cast<uint4*>(row) = low;
-        if (2 * lane + 64 < left) *reinterpret_cast<uint4*>(row + 512) = high;
-        if (4 * lane < left) *reinterpret_cast<uint32_t*>(scales_at + line) = quad;
-      }
-      __syncwarp();
+#pragma unroll
+    for (uint32_t n = 0; n < NB; n++) {
+      const uint32_t c = 32 * n + lane;
+      if (c >= left) continue;
+      uint2 made;
+      scales[c] = uint8_t(quantize_block<AMAX, true>(x[n], encode, made, faults));
+      codes[c] = made;
     }
-  });
+    __syncwarp();
+    const uint4 word = words[lane];
+    const uint32_t quad = quads[lane % (BLOCKS / 4)];
+    uint8_t* const codes_at = p.codes + 8 * first + 16 * lane;
+    uint8_t* const scales_at = p.scales.base + first + 4 * lane;
+#pragma unroll 1
+    for (uint32_t rest = goes; rest; rest &= rest - 1) {
+      const uint32_t j = ptx::lowest_bit(rest), to = __shfl_sync(0xFFFFFFFFu, uint32_t(slot.row), j);
+      const uint32_t line = __shfl_sync(0xFFFFFFFFu, slot.line, j);
+      if (2 * lane < left) *reinterpret_cast<uint4*>(codes_at + uint64_t(to) * stride) = word;
+      if (4 * lane < left) *reinterpret_cast<uint32_t*>(scales_at + line) = quad;
+    }
+    __syncwarp();
+  }
   raise_fault_warp(p.fault, faults);
 }
 
@@ -138,11 +123,14 @@ NVFP4_INLINE void encode_experts(const RowsParams& p, uint4* encodes) {
   __syncthreads();
 }
 
-// A block that is encoded more than once: its values as floats where products are cut.
+// A block that is encoded more than once: its values as floats where products are cut. `inverse()`: of an Encode without it, for
+// the few blocks that take the long way.
 template <class D, bool CUT = CUTS<D>> struct Held {
   Block<D> x;
   NVFP4_INLINE Held(const Block<D>& x) : x(x) {}
-  NVFP4_INLINE uint32_t quantize(const Encode& e, uint2& codes, uint32_t& faults) const {
+  template <class Inverse> NVFP4_INLINE uint32_t quantize(Encode e, uint2& codes, uint32_t& faults, Inverse inverse) const {
+    e.inverse = inverse();
+    e.invalid = e.ties >= TIES_INVALID;
     return quantize_block<AMAX>(x, e, codes, faults);
   }
 };
@@ -152,9 +140,11 @@ template <class D> struct Held<D, true> {
 #pragma unroll
     for (int i = 0; i < 16; i++) v[i] = ptx::keep(x.value(i));
   }
-  NVFP4_INLINE uint32_t quantize(const Encode& e, uint2& codes, uint32_t& faults) const {
+  template <class Inverse> NVFP4_INLINE uint32_t quantize(Encode e, uint2& codes, uint32_t& faults, Inverse inverse) const {
     uint32_t scale;
     if (__builtin_expect(cut_block(v, e, amax, codes, scale), 1)) return scale;
+    e.inverse = inverse();
+    e.invalid = e.ties >= TIES_INVALID;
     Block<D> x;
 #pragma unroll
     for (int i = 0; i < 8; i++) x.w[i] = __byte_perm(__float_as_uint(v[2 * i]), __float_as_uint(v[2 * i + 1]), 0x7632);
@@ -165,34 +155,40 @@ template <class D> struct Held<D, true> {
 // What a warp's slots need, those that go anywhere one behind another.
 struct SlotsOfWarp {
   uint4 scale[32];  // sixth, scaled, ties, line
-  uint2 row[32];    // and inverse
+  uint32_t row[32], expert[32];
 };
 
-// Static scales one an expert.
+// Static scales one an expert: a warp a token.
 template <class D>
 NVFP4_INLINE void scatter_each(const GatherRowsParams& g) {
   __shared__ uint4 encodes[MOST_EXPERTS];
   __shared__ uint32_t tiles[MOST_EXPERTS];
-  __shared__ SlotsOfWarp slots[TOKEN_WARPS];
+  __shared__ SlotsOfWarp slots[EACH_WARPS];
   const RowsParams& p = g.rows;
   const uint32_t blocks = uint32_t(p.cols / 16), stride = uint32_t(p.codes_row_stride), lane = threadIdx.x & 31;
   SlotsOfWarp& mine = *ptx::keep_shared(&slots[threadIdx.x / 32]);
   ptx::wait_for_launches();
   ptx::allow_dependents();
+  const uint32_t step = gridDim.x * EACH_WARPS;
+  uint32_t token = blockIdx.x * EACH_WARPS + threadIdx.x / 32;
+  if (token < g.tokens) prefetch_blocks(p, token, 0, blocks);
   if (p.scales.layout != LINEAR) find_tiles(p, tiles, false);
   encode_experts<D>(p, encodes);
   uint32_t faults = 0;
-  over_tokens(g, [&](uint32_t token) {
+#pragma unroll 1
+  for (; token < g.tokens; token += step) {
+    if (token + step < g.tokens) prefetch_blocks(p, token + step, 0, blocks);
+    const uint64_t from = token * p.src.row_stride;
     const Slot32 slot(g, token, tiles);
     const uint32_t goes = ptx::warp_or(uint32_t(slot.row >= 0) << lane), count = __popc(goes);
     if (slot.row >= 0) {
       const uint32_t at = __popc(goes & (1u << lane) - 1);
       const uint4 e = encodes[slot.expert];
       mine.scale[at] = make_uint4(e.y, e.z, e.w, slot.line);
-      mine.row[at] = make_uint2(uint32_t(slot.row), e.x);
+      mine.row[at] = uint32_t(slot.row);
+      mine.expert[at] = slot.expert;
     }
     __syncwarp();
-    const uint64_t from = token * p.src.row_stride;
 #pragma unroll 1
     for (uint32_t b = lane; b < blocks && count; b += 32) {
       Block<D> x;
@@ -203,16 +199,15 @@ NVFP4_INLINE void scatter_each(const GatherRowsParams& g) {
 #pragma unroll 1
       for (uint32_t j = 0; j < count; j++) {
         const uint4 s = mine.scale[j];
-        const uint2 to = mine.row[j];
-        const Encode encode{__uint_as_float(to.y), __uint_as_float(s.x), s.z >= TIES_INVALID, __uint_as_float(s.y), s.z};
         uint2 codes;
-        const uint32_t scale = held.quantize(encode, codes, faults);
-        *reinterpret_cast<uint2*>(codes_at + uint64_t(to.x) * stride) = codes;
+        const uint32_t scale = held.quantize(Encode{0.f, __uint_as_float(s.x), false, __uint_as_float(s.y), s.z}, codes, faults,
+                                             [&] { return __uint_as_float(encodes[mine.expert[j]].x); });
+        *reinterpret_cast<uint2*>(codes_at + uint64_t(mine.row[j]) * stride) = codes;
         scales_at[s.w] = uint8_t(scale);
       }
     }
     __syncwarp();
-  });
+  }
   raise_fault_warp(p.fault, faults);
 }
 

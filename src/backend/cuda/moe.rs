@@ -38,14 +38,13 @@ pub static KERNELS: &[Kernel] = &[
     kernel("nvfp4_moe_scatter_bf16", 64, 512),
     kernel("nvfp4_moe_scatter_f16", 64, 512),
     kernel("nvfp4_moe_scatter_any", 128, 256),
-    kernel("nvfp4_moe_tokens_bf16", 64, 512),
-    kernel("nvfp4_moe_tokens_f16", 64, 512),
+    kernel("nvfp4_moe_tokens_bf16", 48, 256),
+    kernel("nvfp4_moe_tokens_f16", 48, 256),
     kernel("nvfp4_moe_tokens_bf16_each", 64, 512),
     kernel("nvfp4_moe_tokens_f16_each", 64, 512),
     kernel("nvfp4_moe_turn_128x4", 64, 1024),
     kernel("nvfp4_moe_turn_8x4", 64, 1024),
     kernel("nvfp4_moe_round_bf16", 80, 256),
-    kernel("nvfp4_moe_round_f16", 80, 256),
     kernel("nvfp4_moe_dispatch", 128, 256),
     kernel("nvfp4_moe_dispatch_codes", 128, 256),
     kernel("nvfp4_moe_dispatch_bf16", 128, 256),
@@ -73,12 +72,12 @@ const TOKENS_EACH: usize = 14;
 const TURN_128X4: usize = 16;
 const TURN_8X4: usize = 17;
 const ROUND: usize = 18;
-const DISPATCH: usize = 20;
-const DISPATCH_CODES: usize = 21;
-const DISPATCH_QUANTIZE: usize = 22;
-const COMBINE_BF16: usize = 25;
-const COMBINE_F16: usize = 26;
-const COMBINE_ANY: usize = 27;
+const DISPATCH: usize = 19;
+const DISPATCH_CODES: usize = 20;
+const DISPATCH_QUANTIZE: usize = 21;
+const COMBINE_BF16: usize = 24;
+const COMBINE_F16: usize = 25;
+const COMBINE_ANY: usize = 26;
 
 /// One launch.
 #[derive(Clone, Copy)]

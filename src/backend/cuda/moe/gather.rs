@@ -71,9 +71,9 @@ pub fn plan_round(p: &RoundProblem, facts: &DeviceFacts) -> Option<Launch<Gather
     }
     let (params, form) = quantize(&gather, p.src, Out::Decoded(p.out), facts);
     // Few rows answer sooner with a CTA each.
-    if form != ANY && p.cols <= MOST_COLS && permute.tokens > WARPS * facts.sm_count as usize {
+    if form == BF16 && p.cols <= MOST_COLS && permute.tokens > WARPS * facts.sm_count as usize {
         let grid = walkers(permute.tokens.div_ceil(WARPS), CTAS, facts);
-        return Some(Launch::new(ROUND + form, (grid, 1), 32 * WARPS, params));
+        return Some(Launch::new(ROUND, (grid, 1), 32 * WARPS, params));
     }
     match rows(&gather, p.src, Out::Decoded(p.out), facts) {
         GatherLaunch::Quantize(launch, _) => Some(launch),
@@ -98,31 +98,40 @@ fn rows(p: &GatherProblem, src: Matrix, out: Out, facts: &DeviceFacts) -> Gather
     GatherLaunch::Quantize(Launch::new(SCATTER_QUANTIZE + form, (grid, 1), threads, params), None)
 }
 
-/// Many tokens whose rows are whole words → codes, a warp a token. `None`: [`rows`] takes them.
+/// Many tokens whose rows are whole words → codes. `None`: [`rows`] takes them.
 fn many_tokens(p: &GatherProblem, src: Matrix, out: QuantOut, facts: &DeviceFacts) -> Option<GatherLaunch> {
-    /// Warps of a CTA, CTAs an SM, and tokens an SM up to which a CTA each answers sooner.
-    const WARPS: usize = 16;
-    const CTAS: usize = 2;
+    /// Tokens an SM up to which a block a thread answers sooner.
     const FEW: usize = 8;
+    /// Rows that share a scale: warps a CTA at most, and an SM.
+    const SHARED_WARPS: (usize, usize) = (8, 40);
+    /// Scales one an expert: warps a CTA, and CTAs an SM.
+    const EACH_WARPS: usize = 16;
+    const EACH_CTAS: usize = 2;
     let (params, form) = quantize(p, src, Out::Codes(out), facts);
     let (tokens, groups, layout) = (p.permute.tokens, p.permute.groups(), out.scales.layout);
     let linear = layout == ScaleLayout::Linear;
     let line = if linear { out.scales.row_stride } else { p.cols / BLOCK };
     let scale_bytes = groups.scale_rows(layout.tile_rows()) * line;
+    let shared = params.rows.mode == mode::ROW || out.scope == Scope::Tensor;
+    let warps = (p.cols / BLOCK).div_ceil(64);
     let takes = form != ANY
         && tokens > FEW * facts.sm_count as usize
         && scale_bytes.max(out.codes_row_stride) <= u32::MAX as usize
         && all_multiples(16, &[address(out.codes)], &[out.codes_row_stride, p.cols / 2])
         && in_words(&out.scales)
-        && p.cols.is_multiple_of(4 * BLOCK);
-    let shared = params.rows.mode == mode::ROW || out.scope == Scope::Tensor;
-    if !takes || !(shared || out.scope == Scope::Group) {
+        && p.cols.is_multiple_of(4 * BLOCK)
+        && if shared { warps <= SHARED_WARPS.0 } else { out.scope == Scope::Group };
+    if !takes {
         return None;
     }
     let turn = if linear { None } else { Some(turn(params, p.cols, layout, &groups)?) };
-    let kernel = if shared { TOKENS } else { TOKENS_EACH } + form;
-    let grid = walkers(tokens.div_ceil(WARPS), CTAS, facts);
-    Some(GatherLaunch::Quantize(Launch::new(kernel, (grid, 1), 32 * WARPS, params), turn))
+    let (kernel, grid, threads) = match shared {
+        // CTAs that look for their tiles first go on to other tokens.
+        true if linear => (TOKENS, tokens.min(MOST_CTAS), 32 * warps),
+        true => (TOKENS, walkers(tokens, SHARED_WARPS.1 / warps, facts), 32 * warps),
+        false => (TOKENS_EACH, walkers(tokens.div_ceil(EACH_WARPS), EACH_CTAS, facts), 32 * EACH_WARPS),
+    };
+    Some(GatherLaunch::Quantize(Launch::new(kernel + form, (grid, 1), threads, params), turn))
 }
 
 /// Rows of scales → tiles, where they are; `None`: rows that are no whole words, or too long for a CTA.

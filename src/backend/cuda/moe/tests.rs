@@ -102,7 +102,7 @@ fn gathers_that_quantize_take_the_short_way_where_they_can() {
 }
 
 #[test]
-fn many_tokens_have_a_warp_each_and_their_tiles_are_made_behind_them() {
+fn tiles_of_many_tokens_are_made_behind_them() {
     let kernels = |edit: fn(&mut Matrix, &mut QuantOut, &mut usize)| {
         let (launch, turn) = quantizes_many(3000, edit);
         (launch.kernel.name, turn.map(|turn| (turn.kernel.name, turn.threads, turn.grid.0)))
@@ -112,12 +112,13 @@ fn many_tokens_have_a_warp_each_and_their_tiles_are_made_behind_them() {
     let turn = ("nvfp4_moe_turn_128x4", 512, 55);
     assert_eq!(kernels(|_, _, _| ()), ("nvfp4_moe_tokens_bf16", Some(turn)));
     assert_eq!(kernels(|src, _, _| src.dtype = Dtype::F16), ("nvfp4_moe_tokens_f16", Some(turn)));
-    assert_eq!(quantizes_many(3000, |_, _, _| ()).0.grid, (188, 1));
+    assert_eq!(quantizes_many(3000, |_, _, _| ()).0.grid, (1320, 1));
     assert_eq!(quantizes_many(1056, |_, _, _| ()).0.kernel.name, CTA_EACH);
     let low = ("nvfp4_moe_turn_8x4", 32, 757);
     assert_eq!(kernels(|_, out, _| out.scales.layout = ScaleLayout::Tiled8x4).1, Some(low));
     let linear = |out: &mut QuantOut| (out.scales.layout, out.scales.row_stride) = (ScaleLayout::Linear, 256);
-    assert_eq!(quantizes_many(3000, |_, out, _| linear(out)).0.kernel.name, "nvfp4_moe_tokens_bf16");
+    let plain = quantizes_many(3000, |_, out, _| linear(out)).0;
+    assert_eq!((plain.kernel.name, plain.threads, plain.grid), ("nvfp4_moe_tokens_bf16", 128, (3000, 1)));
     let given = |scope| {
         let given = DecodeScales::Static(Ptr::NULL);
         quantizes_many(3000, |_, out, _| (out.scope, out.decode) = (scope, given)).0.kernel.name
@@ -129,8 +130,19 @@ fn many_tokens_have_a_warp_each_and_their_tiles_are_made_behind_them() {
     assert_eq!(kernels(|_, out, _| out.codes_row_stride += 8), (CTA_EACH, None));
     assert_eq!(kernels(|_, out, _| out.scales.base = Ptr::new(1028 as *const u8)), (CTA_EACH, None));
     assert_eq!(kernels(|_, _, cols| *cols += 64), (CTA_EACH, None));
-    assert_eq!(kernels(|_, _, cols| *cols *= 4).1, Some((turn.0, 1024, 55)));
-    assert_eq!(kernels(|_, _, cols| *cols = 4 * 4096 + 1024), (CTA_EACH, None));
+    assert_eq!(kernels(|_, _, cols| *cols *= 2).1, Some((turn.0, 1024, 55)));
+    assert_eq!(kernels(|_, _, cols| *cols = 2 * 4096 + 1024), (CTA_EACH, None));
+    let each = |cols| {
+        let given = DecodeScales::Static(Ptr::NULL);
+        let edit = |_: &mut Matrix, out: &mut QuantOut, c: &mut usize| {
+            (out.scope, out.decode, out.codes_row_stride, *c) = (Scope::Group, given, cols / 2, cols);
+        };
+        let (launch, turn) = quantizes_many(3000, edit);
+        (launch.kernel.name, launch.threads, launch.grid.0, turn.map(|turn| turn.threads))
+    };
+    assert_eq!(each(4096), ("nvfp4_moe_tokens_bf16_each", 512, 188, Some(512)));
+    assert_eq!(each(16384), ("nvfp4_moe_tokens_bf16_each", 512, 188, Some(1024)));
+    assert_eq!((each(17408).0, each(17408).3), (CTA_EACH, None));
 }
 
 #[test]
