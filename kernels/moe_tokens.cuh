@@ -10,10 +10,10 @@ constexpr uint32_t EACH_WARPS = 16, SHARED_WARPS = 8;  // most of a CTA, by kern
 
 // The row and the expert of the lane's slot, and where the row's scales begin. Tiled: four bytes of a row lie apart in a tile;
 // here they stand side by side in the memory of its tiles, and a launch behind this one makes tiles of them (turn_tiles).
-struct Slot32 {
+struct TokenSlot {
   int32_t row;
   uint32_t expert, line;
-  NVFP4_INLINE Slot32(const GatherRowsParams& g, uint32_t token, const uint32_t* tiles) : row(-1), expert(0), line(0) {
+  NVFP4_INLINE TokenSlot(const GatherRowsParams& g, uint32_t token, const uint32_t* tiles) : row(-1), expert(0), line(0) {
     const uint32_t lane = threadIdx.x & 31;
     const ScalesParams& s = g.rows.scales;
     const uint64_t at = uint64_t(token) * g.topk + lane;
@@ -63,7 +63,7 @@ NVFP4_INLINE void scatter_shared(const GatherRowsParams& g) {
       if (32 * n + lane < left) load_block<Reuse::ONCE>(x[n], p.src.base, from + 16 * (32 * n + lane));
       else clear(x[n]);
     }
-    const Slot32 slot(g, token, tiles);
+    const TokenSlot slot(g, token, tiles);
     const uint32_t goes = ptx::warp_or(uint32_t(slot.row >= 0) << lane);
     if (!goes) continue;
     if (p.mode == MODE_ROW) {
@@ -179,7 +179,7 @@ NVFP4_INLINE void scatter_each(const GatherRowsParams& g) {
   for (; token < g.tokens; token += step) {
     if (token + step < g.tokens) prefetch_blocks(p, token + step, 0, blocks);
     const uint64_t from = token * p.src.row_stride;
-    const Slot32 slot(g, token, tiles);
+    const TokenSlot slot(g, token, tiles);
     const uint32_t goes = ptx::warp_or(uint32_t(slot.row >= 0) << lane), count = __popc(goes);
     if (slot.row >= 0) {
       const uint32_t at = __popc(goes & (1u << lane) - 1);

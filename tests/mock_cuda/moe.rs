@@ -134,12 +134,22 @@ fn each_part_launches_its_kernels() {
         assert_eq!(launched(status), "nvfp4_moe_dispatch_bf16");
         let more = nvfp4_moe_permute_args { tokens: 300, ..quantizes };
         assert_eq!(launched(nvfp4_moe_permute(gpu.context, &more, gpu.stream)), "nvfp4_moe_scatter_bf16");
-        // Three launches sort, one quantizes, one makes tiles.
-        let mut tiles = nvfp4_moe_permute_args { tokens: 4097, cols: 256, ..quantizes };
-        tiles.out.scale_layout = NVFP4_SCALE_LAYOUT_TILED_128X4;
+        // One launch sorts, one quantizes, one makes tiles.
+        let tiles = nvfp4_moe_permute_args {
+            tokens: 1100,
+            cols: 256,
+            out: nvfp4_quantized {
+                codes: at(base, 13 << 16),
+                scales: at(base, 0xF4000),
+                decode_scales: at(base, 0xFC000),
+                scale_layout: NVFP4_SCALE_LAYOUT_TILED_128X4,
+                ..quantizes.out
+            },
+            ..quantizes
+        };
         let before = mock.launches();
         assert_eq!(launched(nvfp4_moe_permute(gpu.context, &tiles, gpu.stream)), "nvfp4_moe_turn_128x4");
-        assert_eq!(mock.launches() - before, 5);
+        assert_eq!(mock.launches() - before, 3);
 
         let mut combine = nvfp4_moe_combine_args {
             struct_size: size_of::<nvfp4_moe_combine_args>(),
