@@ -70,8 +70,9 @@ pub fn plan_round(p: &RoundProblem, facts: &DeviceFacts) -> Option<Launch<Gather
         return None;
     }
     let (params, form) = quantize(&gather, p.src, Out::Decoded(p.out), facts);
-    // Few rows answer sooner with a CTA each.
-    if form == BF16 && p.cols <= MOST_COLS && permute.tokens > WARPS * facts.sm_count as usize {
+    // As many rows as an even router sends here; few answer sooner with a CTA each.
+    let expected = permute.tokens * permute.local_experts / permute.experts.max(1);
+    if form == BF16 && p.cols <= MOST_COLS && expected > WARPS * facts.sm_count as usize {
         let grid = walkers(permute.tokens.div_ceil(WARPS), CTAS, facts);
         return Some(Launch::new(ROUND, (grid, 1), 32 * WARPS, params));
     }

@@ -157,9 +157,13 @@ fn rows_that_are_rounded_stay_where_they_are() {
     assert_eq!((plain.kernel.name, plain.threads, plain.grid), ("nvfp4_moe_scatter_bf16", 128, (200, 1)));
     assert_eq!((p.inverse, p.tokens, p.topk, p.decoded), (0, 200, 1, 1));
     assert_eq!((p.rows.codes_row_stride, p.rows.groups.count), (4096, 8));
-    let many = round(sort(1000, 2, 8), 2048).expect("there are rows");
+    let here = PermuteProblem { experts: 8, ..sort(1000, 2, 8) };
+    let many = round(here, 2048).expect("there are rows");
     assert_eq!((many.kernel.name, many.threads, many.grid), ("nvfp4_moe_round_bf16", 256, (250, 1)));
-    assert_eq!(round(sort(1000, 2, 8), 2064).unwrap().kernel.name, "nvfp4_moe_scatter_bf16");
+    // Rows that are too long, and an eighth of the experts, which have 250 rows.
+    for (rows, cols) in [(here, 2064), (PermuteProblem { experts: 64, ..here }, 2048)] {
+        assert_eq!(round(rows, cols).unwrap().kernel.name, "nvfp4_moe_scatter_bf16");
+    }
     assert!(round(sort(0, 2, 8), 2048).is_none() && round(sort(100, 2, 0), 2048).is_none());
 }
 
