@@ -90,6 +90,23 @@ NVFP4_INLINE uint32_t opaque() {
   asm("{ .reg .b32 t; mov.u32 t, %%tid.z; or.b32 %0, t, %1; }" : "=r"(d) : "n"(VALUE));
   return d;
 }
+// What stays in its registers: the compiler would make it again wherever it is used.
+NVFP4_INLINE float keep(float v) {
+  asm("" : "+f"(v));
+  return v;
+}
+template <class T>
+NVFP4_INLINE T* keep_global(T* p) {
+  asm("" : "+l"(p));
+  __builtin_assume(__isGlobal(p));
+  return p;
+}
+template <class T>
+NVFP4_INLINE T* keep_shared(T* p) {
+  asm("" : "+l"(p));
+  __builtin_assume(__isShared(p));
+  return p;
+}
 // The high of a pair, where the low is finite: low · 0 + 0 and high · 1 − 0, in the pipe that is less busy than the masks'.
 NVFP4_INLINE uint32_t high_bf16(uint32_t w) {
   uint32_t d;

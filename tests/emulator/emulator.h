@@ -204,6 +204,11 @@ inline uint32_t lowest_bit(uint32_t v) { return uint32_t(__builtin_ctz(v)); }
 inline float refine(float, float x) { return 1.f / x; }
 template <uint32_t VALUE>
 uint32_t opaque() { return VALUE; }
+inline float keep(float v) { return v; }
+template <class T>
+T* keep_global(T* p) { return p; }
+template <class T>
+T* keep_shared(T* p) { return p; }
 inline uint32_t bit_select(uint32_t mask, uint32_t a, uint32_t b) { return (a & mask) | (b & ~mask); }
 inline uint32_t rotate_right(uint32_t x, uint32_t by) { return x >> (by & 31) | x << (-by & 31); }
 inline uint32_t high_bf16(uint32_t w) { return w & 0xFFFF0000u; }
