@@ -15,8 +15,8 @@ namespace nvfp4 {
 
 // A value as the bits of a 16-bit dtype, NaN canonical.
 NVFP4_INLINE uint32_t half_bits(uint32_t dtype, float x) {
-  if (x != x) return dtype == DTYPE_F16 ? F16::NAN_CODE : Bf16::NAN_CODE;
-  return (dtype == DTYPE_F16 ? ptx::pack_f16(x, 0.f) : ptx::pack_bf16(x, 0.f)) & 0xFFFFu;
+  const uint32_t bits = (dtype == DTYPE_F16 ? ptx::pack_f16(x, 0.f) : ptx::pack_bf16(x, 0.f)) & 0xFFFFu;
+  return x != x ? dtype == DTYPE_F16 ? F16::NAN_CODE : Bf16::NAN_CODE : bits;
 }
 
 struct Outputs {

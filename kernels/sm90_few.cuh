@@ -36,6 +36,7 @@ template <Operand OPERAND_, int TOKENS_, int UNITS_, int DEPTH_, int STAGES_> st
   static constexpr int SHARED_BYTES = BARRIERS_AT + Stages::BARRIER_BYTES + Jobs::BARRIER_BYTES;
   static constexpr uint32_t RUN = 2048 / STEP_COLS;  // k steps that the tensor cores add up by themselves
   static constexpr uint32_t SHARE = 16;
+  static constexpr uint32_t IDLE = 2;  // 16ths of the blocks: memory is not idle with them, and whole tiles need no sums
 };
 
 // Rows of units of the tile that exist.
@@ -309,8 +310,8 @@ NVFP4_INLINE void write_warp(const GemmParams& p, const Tile& t, float (&acc)[S:
   const Outputs o = outputs_of(p, stored);
   const int here = min(t.rows - t.row0, S::TOKENS);
   const int64_t base = out_start(p, t);
-  float bias[4];
-  load_bias(p, t.group, stored, bias);
+  float bias[4] = {0.f, 0.f, 0.f, 0.f};
+  if (p.bias) load_bias(p, t.group, stored, bias);  // the test is worth it: a tile's end is not hidden
 #pragma unroll
   for (int n = 0; n < ACROSS; n++) {
 #pragma unroll
@@ -373,10 +374,10 @@ NVFP4_INLINE void consume(const Sm90Params& params, const typename S::Stages& ri
 
 // ---- the kernel
 
-// Rows past those of a tile are never stored, but multiplied; as zeros they cost the tensor cores less power.
+// By the consumers. Rows past those of a tile are never stored, but multiplied; as zeros they cost the tensor cores less power.
 template <class S> NVFP4_INLINE void clear_rows(uint32_t shared) {
   constexpr int PIECES = S::TOKENS * S::A_PITCH / 16;
-  for (int i = threadIdx.x; i < S::Stages::STAGES * PIECES; i += S::THREADS)
+  for (int i = threadIdx.x; i < S::Stages::STAGES * PIECES; i += 32 * S::WARPS)
     ptx::store_shared128(shared + i / PIECES * S::Stages::STAGE_BYTES + S::A_AT + i % PIECES * 16, make_uint4(0, 0, 0, 0));
 }
 
@@ -390,7 +391,13 @@ template <class S> NVFP4_INLINE void run_few(const Sm90Params& p, uint8_t* dynam
     ring.init(1 + 32, S::WARPS);  // the weights' expect() and each lane of the warp that brings the activations
     jobs.init(1, S::WARPS + 1 + S::CARRIERS);
   }
-  clear_rows<S>(shared);
+  if (warp == S::PLANNER) {
+    // The first job takes longer than all that the others do before they meet.
+    if (!p.dependent) ptx::wait_for_launches();
+    plan_jobs<S::SHARE, false, false, S::IDLE>(p, S::TOKENS, S::ROWS, S::STEP_COLS, jobs, slots, [] { __syncthreads(); });
+    return;
+  }
+  if (warp < S::WARPS) clear_rows<S>(shared);
   __syncthreads();
   if (warp < S::WARPS) {
     uint16_t* staged = reinterpret_cast<uint16_t*>(dynamic + S::CODES_AT + warp * S::CODES_BYTES);
@@ -398,7 +405,6 @@ template <class S> NVFP4_INLINE void run_few(const Sm90Params& p, uint8_t* dynam
     return;
   }
   if (!p.dependent) ptx::wait_for_launches();
-  if (warp == S::PLANNER) plan_jobs<S::SHARE>(p, S::TOKENS, S::ROWS, S::STEP_COLS, jobs, slots);
   if (warp == S::WEIGHTS) stream_weights<S>(p.gemm, ring, JobReader(jobs, slots));
   if (warp >= S::ACTIVATIONS) stream_activations<S>(p.gemm, ring, JobReader(jobs, slots));
 }

@@ -34,8 +34,8 @@ const fn cost(start: f32, step: f32, tile: f32, cut: f32, part: f32) -> Cost {
 /// (fitted: 0.745 and 0.698), so that 512 even rows take the wider form, which is 3 % faster there; and the last form, by
 /// whole products of 128 tokens of commit add5a4d (48 groups, 7168 → 6144: 1046 µs; dense 8192: 38.9).
 const COSTS: [Cost; FORMS.len()] = [
-    cost(2.9, 0.472, 2.3, 2.5, 0.4),
-    cost(4.8, 0.443, 1.7, 2.2, 0.5),
+    cost(2.9, 0.480, 2.3, 2.5, 0.4),
+    cost(4.8, 0.443, 1.7, 2.8, 0.5),
     cost(2.0, 0.534, 3.1, 3.8, 1.2),
     cost(3.6, 0.529, 2.3, 0.5, 0.9),
     cost(2.8, 0.697, 2.9, 0.5, 1.5),
@@ -91,6 +91,7 @@ struct Split {
     /// Bytes of the weights of groups that have rows, and of every tile of tokens.
     weight_bytes: f32,
     tile_bytes: f32,
+    /// The groups have different numbers of tiles.
     varies: bool,
 }
 
@@ -116,7 +117,10 @@ impl Load {
             // A third of the groups each: a router's standard deviation below the average, on it, above it.
             let around = ((self.average as f32).sqrt() + 0.5) as usize;
             let lengths = [self.average - around, self.average, self.average + around];
-            varying = Some(self.split(f, &lengths, true));
+            // Hardly any group is two of them off; one of few rows may be empty, which costs no tile.
+            let (least, most) = (self.average.saturating_sub(2 * around).max(1), self.average + 2 * around);
+            let varies = least.div_ceil(f.tokens) < most.div_ceil(f.tokens);
+            varying = Some(self.split(f, &lengths, varies));
         }
         let step = match f.family {
             Family::Few if self.codes.is_some() && !decoded => {
@@ -193,16 +197,15 @@ impl FormLoad {
         let mut multiply = whole * (steps * self.step + c.tile);
         if cut > 0.0 {
             let mut workers = blocks.min(cut * steps / (form.depth * LEAST_STEPS) as f32).max(1.0);
-            // As `Work` has it: a few tiles are shared by as many blocks each.
+            // As `Work` has it: a few tiles are shared by as many blocks each, or are whole.
             let alike = (workers / cut) as u32 as f32 * cut;
-            if 16.0 * alike >= 15.0 * workers {
+            if 16.0 * alike >= (16 - form.idle()) as f32 * workers {
                 workers = alike;
             }
-            let sharers = (workers / cut).max(1.0);
-            multiply += cut * steps / workers * self.step
-                + (cut / workers).max(1.0) * c.tile
-                + c.cut
-                + sharers * c.part;
+            multiply += cut * steps / workers * self.step + (cut / workers).max(1.0) * c.tile;
+            if workers != cut || split.varies {
+                multiply += c.cut + (workers / cut).max(1.0) * c.part;
+            }
         }
         // A block that walks on through the token tiles of a group has its weights brought again.
         let again = form.family == Family::Few && schedule == Schedule::SplitAll;

@@ -83,7 +83,7 @@ fn schedules(family: Family, batch_invariant: bool) -> &'static [Schedule] {
     match family {
         _ if batch_invariant => &[Schedule::WholeTiles],
         Family::Few => {
-            &[Schedule::SplitAll, Schedule::WholeTiles, Schedule::SplitRemainder, Schedule::SplitTwoWaves]
+            &[Schedule::SplitAll, Schedule::SplitRemainder, Schedule::SplitTwoWaves, Schedule::WholeTiles]
         }
         // Tiles that share weights follow one another: cut all over, each block reads weights of its own.
         Family::Many => &[Schedule::WholeTiles, Schedule::SplitRemainder, Schedule::SplitTwoWaves],
