@@ -36,7 +36,7 @@ template <Operand OPERAND_, int TOKENS_, int UNITS_, int DEPTH_, int STAGES_> st
   static constexpr int SHARED_BYTES = BARRIERS_AT + Stages::BARRIER_BYTES + Jobs::BARRIER_BYTES;
   static constexpr uint32_t RUN = 2048 / STEP_COLS;  // k steps that the tensor cores add up by themselves
   static constexpr uint32_t SHARE = 16;
-  static constexpr uint32_t IDLE = 2;  // 16ths of the blocks: memory is not idle with them, and whole tiles need no sums
+  static constexpr uint32_t IDLE = 2;  // whole tiles need no sums, and memory is busy without a few blocks
 };
 
 // Rows of units of the tile that exist.
@@ -381,6 +381,9 @@ template <class S> NVFP4_INLINE void clear_rows(uint32_t shared) {
     ptx::store_shared128(shared + i / PIECES * S::Stages::STAGE_BYTES + S::A_AT + i % PIECES * 16, make_uint4(0, 0, 0, 0));
 }
 
+// As __syncthreads(), which warps may not reach at different places.
+template <class S> NVFP4_INLINE void meet_all() { ptx::meet(1, S::THREADS); }
+
 template <class S> NVFP4_INLINE void run_few(const Sm90Params& p, uint8_t* dynamic) {
   const int warp = threadIdx.x >> 5;
   const uint32_t shared = ptx::shared_address(dynamic);
@@ -394,11 +397,11 @@ template <class S> NVFP4_INLINE void run_few(const Sm90Params& p, uint8_t* dynam
   if (warp == S::PLANNER) {
     // The first job takes longer than all that the others do before they meet.
     if (!p.dependent) ptx::wait_for_launches();
-    plan_jobs<S::SHARE, false, false, S::IDLE>(p, S::TOKENS, S::ROWS, S::STEP_COLS, jobs, slots, [] { __syncthreads(); });
+    plan_jobs<S::SHARE, false, false, S::IDLE>(p, S::TOKENS, S::ROWS, S::STEP_COLS, jobs, slots, [] { meet_all<S>(); });
     return;
   }
   if (warp < S::WARPS) clear_rows<S>(shared);
-  __syncthreads();
+  meet_all<S>();
   if (warp < S::WARPS) {
     uint16_t* staged = reinterpret_cast<uint16_t*>(dynamic + S::CODES_AT + warp * S::CODES_BYTES);
     consume<S>(p, ring, JobReader(jobs, slots), staged);

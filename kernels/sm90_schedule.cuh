@@ -6,7 +6,7 @@
 // another one's search: lane l keeps the sums before groups l · each …, which a walk over them turns into a tile.
 //
 //   const GroupTable groups(p, TOKENS, FEATURES);          // whole warp, each member below too
-//   Work work(groups.tiles(), steps, schedule);
+//   Work work(groups.tiles(), steps, schedule, idle);
 //   for (Segment s; work.next(s);) { const Tile t = groups.find<SHARE>(s.tile); … k steps s.begin … s.end … }
 //
 // That takes registers that not every role has: plan_jobs() is one warp that does it for the others, through Jobs.
@@ -197,7 +197,8 @@ struct Segment {
 // A block's share of tiles · steps < 2^32 k steps.
 class Work {
  public:
-  // `least`: k steps that a block is worth having for, when tiles are cut; `idle`: 16ths of the blocks that may go without.
+  // `least`: k steps that a block is worth having for, when tiles are cut; `idle`: 16ths of the blocks that may go without
+  // for the others to have a whole tile each.
   NVFP4_INLINE Work(uint32_t tiles, uint32_t steps, uint32_t schedule, uint32_t idle, uint32_t least = 4) : tiles(tiles), steps(steps) {
     const uint32_t remainder = tiles % gridDim.x, wave = tiles >= gridDim.x && remainder ? gridDim.x : 0;
     const uint32_t cut = schedule == SPLIT_ALL         ? tiles
@@ -207,7 +208,10 @@ class Work {
     const uint32_t total = cut * steps;
     blocks = min(gridDim.x, max(1u, total / least));
     // Few tiles: shares of one length cross no tile's end and leave each tile's owner the fewest sums, if few blocks go without.
-    if (cut > 0 && cut < blocks && blocks / cut * cut * 16 >= blocks * (16 - idle)) blocks = blocks / cut * cut;
+    if (cut > 0 && cut < blocks) {
+      const uint32_t alike = blocks / cut * cut;
+      if (alike * 16 >= blocks * (16 - (alike == cut ? idle : 1))) blocks = alike;
+    }
     each = total / blocks;
     longer = total % blocks;
     from = blockIdx.x < blocks ? start(blockIdx.x) : total;
@@ -274,11 +278,11 @@ class Jobs : public Ring<4, 128> {
 };
 static_assert(sizeof(Job) <= Jobs::STAGE_BYTES, "a slot holds a job");
 
-// By one warp: everything the block will do, in order; with SCALES, each of which is a trip to memory, g_b too, and the
-// turns of boxes. `meet` is called once, when the first job is known and before anything shared is touched.
 struct Nobody {
   NVFP4_INLINE void operator()() const {}
 };
+// By one warp: everything the block will do, in order; with SCALES, each of which is a trip to memory, g_b too, and the
+// turns of boxes. `meet` is called once, when the first job is known and before anything shared is touched.
 template <uint32_t SHARE, bool SCALES = false, bool EVEN = false, uint32_t IDLE = 1, class Meet = Nobody>
 NVFP4_INLINE void plan_jobs(const Sm90Params& p, int tokens, int features, int step_cols, const Jobs& jobs, Job* slots, Meet meet = {}) {
   const GroupTable groups(p.gemm, tokens, features);

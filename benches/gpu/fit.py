@@ -70,7 +70,7 @@ def features(form, schedule, tiles, steps, once, every, varies=False):
     if cut:
         workers = max(1.0, min(blocks, cut * steps / depth / LEAST_STEPS))
         alike = workers // cut * cut  # as Work has it: a few tiles are shared by as many blocks each
-        workers = alike if 16 * alike >= (14 if form < 3 else 15) * workers else workers
+        workers = alike if 16 * alike >= (14 if form < 3 and alike == cut else 15) * workers else workers
         parts = workers != cut or varies
         step, tile, waits, parts = step + cut * steps / workers, tile + max(cut / workers, 1.0), float(parts), max(workers / cut, 1.0) * parts
     # A block that walks on through the token tiles of a group has its weights brought again.

@@ -199,7 +199,8 @@ impl FormLoad {
             let mut workers = blocks.min(cut * steps / (form.depth * LEAST_STEPS) as f32).max(1.0);
             // As `Work` has it: a few tiles are shared by as many blocks each, or are whole.
             let alike = (workers / cut) as u32 as f32 * cut;
-            if 16.0 * alike >= (16 - form.idle()) as f32 * workers {
+            let idle = if alike == cut { form.idle() } else { 1 };
+            if 16.0 * alike >= (16 - idle) as f32 * workers {
                 workers = alike;
             }
             multiply += cut * steps / workers * self.step + (cut / workers).max(1.0) * c.tile;

@@ -136,8 +136,8 @@ impl Form {
         matches!(self.family, Family::Few) || self.is_narrow() && self.tokens <= 64
     }
 
-    /// 16ths of the blocks that may go without a part of few tiles, for the others to have them alike: `IDLE` of plan_jobs()
-    /// in kernels/sm90_schedule.cuh.
+    /// 16ths of the blocks that may go without, for the others to have a whole tile each: `IDLE` of plan_jobs() in
+    /// kernels/sm90_schedule.cuh.
     pub(super) const fn idle(&self) -> usize {
         match self.family {
             Family::Few => 2,
