@@ -381,9 +381,6 @@ template <class S> NVFP4_INLINE void clear_rows(uint32_t shared) {
     ptx::store_shared128(shared + i / PIECES * S::Stages::STAGE_BYTES + S::A_AT + i % PIECES * 16, make_uint4(0, 0, 0, 0));
 }
 
-// As __syncthreads(), which warps may not reach at different places.
-template <class S> NVFP4_INLINE void meet_all() { ptx::meet(1, S::THREADS); }
-
 template <class S> NVFP4_INLINE void run_few(const Sm90Params& p, uint8_t* dynamic) {
   const int warp = threadIdx.x >> 5;
   const uint32_t shared = ptx::shared_address(dynamic);
@@ -394,19 +391,19 @@ template <class S> NVFP4_INLINE void run_few(const Sm90Params& p, uint8_t* dynam
     ring.init(1 + 32, S::WARPS);  // the weights' expect() and each lane of the warp that brings the activations
     jobs.init(1, S::WARPS + 1 + S::CARRIERS);
   }
+  GroupTable groups(p.gemm, S::TOKENS, S::ROWS);
   if (warp == S::PLANNER) {
-    // The first job takes longer than all that the others do before they meet.
     if (!p.dependent) ptx::wait_for_launches();
-    plan_jobs<S::SHARE, false, false, S::IDLE>(p, S::TOKENS, S::ROWS, S::STEP_COLS, jobs, slots, [] { meet_all<S>(); });
-    return;
+    groups.count();  // takes longer than all that the others do before they meet
   }
   if (warp < S::WARPS) clear_rows<S>(shared);
-  meet_all<S>();
+  __syncthreads();
   if (warp < S::WARPS) {
     uint16_t* staged = reinterpret_cast<uint16_t*>(dynamic + S::CODES_AT + warp * S::CODES_BYTES);
     consume<S>(p, ring, JobReader(jobs, slots), staged);
     return;
   }
+  if (warp == S::PLANNER) plan_jobs<S::SHARE, false, false, S::IDLE>(p, groups, S::STEP_COLS, jobs, slots);
   if (!p.dependent) ptx::wait_for_launches();
   if (warp == S::WEIGHTS) stream_weights<S>(p.gemm, ring, JobReader(jobs, slots));
   if (warp >= S::ACTIVATIONS) stream_activations<S>(p.gemm, ring, JobReader(jobs, slots));

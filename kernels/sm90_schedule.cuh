@@ -5,7 +5,8 @@
 // Schedule. The list is found from ends or counts in device memory by every warp for itself, so no block waits for
 // another one's search: lane l keeps the sums before groups l · each …, which a walk over them turns into a tile.
 //
-//   const GroupTable groups(p, TOKENS, FEATURES);          // whole warp, each member below too
+//   GroupTable groups(p, TOKENS, FEATURES);
+//   groups.count();                                        // whole warp, each member below too
 //   Work work(groups.tiles(), steps, schedule, idle);
 //   for (Segment s; work.next(s);) { const Tile t = groups.find<SHARE>(s.tile); … k steps s.begin … s.end … }
 //
@@ -29,11 +30,12 @@ namespace nvfp4 {
 
 class GroupTable {
  public:
-  // Tiles of `tokens` rows × `features` stored weight rows. Reads p.index: after wait_for_launches(), or where the caller
-  // promised that it was there before the launch in front.
+  // Tiles of `tokens` rows × `features` stored weight rows.
   NVFP4_INLINE GroupTable(const GemmParams& p, int tokens, int features)
       : p(p), tokens(tokens), a_height(tile_rows(p.a_layout)), out_height(tile_rows(p.out_layout)),
-        across(blocks_of(p.weight_rows, features)), each(rounded(blocks_of(p.groups, 32), BATCH)) {
+        across(blocks_of(p.weight_rows, features)), each(rounded(blocks_of(p.groups, 32), BATCH)) {}
+  // Reads p.index: after wait_for_launches(), or where the caller promised that it was there before the launch in front.
+  NVFP4_INLINE void count() {
     if (same()) {
       before = {0, 0, 0};
       token_tiles = 0;
@@ -278,20 +280,13 @@ class Jobs : public Ring<4, 128> {
 };
 static_assert(sizeof(Job) <= Jobs::STAGE_BYTES, "a slot holds a job");
 
-struct Nobody {
-  NVFP4_INLINE void operator()() const {}
-};
 // By one warp: everything the block will do, in order; with SCALES, each of which is a trip to memory, g_b too, and the
-// turns of boxes. `meet` is called once, when the first job is known and before anything shared is touched.
-template <uint32_t SHARE, bool SCALES = false, bool EVEN = false, uint32_t IDLE = 1, class Meet = Nobody>
-NVFP4_INLINE void plan_jobs(const Sm90Params& p, int tokens, int features, int step_cols, const Jobs& jobs, Job* slots, Meet meet = {}) {
-  const GroupTable groups(p.gemm, tokens, features);
+// turns of boxes. `groups` are counted.
+template <uint32_t SHARE, bool SCALES, bool EVEN, uint32_t IDLE>
+NVFP4_INLINE void plan_jobs(const Sm90Params& p, const GroupTable& groups, int step_cols, const Jobs& jobs, Job* slots) {
   Work work(groups.tiles(), blocks_of(p.gemm.cols, step_cols), p.schedule, IDLE);
   Jobs::Cursor c;
-  bool met = false;
   const auto hand_over = [&](const Job& job) {
-    if (!met) meet();
-    met = true;
     jobs.wait_free(c);
     if ((threadIdx.x & 31) == 0) {
       slots[c.stage] = job;
@@ -316,6 +311,13 @@ NVFP4_INLINE void plan_jobs(const Sm90Params& p, int tokens, int features, int s
   job.begin = job.end = 0;
   hand_over(job);
   if (blockIdx.x == 0) groups.report();
+}
+
+template <uint32_t SHARE, bool SCALES = false, bool EVEN = false>
+NVFP4_INLINE void plan_jobs(const Sm90Params& p, int tokens, int features, int step_cols, const Jobs& jobs, Job* slots) {
+  GroupTable groups(p.gemm, tokens, features);
+  groups.count();
+  plan_jobs<SHARE, SCALES, EVEN, 1>(p, groups, step_cols, jobs, slots);
 }
 
 // One warp's way through the jobs: for (JobReader r(jobs, slots); r.more(); r.done()) … *r …; EARLY: without g_b.

@@ -260,6 +260,20 @@ mod tests {
         }
     }
 
+    /// 1.94 waves of tiles for rows that each group has few of: nothing is cut. A router's rows that some groups need a second
+    /// tile for do not keep that number.
+    #[test]
+    fn nearly_a_wave_of_tiles_is_handed_out_whole() {
+        for (average, varies, alike) in
+            [(4, false, true), (4, true, true), (8, false, true), (8, true, false)]
+        {
+            let form = Load { varies, ..load(32, average, 4096, 4096) }.of(1, false);
+            let [whole, rest] =
+                [Schedule::WholeTiles, Schedule::SplitRemainder].map(|schedule| form.microseconds(schedule));
+            assert_eq!(whole == rest, alike, "{average} {varies}: {whole} {rest}");
+        }
+    }
+
     #[test]
     fn codes_cost_more() {
         for (at, form) in FORMS.iter().enumerate() {
