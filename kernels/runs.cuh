@@ -19,4 +19,15 @@ NVFP4_INLINE void end_run(float& total, float& sum) {
   sum = fabsf(all) < __uint_as_float(INFINITY_BITS) ? __fadd_rn(all, -total) : 0.f;
 }
 
+// The same of two sums, whose totals share a word.
+NVFP4_INLINE void end_runs(uint32_t& totals, float& a, float& b) {
+  float of_a = Bf16::low(totals), of_b = Bf16::high(totals);
+  end_run(of_a, a), end_run(of_b, b);
+  totals = __byte_perm(__float_as_uint(of_a), __float_as_uint(of_b), 0x7632);
+}
+// The last run's sums become those of all.
+NVFP4_INLINE void add_runs(uint32_t totals, float& a, float& b) {
+  a = __fadd_rn(Bf16::low(totals), a), b = __fadd_rn(Bf16::high(totals), b);
+}
+
 }  // namespace nvfp4

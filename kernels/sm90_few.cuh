@@ -37,6 +37,7 @@ template <Operand OPERAND_, int TOKENS_, int UNITS_, int DEPTH_, int STAGES_> st
   static constexpr int SHARED_BYTES = BARRIERS_AT + Stages::BARRIER_BYTES + Jobs::BARRIER_BYTES;
   static constexpr uint32_t RUN = 2048 / STEP_COLS;  // k steps that the tensor cores add up by themselves
   static constexpr uint32_t SHARE = 16;
+  static constexpr uint32_t IDLE = 2;  // whole tiles need no sums, and memory is busy without a few blocks
 };
 
 // Rows of units of the tile that exist.
@@ -151,8 +152,9 @@ struct LooseValues {
   }
 };
 
-struct CodeBlocks {
-  static constexpr uint32_t AHEAD = 2;
+// `AHEAD_`: as registers allow.
+template <uint32_t AHEAD_> struct CodeBlocks {
+  static constexpr uint32_t AHEAD = AHEAD_;
   const GemmParams& p;
   const uint8_t* base;
   int64_t scale_row;
@@ -171,7 +173,8 @@ struct CodeBlocks {
     if (p.a_vectors) {
       codes = *reinterpret_cast<const uint2*>(from);
     } else {
-      for (int j = 0; j < 4; j++) {
+#pragma unroll 1
+      for (int j = 0; j < 4; j++) {  // rare, and not worth the registers
         codes.x |= static_cast<uint32_t>(from[j]) << 8 * j;
         codes.y |= static_cast<uint32_t>(from[j + 4]) << 8 * j;
       }
@@ -196,7 +199,7 @@ template <class S> NVFP4_INLINE void stream_activations(const GemmParams& p, con
     const Job& s = *jobs;
     if (copies && turn != 0) continue;
     if constexpr (S::OPERAND == Operand::CODES)
-      carry_rows<S>(CodeBlocks(p, s.tile), s, ring, c, turn);
+      carry_rows<S>(CodeBlocks<S::TOKENS == 8 ? 2 : 1>(p, s.tile), s, ring, c, turn);
     else if (copies)
       copy_rows<S>(p, s, ring, c);
     else
@@ -276,30 +279,26 @@ template <class S> NVFP4_INLINE void clear(float (&acc)[S::FOURS][4]) {
 // The sums of a segment. Only the last step of a tile may have units short of DEPTH; it belongs to the run in front of it,
 // as in the other kernels, whose bits a batch-invariant product shares.
 template <class S>
-NVFP4_INLINE void multiply_segment(float (&total)[S::FOURS][4], const Job& s, uint32_t units, const Operands<S>& at,
+NVFP4_INLINE void multiply_segment(float (&acc)[S::FOURS][4], const Job& s, uint32_t units, const Operands<S>& at,
                                    const typename S::Stages& ring, typename S::Stages::Cursor& c) {
   static_assert(S::DEPTH <= 2, "a short step has one unit");
   const uint32_t exponent = ptx::opaque(0x70007000u), end = s.end, full = min(end, units / S::DEPTH);
-  float acc[S::FOURS][4];
-  clear<S>(total);
+  uint32_t totals[S::FOURS][2];
+#pragma unroll
+  for (int i = 0; i < S::FOURS; i++) totals[i][0] = totals[i][1] = 0;
   clear<S>(acc);
 #pragma unroll 1
   for (uint32_t step = s.begin; step < end; step += S::RUN) {
     const uint32_t stop = min(end, step + S::RUN);
-    if (step > s.begin) {
-#pragma unroll
-      for (int i = 0; i < S::FOURS; i++)
-#pragma unroll
-        for (int j = 0; j < 4; j++) end_run(total[i][j], acc[i][j]);
-    }
 #pragma unroll 1
     for (uint32_t left = min(full, stop) - step; left > 0; left--) multiply_stage<S, S::DEPTH>(acc, at, exponent, ring, c);
     if (full < stop) multiply_stage<S, 1>(acc, at, exponent, ring, c);
+    if (stop == end) break;
+#pragma unroll
+    for (int i = 0; i < S::FOURS; i++) end_runs(totals[i][0], acc[i][0], acc[i][1]), end_runs(totals[i][1], acc[i][2], acc[i][3]);
   }
 #pragma unroll
-  for (int i = 0; i < S::FOURS; i++)
-#pragma unroll
-    for (int j = 0; j < 4; j++) total[i][j] = __fadd_rn(total[i][j], acc[i][j]);
+  for (int i = 0; i < S::FOURS; i++) add_runs(totals[i][0], acc[i][0], acc[i][1]), add_runs(totals[i][1], acc[i][2], acc[i][3]);
 }
 
 // The warp's 32 stored rows × TOKENS: a thread has four neighbouring rows of 2 · (lane % 4) + {0, 1} of every 8 tokens.
@@ -313,11 +312,12 @@ NVFP4_INLINE void write_warp(const GemmParams& p, const Tile& t, float (&acc)[S:
   const Outputs o = outputs_of(p, stored);
   const int here = min(t.rows - t.row0, S::TOKENS);
   const int64_t base = out_start(p, t);
-  float bias[4];
-  load_bias(p, t.group, stored, bias);
+  float bias[4] = {0.f, 0.f, 0.f, 0.f};
   // Eight gate/up pairs a thread go together by the short form.
-  constexpr bool TOGETHER = ACROSS == 2;
+  constexpr bool TOGETHER = ACROSS == 2 && S::OPERAND != Operand::CODES;  // which has no registers for it
   const bool together = TOGETHER && gated && p.out_dtype != DTYPE_F16;
+  // The test is worth it, since a tile's end is not hidden; the widest form has no registers for it.
+  if (ACROSS == 2 || p.bias) load_bias(p, t.group, stored, bias);
   if (together) {
     HalfBlock gates, ups;
 #pragma unroll
@@ -386,23 +386,23 @@ NVFP4_INLINE void consume(const Sm90Params& params, const typename S::Stages& ri
       skip_segment<S>(s, ring, c);
       continue;
     }
-    float total[S::FOURS][4];
-    multiply_segment<S>(total, s, units, at, ring, c);
+    float acc[S::FOURS][4];
+    multiply_segment<S>(acc, s, units, at, ring, c);
     if (!s.owns) {
-      sums.leave(total);
+      sums.leave(acc);
     } else {
-      if (!s.whole) sums.collect(s.first_block, total);
-      write_warp<S>(p, s.tile, total, g_b, staged);
+      if (!s.whole) sums.collect(s.first_block, acc);
+      write_warp<S>(p, s.tile, acc, g_b, staged);
     }
   }
 }
 
 // ---- the kernel
 
-// Rows past those of a tile are never stored, but multiplied; as zeros they cost the tensor cores less power.
+// By the consumers. Rows past those of a tile are never stored, but multiplied; as zeros they cost the tensor cores less power.
 template <class S> NVFP4_INLINE void clear_rows(uint32_t shared) {
   constexpr int PIECES = S::TOKENS * S::A_PITCH / 16;
-  for (int i = threadIdx.x; i < S::Stages::STAGES * PIECES; i += S::THREADS)
+  for (int i = threadIdx.x; i < S::Stages::STAGES * PIECES; i += 32 * S::WARPS)
     ptx::store_shared128(shared + i / PIECES * S::Stages::STAGE_BYTES + S::A_AT + i % PIECES * 16, make_uint4(0, 0, 0, 0));
 }
 
@@ -416,15 +416,20 @@ template <class S> NVFP4_INLINE void run_few(const Sm90Params& p, uint8_t* dynam
     ring.init(1 + 32, S::WARPS);  // the weights' expect() and each lane of the warp that brings the activations
     jobs.init(1, S::WARPS + 1 + S::CARRIERS);
   }
-  clear_rows<S>(shared);
+  GroupTable groups(p.gemm, S::TOKENS, S::ROWS);
+  if (warp == S::PLANNER) {
+    if (!p.dependent) ptx::wait_for_launches();
+    groups.count();  // takes longer than all that the others do before they meet
+  }
+  if (warp < S::WARPS) clear_rows<S>(shared);
   __syncthreads();
   if (warp < S::WARPS) {
     uint16_t* staged = reinterpret_cast<uint16_t*>(dynamic + S::CODES_AT + warp * S::CODES_BYTES);
     consume<S>(p, ring, JobReader(jobs, slots), staged);
     return;
   }
+  if (warp == S::PLANNER) plan_jobs<S::SHARE, false, false, S::IDLE>(p, groups, S::STEP_COLS, jobs, slots);
   if (!p.dependent) ptx::wait_for_launches();
-  if (warp == S::PLANNER) plan_jobs<S::SHARE>(p, S::TOKENS, S::ROWS, S::STEP_COLS, jobs, slots);
   if (warp == S::WEIGHTS) stream_weights<S>(p.gemm, ring, JobReader(jobs, slots));
   if (warp >= S::ACTIVATIONS) stream_activations<S>(p.gemm, ring, JobReader(jobs, slots));
 }

@@ -289,20 +289,20 @@ template <int FOURS> class KeptTotals {
 #pragma unroll
     for (int i = 0; i < FOURS; i++)
 #pragma unroll
-      for (int j = 0; j < 4; j++) {
-        if (first) total[i][j] = 0.f;
-        end_run(total[i][j], acc[i][j]);
+      for (int j = 0; j < 2; j++) {
+        if (first) totals[i][j] = 0;
+        end_runs(totals[i][j], acc[i][2 * j], acc[i][2 * j + 1]);
       }
   }
   NVFP4_INLINE void add_to(float (&acc)[FOURS][4]) const {
 #pragma unroll
     for (int i = 0; i < FOURS; i++)
 #pragma unroll
-      for (int j = 0; j < 4; j++) acc[i][j] = __fadd_rn(total[i][j], acc[i][j]);
+      for (int j = 0; j < 2; j++) add_runs(totals[i][j], acc[i][2 * j], acc[i][2 * j + 1]);
   }
 
  private:
-  float total[FOURS][4];
+  uint32_t totals[FOURS][2];
 };
 
 // The first of a warpgroup's stored weight rows in a tile; in the last tile it may be past the last one.

@@ -5,8 +5,9 @@
 // Schedule. The list is found from ends or counts in device memory by every warp for itself, so no block waits for
 // another one's search: lane l keeps the sums before groups l · each …, which a walk over them turns into a tile.
 //
-//   const GroupTable groups(p, TOKENS, FEATURES);          // whole warp, each member below too
-//   Work work(groups.tiles(), steps, schedule);
+//   GroupTable groups(p, TOKENS, FEATURES);
+//   groups.count();                                        // whole warp, each member below too
+//   Work work(groups.tiles(), steps, schedule, idle);
 //   for (Segment s; work.next(s);) { const Tile t = groups.find<SHARE>(s.tile); … k steps s.begin … s.end … }
 //
 // That takes registers that not every role has: plan_jobs() is one warp that does it for the others, through Jobs.
@@ -29,17 +30,20 @@ namespace nvfp4 {
 
 class GroupTable {
  public:
-  // Tiles of `tokens` rows × `features` stored weight rows. Reads p.index: after wait_for_launches(), or where the caller
-  // promised that it was there before the launch in front.
+  // Tiles of `tokens` rows × `features` stored weight rows.
   NVFP4_INLINE GroupTable(const GemmParams& p, int tokens, int features)
       : p(p), tokens(tokens), a_height(tile_rows(p.a_layout)), out_height(tile_rows(p.out_layout)),
-        across(blocks_of(p.weight_rows, features)), each(rounded(blocks_of(p.groups, 32), BATCH)) {
+        across(blocks_of(p.weight_rows, features)), each(rounded(blocks_of(p.groups, 32), BATCH)) {}
+  // Reads p.index: after wait_for_launches(), or where the caller promised that it was there before the launch in front.
+  NVFP4_INLINE void count() {
     if (same()) {
       before = {0, 0, 0};
       token_tiles = 0;
       all = ptx::warp_max(p.groups * blocks_of(static_cast<uint32_t>(p.rows), tokens) * across);
       return;
     }
+#pragma unroll
+    for (uint32_t i = 0; i < BATCH; i++) kept[i] = entry(lane() * each + i);
     uint32_t most = 0;
     if (p.grouping == GROUPS_ENDS) {
       end_before = 0;
@@ -119,7 +123,9 @@ class GroupTable {
   uint32_t end_before = 0;         // ends: rows before the lane's groups
   Counts before = {0, 0, 0};
   uint32_t token_tiles, all;
+  int32_t kept[BATCH];  // of the index, the lane's first
 
+  NVFP4_INLINE int32_t entry(uint32_t group) const { return p.index && group < p.groups ? p.index[group] : 0; }
   // Groups have one length that the launch knows: nothing has to be looked up.
   NVFP4_INLINE bool same() const { return p.grouping == GROUPS_NONE || p.grouping == GROUPS_STRIDED; }
   static NVFP4_INLINE uint32_t lane() { return threadIdx.x & 31; }
@@ -137,7 +143,7 @@ class GroupTable {
 #pragma unroll
       for (uint32_t i = 0; i < BATCH; i++) {
         m.group = lane() * each + base + i;
-        raw[i] = p.index && m.group < p.groups ? p.index[m.group] : 0;
+        raw[i] = base == 0 ? kept[i] : entry(m.group);
       }
 #pragma unroll
       for (uint32_t i = 0; i < BATCH; i++) {
@@ -193,8 +199,9 @@ struct Segment {
 // A block's share of tiles · steps < 2^32 k steps.
 class Work {
  public:
-  // `least`: k steps that a block is worth having for, when tiles are cut.
-  NVFP4_INLINE Work(uint32_t tiles, uint32_t steps, uint32_t schedule, uint32_t least = 4) : tiles(tiles), steps(steps) {
+  // `least`: k steps that a block is worth having for, when tiles are cut; `idle`: 16ths of the blocks that may go without
+  // for the others to have a whole tile each.
+  NVFP4_INLINE Work(uint32_t tiles, uint32_t steps, uint32_t schedule, uint32_t idle, uint32_t least = 4) : tiles(tiles), steps(steps) {
     const uint32_t remainder = tiles % gridDim.x, wave = tiles >= gridDim.x && remainder ? gridDim.x : 0;
     const uint32_t cut = schedule == SPLIT_ALL         ? tiles
                          : schedule == SPLIT_TWO_WAVES ? remainder + wave
@@ -203,7 +210,10 @@ class Work {
     const uint32_t total = cut * steps;
     blocks = min(gridDim.x, max(1u, total / least));
     // Few tiles: shares of one length cross no tile's end and leave each tile's owner the fewest sums, if few blocks go without.
-    if (cut > 0 && cut < blocks && blocks / cut * cut * 16 >= blocks * 15) blocks = blocks / cut * cut;
+    if (cut > 0 && cut < blocks) {
+      const uint32_t alike = blocks / cut * cut;
+      if (alike * 16 >= blocks * (16 - (alike == cut ? idle : 1))) blocks = alike;
+    }
     each = total / blocks;
     longer = total % blocks;
     from = blockIdx.x < blocks ? start(blockIdx.x) : total;
@@ -271,11 +281,10 @@ class Jobs : public Ring<4, 128> {
 static_assert(sizeof(Job) <= Jobs::STAGE_BYTES, "a slot holds a job");
 
 // By one warp: everything the block will do, in order; with SCALES, each of which is a trip to memory, g_b too, and the
-// turns of boxes.
-template <uint32_t SHARE, bool SCALES = false, bool EVEN = false>
-NVFP4_INLINE void plan_jobs(const Sm90Params& p, int tokens, int features, int step_cols, const Jobs& jobs, Job* slots) {
-  const GroupTable groups(p.gemm, tokens, features);
-  Work work(groups.tiles(), blocks_of(p.gemm.cols, step_cols), p.schedule);
+// turns of boxes. `groups` are counted.
+template <uint32_t SHARE, bool SCALES, bool EVEN, uint32_t IDLE>
+NVFP4_INLINE void plan_jobs(const Sm90Params& p, const GroupTable& groups, int step_cols, const Jobs& jobs, Job* slots) {
+  Work work(groups.tiles(), blocks_of(p.gemm.cols, step_cols), p.schedule, IDLE);
   Jobs::Cursor c;
   const auto hand_over = [&](const Job& job) {
     jobs.wait_free(c);
@@ -295,13 +304,20 @@ NVFP4_INLINE void plan_jobs(const Sm90Params& p, int tokens, int features, int s
     job.tile = groups.find<SHARE, EVEN>(s.tile);
     job.begin = s.begin, job.end = s.end;
     job.owns = work.owns(s), job.whole = work.is_whole(s);
-    job.first_block = job.whole ? blockIdx.x : work.first_block(s.tile);
+    job.first_block = job.owns && !job.whole ? work.first_block(s.tile) : blockIdx.x;
     hand_over(job);
     if (SCALES) job.turn += job.owns;
   }
   job.begin = job.end = 0;
   hand_over(job);
   if (blockIdx.x == 0) groups.report();
+}
+
+template <uint32_t SHARE, bool SCALES = false, bool EVEN = false>
+NVFP4_INLINE void plan_jobs(const Sm90Params& p, int tokens, int features, int step_cols, const Jobs& jobs, Job* slots) {
+  GroupTable groups(p.gemm, tokens, features);
+  groups.count();
+  plan_jobs<SHARE, SCALES, EVEN, 1>(p, groups, step_cols, jobs, slots);
 }
 
 // One warp's way through the jobs: for (JobReader r(jobs, slots); r.more(); r.done()) … *r …; EARLY: without g_b.

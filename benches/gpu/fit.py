@@ -70,8 +70,9 @@ def features(form, schedule, tiles, steps, once, every, varies=False):
     if cut:
         workers = max(1.0, min(blocks, cut * steps / depth / LEAST_STEPS))
         alike = workers // cut * cut  # as Work has it: a few tiles are shared by as many blocks each
-        workers = alike if 16 * alike >= 15 * workers else workers
-        step, tile, waits, parts = step + cut * steps / workers, tile + max(cut / workers, 1.0), 1.0, max(workers / cut, 1.0)
+        workers = alike if 16 * alike >= (14 if form < 3 and alike == cut else 15) * workers else workers
+        parts = workers != cut or varies
+        step, tile, waits, parts = step + cut * steps / workers, tile + max(cut / workers, 1.0), float(parts), max(workers / cut, 1.0) * parts
     # A block that walks on through the token tiles of a group has its weights brought again.
     return step, tile, waits, parts, every if form < 3 and schedule == 3 else once
 
@@ -98,7 +99,10 @@ def expected(costs, case, form, schedule):
     if case["kind"] != "grouped" or groups == 1 or average == 1:
         return even
     around = int(math.sqrt(average) + 0.5)
-    return even + VARYING * (one([average - around, average, average + around], True) - even)
+    lengths = [average - around, average, average + around]
+    # Hardly any group is two standard deviations off; one of few rows may be empty, which costs no tile.
+    varies = up(max(1, average - 2 * around), FORMS[form][1]) < up(average + 2 * around, FORMS[form][1])
+    return even + VARYING * (one(lengths, varies) - even)
 
 
 def sensible(case, form, schedule):

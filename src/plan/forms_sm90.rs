@@ -131,6 +131,15 @@ impl Form {
         matches!(self.family, Family::Few) || self.is_narrow() && self.tokens <= 64
     }
 
+    /// 16ths of the blocks that may go without, for the others to have a whole tile each: `IDLE` of plan_jobs() in
+    /// kernels/sm90_schedule.cuh.
+    pub(super) const fn idle(&self) -> usize {
+        match self.family {
+            Family::Few => 2,
+            Family::Many => 1,
+        }
+    }
+
     /// Bytes of the sums of a tile.
     pub(super) const fn tile_bytes(&self) -> usize {
         self.tokens * self.rows() * size_of::<f32>()

@@ -82,7 +82,7 @@ fn schedules(family: Family, batch_invariant: bool) -> &'static [Schedule] {
     match family {
         _ if batch_invariant => &[Schedule::WholeTiles],
         Family::Few => {
-            &[Schedule::SplitAll, Schedule::WholeTiles, Schedule::SplitRemainder, Schedule::SplitTwoWaves]
+            &[Schedule::SplitAll, Schedule::SplitRemainder, Schedule::SplitTwoWaves, Schedule::WholeTiles]
         }
         // Tiles that share weights follow one another: cut all over, each block reads weights of its own.
         Family::Many => &[Schedule::WholeTiles, Schedule::SplitRemainder, Schedule::SplitTwoWaves],
@@ -336,6 +336,8 @@ mod tests {
     fn forms_fit_the_machine_and_are_those_of_the_kernels() {
         let few = include_str!("../../kernels/gemm_sm90_few.cu");
         let many = include_str!("../../kernels/gemm_sm90_many.cu");
+        let idle = format!("IDLE = {};", FORMS[0].idle());
+        assert!(include_str!("../../kernels/sm90_few.cuh").contains(&idle), "{idle}");
         for form in FORMS {
             assert!(form.shared_bytes() <= H200.shared_per_block, "{form:?}");
             // A processor has 228 KiB for its blocks, each of which takes one more.
