@@ -117,6 +117,17 @@ struct Cutting {
   }
 };
 
+// A block of finite values by the plain rule, as quantize_tame has it, where products may be cut: false where they may not.
+NVFP4_INLINE bool cut_block(const float (&v)[16], const Encode& e, float amax, uint2& codes, uint32_t& scale) {
+  const float t = __fmul_rn(amax, e.sixth);
+  scale = e4m3_encode(t);
+  const float near = ptx::rcp_approx(tame_step(scale, e));
+  if (!((t <= 464.f) & (__fmul_rn(amax, near) < 6.9f) & !(e.ties & ANY_HARD) & (scale >= 8))) return false;
+  const Cutting by(e.ties, scale, near);
+  codes = DoubledBlock(v, by.r, by.lift, e.ties & ANY_MIXED).codes();
+  return true;
+}
+
 // FOUR_OVER_SIX by integers: which of two candidates has the smaller squared error, without the errors.
 //
 // For a candidate let s = sf/G, q_i its E2M1 magnitudes, Q = Σ q², P = Σ q·|x|. Then Σ (q·s − |x|)² = F + Σ x² with

@@ -5,8 +5,8 @@
 // A stage of the pipeline is 64 k: the units' bytes as they lie in memory, and NT rows of activations of 128 bytes, their
 // 16-byte chunks exchanged by row & 7 so that ldmatrix meets no bank twice. Weights are decoded in registers, exactly.
 // Activations that are codes are decoded to bfloat16, exactly, on their way into shared memory.
-// Tensor cores cut the low bits of every sum off: one run of them stays short enough for the contract's bound, then it
-// is added to the thread's totals in shared memory. k runs upwards in one order whatever the tile, so without splits a row's bits depend on nothing but its operands.
+// Runs of the tensor cores (runs.cuh) leave their totals in shared memory. k runs upwards in one order whatever the tile, so
+// without splits a row's bits depend on nothing but its operands.
 // Splits of a tile leave their sums in the workspace; whichever block comes last adds them in order of k.
 // Twin of src/backend/cpu/gemm.
 #pragma once
@@ -14,6 +14,7 @@
 #include "epilogue.cuh"
 #include "params_gemm.cuh"
 #include "ptx_gemm.cuh"
+#include "runs.cuh"
 #include "tiles.cuh"
 #include "unit.cuh"
 #include "values.cuh"
@@ -204,16 +205,15 @@ NVFP4_INLINE void multiply_stage(Accumulators<S>& acc, uint32_t a, uint32_t valu
 
 // ---- the k loop
 
-// Adds a finished run to the thread's totals, which nobody else touches, and starts the next one.
+// A run ends: the thread's totals, which nobody else touches, are up to date.
 template <class S> NVFP4_INLINE void finish_run(Accumulators<S>& acc, float4* totals, bool first) {
 #pragma unroll
   for (int i = 0; i < S::TOKENS / 4; i++) {
     float* v = acc[i / (S::TOKENS / 8)][i % (S::TOKENS / 8)];
     float4* total = totals + i * S::THREADS;
-    const float4 old = first ? make_float4(0.f, 0.f, 0.f, 0.f) : *total;
-    *total = make_float4(__fadd_rn(old.x, v[0]), __fadd_rn(old.y, v[1]), __fadd_rn(old.z, v[2]), __fadd_rn(old.w, v[3]));
-#pragma unroll
-    for (int j = 0; j < 4; j++) v[j] = 0.f;
+    float4 t = first ? make_float4(0.f, 0.f, 0.f, 0.f) : *total;
+    end_run(t.x, v[0]), end_run(t.y, v[1]), end_run(t.z, v[2]), end_run(t.w, v[3]);
+    *total = t;
   }
 }
 

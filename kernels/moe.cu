@@ -2,6 +2,8 @@
 // do it; names are those of src/backend/cuda/moe.rs.
 #include "moe_combine.cuh"
 #include "moe_dispatch.cuh"
+#include "moe_round.cuh"
+#include "moe_tokens.cuh"
 
 using namespace nvfp4;
 
@@ -37,6 +39,14 @@ NVFP4_KERNEL(nvfp4_moe_scatter_codes, GatherCodesParams, 128, 8) { scatter_all(p
 NVFP4_KERNEL(nvfp4_moe_scatter_bf16, GatherRowsParams, 512, 2) { scatter_all<Bf16>(p); }
 NVFP4_KERNEL(nvfp4_moe_scatter_f16, GatherRowsParams, 512, 2) { scatter_all<F16>(p); }
 NVFP4_KERNEL(nvfp4_moe_scatter_any, GatherRowsParams, 256, 2) { scatter_all<F32>(p); }
+
+NVFP4_KERNEL(nvfp4_moe_tokens_bf16, GatherRowsParams, 256, 5) { scatter_shared<Bf16>(p); }
+NVFP4_KERNEL(nvfp4_moe_tokens_f16, GatherRowsParams, 256, 5) { scatter_shared<F16>(p); }
+NVFP4_KERNEL(nvfp4_moe_tokens_bf16_each, GatherRowsParams, 512, 2) { scatter_each<Bf16>(p); }
+NVFP4_KERNEL(nvfp4_moe_tokens_f16_each, GatherRowsParams, 512, 2) { scatter_each<F16>(p); }
+NVFP4_KERNEL(nvfp4_moe_turn_128x4, GatherRowsParams, 1024, 1) { turn_tiles<128>(p); }
+NVFP4_KERNEL(nvfp4_moe_turn_8x4, GatherRowsParams, 1024, 1) { turn_tiles<8>(p); }
+NVFP4_KERNEL(nvfp4_moe_round_bf16, GatherRowsParams, 256, 3) { round_rows<Bf16>(p); }
 
 #define DISPATCH(NAME, Gather, body)                                             \
   NVFP4_KERNEL(nvfp4_moe_dispatch##NAME, DispatchParams<Gather>, 256, 2) {       \

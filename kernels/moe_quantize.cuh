@@ -198,8 +198,9 @@ NVFP4_INLINE void scatter_quantize(const GatherRowsParams& g, Gathered<D>& t, ui
 
 // ---- a launch of its own behind the sort or a product: CTAs walk over tokens
 
-// Of every local expert what its rows are away from those of the padded row space; the zeros of the padding, a row a warp.
-NVFP4_INLINE void find_tiles(const RowsParams& p, uint32_t* tiles) {
+// Of every local expert what its rows are away from those of the padded row space; the zeros of the padding, a row a warp, where
+// this launch writes them.
+NVFP4_INLINE void find_tiles(const RowsParams& p, uint32_t* tiles, bool pads = true) {
   const uint32_t lane = threadIdx.x & 31, height = tile_rows(p.scales.layout), count = p.groups.count;
   if (threadIdx.x < 32) {
     uint32_t end = 0, scale_row = 0;
@@ -215,6 +216,7 @@ NVFP4_INLINE void find_tiles(const RowsParams& p, uint32_t* tiles) {
     }
   }
   __syncthreads();
+  if (!pads) return;
   const uint32_t words = uint32_t(p.cols / 16 + 3) / 4, warps = blockDim.x / 32;
 #pragma unroll 1
   for (uint32_t unit = blockIdx.x * warps + threadIdx.x / 32; unit < count * height; unit += gridDim.x * warps) {

@@ -65,9 +65,8 @@ constexpr int MANY_WIDTHS = 3;
 struct alignas(64) Sm90ManyParams {
   uint8_t maps[MANY_WIDTHS][128];
   Sm90Params common;
-  float* totals;               // of a tile whose k takes more than run_steps: [block][thread's sums, or halves of them]
-  uint32_t run_steps;          // stages of 64 k that the tensor cores add up by themselves, at least 1
-  uint32_t reserved[13];
+  uint32_t run_steps;          // stages that the tensor cores add up by themselves, at least 1
+  uint32_t reserved[15];
 };
 static_assert(sizeof(Sm90ManyParams) == 704, "src/backend/cuda/gemm.rs mirrors this struct");
 

@@ -90,6 +90,23 @@ NVFP4_INLINE uint32_t opaque() {
   asm("{ .reg .b32 t; mov.u32 t, %%tid.z; or.b32 %0, t, %1; }" : "=r"(d) : "n"(VALUE));
   return d;
 }
+// What stays in its registers: the compiler would make it again wherever it is used.
+NVFP4_INLINE float keep(float v) {
+  asm("" : "+f"(v));
+  return v;
+}
+template <class T>
+NVFP4_INLINE T* keep_global(T* p) {
+  asm("" : "+l"(p));
+  __builtin_assume(__isGlobal(p));
+  return p;
+}
+template <class T>
+NVFP4_INLINE T* keep_shared(T* p) {
+  asm("" : "+l"(p));
+  __builtin_assume(__isShared(p));
+  return p;
+}
 // The high of a pair, where the low is finite: low · 0 + 0 and high · 1 − 0, in the pipe that is less busy than the masks'.
 NVFP4_INLINE uint32_t high_bf16(uint32_t w) {
   uint32_t d;
@@ -136,6 +153,16 @@ NVFP4_INLINE uint32_t max_nan_bf16x2(uint32_t a, uint32_t b) {
 NVFP4_INLINE uint32_t larger_bf16x2(uint32_t a, uint32_t b) {
   uint32_t d;
   asm(NVFP4_LARGER("bf16x2") : "=r"(d) : "r"(a), "r"(b));
+  return d;
+}
+// The smaller magnitude; likewise.
+NVFP4_INLINE uint32_t smaller_bf16x2(uint32_t a, uint32_t b) {
+  uint32_t d;
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 860
+  asm("min.NaN.xorsign.abs.bf16x2 %0, %1, %2;" : "=r"(d) : "r"(a), "r"(b));
+#else
+  asm("{ .reg .b32 s, t; abs.bf16x2 s, %1; abs.bf16x2 t, %2; min.NaN.bf16x2 %0, s, t; }" : "=r"(d) : "r"(a), "r"(b));
+#endif
   return d;
 }
 NVFP4_INLINE uint32_t larger_f16x2(uint32_t a, uint32_t b) {
@@ -193,6 +220,11 @@ NVFP4_INLINE uint32_t e2m1_pair(float low, float high) {
 #endif
 
 // Programmatic dependent launches: both do nothing in an ordinary launch, and are nothing before sm_90.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+constexpr bool HAS_DEPENDENT_LAUNCH = true;
+#else
+constexpr bool HAS_DEPENDENT_LAUNCH = false;
+#endif
 // The next launch may start as soon as processors have room.
 NVFP4_INLINE void allow_dependents() {
 #if __CUDA_ARCH__ >= 900

@@ -45,13 +45,6 @@ NVFP4_INLINE void bulk_load(uint32_t to, const void* from, uint32_t bytes, uint3
       : "memory");
 }
 // A box of a tensor map → shared; what lies outside of the tensor arrives as zeros and counts as bytes.
-NVFP4_INLINE void tensor_load(uint32_t to, const void* map, int x, int y, uint32_t barrier, uint64_t policy) {
-  asm volatile(
-      "cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1, {%3,%4}], [%2], %5;" ::"r"(
-          to),
-      "l"(map), "r"(barrier), "r"(x), "r"(y), "l"(policy)
-      : "memory");
-}
 NVFP4_INLINE void tensor_load(uint32_t to, const void* map, int x, int y, int z, uint32_t barrier, uint64_t policy) {
   asm volatile(
       "cp.async.bulk.tensor.3d.shared::cluster.global.tile.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1, {%3,%4,%5}], [%2], %6;" ::"r"(
@@ -59,35 +52,10 @@ NVFP4_INLINE void tensor_load(uint32_t to, const void* map, int x, int y, int z,
       "l"(map), "r"(barrier), "r"(x), "r"(y), "r"(z), "l"(policy)
       : "memory");
 }
-// The same box to every block of the cluster whose bit is set, at the same offset, counted by the barrier at the same offset.
-NVFP4_INLINE void tensor_load_multicast(uint32_t to, const void* map, int x, int y, int z, uint32_t barrier, uint16_t blocks,
-                                        uint64_t policy) {
-  asm volatile(
-      "cp.async.bulk.tensor.3d.shared::cluster.global.tile.mbarrier::complete_tx::bytes.multicast::cluster.L2::cache_hint [%0], [%1, "
-      "{%3,%4,%5}], [%2], %6, %7;" ::"r"(to),
-      "l"(map), "r"(barrier), "r"(x), "r"(y), "r"(z), "h"(blocks), "l"(policy)
-      : "memory");
-}
 NVFP4_INLINE void tensor_prefetch(const void* map) { asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory"); }
 
-// Shared → global, asynchronously; what lies outside of the tensor is not written.
-NVFP4_INLINE void tensor_store(const void* map, int x, int y, uint32_t from) {
-  asm volatile("cp.async.bulk.tensor.2d.global.shared::cta.tile.bulk_group [%0, {%2,%3}], [%1];" ::"l"(map), "r"(from), "r"(x), "r"(y)
-               : "memory");
-}
-NVFP4_INLINE void bulk_store(void* to, uint32_t from, uint32_t bytes) {
-  asm volatile("cp.async.bulk.global.shared::cta.bulk_group [%0], [%1], %2;" ::"l"(to), "r"(from), "r"(bytes) : "memory");
-}
-NVFP4_INLINE void store_commit() { asm volatile("cp.async.bulk.commit_group;" ::: "memory"); }
-// At most N groups of stores still read their shared memory.
-template <int N> NVFP4_INLINE void store_wait_read() { asm volatile("cp.async.bulk.wait_group.read %0;" ::"n"(N) : "memory"); }
 // Ordinary writes to shared memory become visible to copy engines and tensor cores.
 NVFP4_INLINE void async_fence() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
-
-// Four 8x8 matrices of 16-bit elements, registers → shared; lane 8i + r gives the address of row r of matrix i.
-NVFP4_INLINE void store_matrices_transposed(uint32_t at, uint32_t a, uint32_t b, uint32_t c, uint32_t d) {
-  asm volatile("stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [%0], {%1,%2,%3,%4};" ::"r"(at), "r"(a), "r"(b), "r"(c), "r"(d) : "memory");
-}
 
 NVFP4_INLINE uint2 load_shared64(uint32_t at) {
   uint2 r;

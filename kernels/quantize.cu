@@ -1,8 +1,9 @@
 // Values → NVFP4, and the amax of scopes. Thin: the passes do it; names are those of src/backend/cuda/rows.rs.
 // nvfp4_quantize_*: tile_pass, known decode scales. nvfp4_amax_*: tile_pass, amax only. nvfp4_rows_*: plain_rows, scales
 // per row by the plain rule (x4: four rows a CTA, few: a block a thread); _rule: cached_rows, by any. nvfp4_general: anything.
-// nvfp4_finish_scales: amax bits → decode scales.
+// nvfp4_flat: flat_rows, a product's rows. nvfp4_finish_scales: amax bits → decode scales.
 #include "cached_rows.cuh"
+#include "flat_rows.cuh"
 #include "general_rows.cuh"
 #include "plain_rows.cuh"
 #include "tile_pass.cuh"
@@ -47,6 +48,9 @@ NVFP4_KERNEL(nvfp4_rows_f32_grouped, RowsParams, 512, 1) { plain_rows<F32, 2, 1,
 NVFP4_KERNEL(nvfp4_rows_bf16_rule, RowsParams, 512, 1) { cached_rows<PlainBlock<Bf16>, Bf16, PLAIN>(p); }
 NVFP4_KERNEL(nvfp4_rows_f16_rule, RowsParams, 512, 1) { cached_rows<PlainBlock<F16>, F16, PLAIN>(p); }
 NVFP4_KERNEL(nvfp4_rows_f32_rule, RowsParams, 512, 1) { cached_rows<PlainBlock<F32>, F32, PLAIN>(p); }
+
+// Behind a product.
+NVFP4_KERNEL(nvfp4_flat_bf16, RowsParams, 128, 6) { flat_rows<Bf16, 4>(p); }
 
 NVFP4_KERNEL(nvfp4_general, RowsParams, 256, 2) { general_rows(p); }
 

@@ -25,8 +25,8 @@ template <int TOKENS_, int HALVES_> struct Crew {
   static constexpr int SCALES_AT = BOX_BYTES;  // decode scales of the tile's rows
   static constexpr int BIAS_AT = SCALES_AT + TOKENS * 4;
   static constexpr int BYTES = BIAS_AT + WIDTH * 4;
-  // k of a tile that lasts as long as its gate/up pairs take two writers. Few waves of tiles: better ended soon.
-  static constexpr uint32_t ENOUGH_COLS = TOKENS > 128 ? 2560 : 6144;
+  // k of a tile that lasts as long as its gate/up pairs take two writers.
+  static constexpr uint32_t ENOUGH_COLS = 2048;
   using Sums = float[HALVES][TOKENS / 2];
   static_assert(FLOAT_PIECE * FLOAT_PITCH <= BUFFER && 2 * BUFFER <= BOX_BYTES && TOKENS % HALF_PIECE == 0);
 
@@ -195,75 +195,89 @@ template <class C> NVFP4_INLINE void send_rows(const GemmParams& p, const Tile& 
   }
 }
 
-// Eight gate/up pairs of a box, of two tokens.
-NVFP4_INLINE void load_pairs(HalfBlock& gate, HalfBlock& up, const uint8_t* first, const uint8_t* second) {
+// Four gate/up pairs each of two tokens, of a box.
+NVFP4_INLINE void load_pairs(uint32_t (&pairs)[8], uint32_t from, uint32_t apart) {
 #pragma unroll
   for (int r = 0; r < 2; r++) {
-    const uint4 pairs = *reinterpret_cast<const uint4*>(r ? second : first);
-    gate.w[2 * r] = __byte_perm(pairs.x, pairs.y, 0x5410), up.w[2 * r] = __byte_perm(pairs.x, pairs.y, 0x7632);
-    gate.w[2 * r + 1] = __byte_perm(pairs.z, pairs.w, 0x5410), up.w[2 * r + 1] = __byte_perm(pairs.z, pairs.w, 0x7632);
+    const uint4 four = ptx::load_shared128(from + r * apart);
+    pairs[4 * r] = four.x, pairs[4 * r + 1] = four.y, pairs[4 * r + 2] = four.z, pairs[4 * r + 3] = four.w;
   }
 }
 
-// float16: h by the contract's chain, if all gates are of usual size; else a bit for each, as swiglu_near() has it.
-NVFP4_INLINE uint32_t swiglu_half_f16(HalfBlock& h, const HalfBlock& gate, const HalfBlock& up, const SwiGlu& p) {
+// float16: h by the contract's chain, if all gates are of usual size; else true.
+NVFP4_INLINE bool swiglu_pairs_f16(HalfBlock& h, const uint32_t (&pair)[8], const SwiGlu& p) {
   const float most = __fdiv_rn(80.f, fabsf(p.alpha));
   bool tame = true;
 #pragma unroll
   for (int i = 0; i < 8; i++) {
-    const float size = fabsf(F16::low(gate.w[i >> 1] >> 16 * (i & 1)));
+    const float size = fabsf(F16::low(pair[i]));
     tame &= size >= 0x1p-60f && size <= most;
   }
-  if (!tame) return 0xFFu;
+  if (!tame) return true;
 #pragma unroll
   for (int i = 0; i < 4; i++) {
-    const float low = swiglu_tame(F16::low(gate.w[i]), F16::low(up.w[i]), p), high = swiglu_tame(F16::low(gate.w[i] >> 16), F16::low(up.w[i] >> 16), p);
-    h.w[i] = half_bits(DTYPE_F16, low) | half_bits(DTYPE_F16, high) << 16;
+    uint32_t bits[2];
+#pragma unroll
+    for (int j = 0; j < 2; j++)
+      bits[j] = half_bits(DTYPE_F16, swiglu_tame(F16::low(pair[2 * i + j]), F16::low(pair[2 * i + j] >> 16), p));
+    h.w[i] = bits[0] | bits[1] << 16;
   }
-  return 0;
+  return false;
 }
 
 // By warp `part` of `parts`: gate/up pairs of the tokens `begin` … `end` of a box → outputs. A lane takes four pairs of two
-// tokens at a time; where the short forms do not hold, it comes back to their pairs one by one.
+// tokens at a time. The pairs of a lane for which the short forms do not hold go through the contract's chain again, one a
+// lane of eight.
 template <class C, bool F16_OUT>
 NVFP4_INLINE void gate_rows_as(const GemmParams& p, const Tile& t, uint32_t first_row, const uint8_t* box, int begin, int end, int part, int parts) {
   using D = std::conditional_t<F16_OUT, F16, Bf16>;
   constexpr int LANES = C::WIDTH / 8, STEP = 32 / LANES;  // lanes of a token, tokens at a time
+  static_assert(C::TOKENS % (2 * STEP) == 0, "what lies past the end is looked at, and left");
   const SwiGlu parameters{p.limit, p.alpha, p.beta};
   const SwiGluBf16 shared(parameters);
-  const int lane = threadIdx.x & 31, chunk = lane % LANES;
-  const uint32_t column = first_row / 2 + chunk * 4;
-  if (column >= p.weight_rows / 2) return;
-  int token = begin + part * 2 * STEP + lane / LANES;
-  const uint8_t* from = box + chunk * 16 + token * C::HALF_PITCH;
-  uint16_t* to = reinterpret_cast<uint16_t*>(p.out) + out_start(p, t) + (t.row0 + token) * p.out_row_stride + column;
+  begin += part * 2 * STEP;
+  if (begin >= end) return;
+  const int lane = threadIdx.x & 31, chunk = lane % LANES, own = begin + lane / LANES;
+  const int64_t stride = p.out_row_stride;
+  uint16_t* const out = reinterpret_cast<uint16_t*>(p.out) + out_start(p, t) + t.row0 * stride + first_row / 2;
+  int left = first_row / 2 + chunk * 4 < p.weight_rows / 2 ? end - own : 0;
+  uint32_t from = ptx::shared_address(box) + own * C::HALF_PITCH + chunk * 16;
+  uint16_t* to = out + own * stride + chunk * 4;
+  const int step = parts * 2 * STEP;
 #pragma unroll 1
-  for (; token < end; token += parts * 2 * STEP) {
-    // The second token may be past the end: what lies there is looked at, and left.
-    HalfBlock h, gate, up;
-    load_pairs(gate, up, from, from + STEP * C::HALF_PITCH);
-    uint32_t again;
+  for (int first = begin; first < end; first += step) {
+    HalfBlock h, tails;
+    uint32_t pairs[8];
+    load_pairs(pairs, from, STEP * C::HALF_PITCH);
+    bool again, strange = false;
     if constexpr (F16_OUT)
-      again = swiglu_half_f16(h, gate, up, parameters);
+      again = swiglu_pairs_f16(h, pairs, parameters);
     else
-      again = swiglu_near(h, gate, up, shared, true);
-    *reinterpret_cast<uint2*>(to) = make_uint2(h.w[0], h.w[1]);
-    if (token + STEP < end) *reinterpret_cast<uint2*>(to + STEP * p.out_row_stride) = make_uint2(h.w[2], h.w[3]);
-    else again &= 0x0F0Fu;
+      again = swiglu_pairs(h, tails, pairs, shared, strange);
+    if (left > 0) *reinterpret_cast<uint2*>(to) = make_uint2(h.w[0], h.w[1]);
+    if (left > STEP) *reinterpret_cast<uint2*>(to + STEP * stride) = make_uint2(h.w[2], h.w[3]);
+    if (__any_sync(~0u, again || strange)) {
+      if constexpr (!F16_OUT) {
+        load_pairs(pairs, from, STEP * C::HALF_PITCH);  // once more: not worth registers
+        again |= strange && has_tiny(h, tails, pairs, shared);
+      }
+      uint32_t lanes = __ballot_sync(~0u, again && left > 0);
 #pragma unroll 1
-    while (again) {
-      const uint32_t i = ptx::lowest_bit(again) & 7;
-      const bool certain = again >> i & 1;
-      again &= ~(0x101u << i);
-      const int row = i < 4 ? 0 : STEP;
-      const uint32_t pair = reinterpret_cast<const uint32_t*>(from + row * C::HALF_PITCH)[i & 3];
-      const float one = D::low(pair), other = D::low(pair >> 16);
-      if (!certain && (one == 0.f || __fadd_rn(other, p.beta) == 0.f)) continue;
-      const float value = swiglu(one, other, parameters);
-      to[row * p.out_row_stride + (i & 3)] = static_cast<uint16_t>(half_bits(F16_OUT ? DTYPE_F16 : DTYPE_BF16, value));
+      while (lanes) {
+        const uint32_t four = ptx::lowest_bit(lanes) & ~3u, which = four + (lane >> 3), i = lane & 7;
+        const int token = first + which / LANES + (i < 4 ? 0 : STEP), column = which % LANES * 4 + (i & 3);
+        __syncwarp();  // behind the stores of whole rows
+        if ((lanes >> which & 1) && token < end) {
+          const uint32_t pair = *reinterpret_cast<const uint32_t*>(box + token * C::HALF_PITCH + 4 * column);
+          const float value = swiglu(D::low(pair), D::low(pair >> 16), parameters);
+          out[token * stride + column] = static_cast<uint16_t>(half_bits(F16_OUT ? DTYPE_F16 : DTYPE_BF16, value));
+        }
+        lanes &= ~(15u << four);
+      }
     }
-    from += parts * 2 * STEP * C::HALF_PITCH;
-    to += parts * 2 * STEP * p.out_row_stride;
+    left -= step;
+    from += step * C::HALF_PITCH;
+    to += step * stride;
   }
 }
 
@@ -280,7 +294,7 @@ NVFP4_INLINE void gate_rows(const GemmParams& p, const Tile& t, uint32_t first_r
 template <class C> NVFP4_INLINE int own_gates(const GemmParams& p, int here, bool last) {
   const uint32_t enough = p.out_dtype == DTYPE_F16 ? C::ENOUGH_COLS * 12 / 5 : C::ENOUGH_COLS;
   if (last || p.cols >= enough) return last ? here : 0;
-  return max(here - static_cast<int>(C::TOKENS * p.cols / enough), 0) & ~31;  // whole steps of all four warps
+  return max(here - static_cast<int>(C::TOKENS * p.cols / enough), 0) & ~(32 / C::HALVES - 1);  // whole steps of all four warps
 }
 
 // ---- what warpgroups do
@@ -327,11 +341,12 @@ NVFP4_INLINE bool write_sums(const GemmParams& p, const Tile& t, uint32_t first_
   const bool plain = route != Route::PIECES && is_plain(p, g_b);
   if (!plain) {
     ptx::meet(barrier, C::THREADS);  // the last readers of scales and buffers are done
-    for (int token = C::thread(); token < C::TOKENS; token += C::THREADS) {
+    const int thread = ptx::opaque(C::thread());  // what comes of it is not worth registers meanwhile
+    for (int token = thread; token < C::TOKENS; token += C::THREADS) {
       const int row = t.row0 + token;
       reinterpret_cast<float*>(memory + C::SCALES_AT)[token] = row < t.rows ? a_decode_scale(p, t, row) : 1.f;
     }
-    for (int row = 4 * C::thread(); row < C::WIDTH; row += 4 * C::THREADS)
+    for (int row = 4 * thread; row < C::WIDTH; row += 4 * C::THREADS)
       load_bias(p, t.group, first_row + row, *reinterpret_cast<float(*)[4]>(memory + C::BIAS_AT + 4 * row));
     ptx::meet(barrier, C::THREADS);
   }

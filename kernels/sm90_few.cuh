@@ -9,12 +9,13 @@
 //   activations  one copies rows, or all load, decode and store them: NVFP4 codes, and rows that no bulk copy can address
 //   consumers    warp w of a unit owns 32 of its rows × TOKENS: decodes weights in registers, multiplies, joins cut tiles,
 //                writes its outputs straight from registers
-// The tensor cores end a run after RUN k and registers hold the totals: docs/numerics.md's bound asks for that.
+// A run of the tensor cores (runs.cuh) ends after RUN k; registers hold the totals.
 // The judge is the portable kernel, gemm.cuh.
 #pragma once
 #include "gemm.cuh"
 #include "sm90_ring.cuh"
 #include "sm90_schedule.cuh"
+#include "swiglu_bf16.cuh"
 
 namespace nvfp4 {
 
@@ -272,12 +273,6 @@ template <class S> NVFP4_INLINE void clear(float (&acc)[S::FOURS][4]) {
     for (int j = 0; j < 4; j++) acc[i][j] = 0.f;
 }
 
-template <class S> NVFP4_INLINE void add(float (&total)[S::FOURS][4], const float (&acc)[S::FOURS][4]) {
-#pragma unroll
-  for (int i = 0; i < S::FOURS; i++)
-#pragma unroll
-    for (int j = 0; j < 4; j++) total[i][j] = __fadd_rn(total[i][j], acc[i][j]);
-}
 
 // The sums of a segment. Only the last step of a tile may have units short of DEPTH; it belongs to the run in front of it,
 // as in the other kernels, whose bits a batch-invariant product shares.
@@ -286,17 +281,26 @@ NVFP4_INLINE void multiply_segment(float (&total)[S::FOURS][4], const Job& s, ui
                                    const typename S::Stages& ring, typename S::Stages::Cursor& c) {
   static_assert(S::DEPTH <= 2, "a short step has one unit");
   const uint32_t exponent = ptx::opaque(0x70007000u), end = s.end, full = min(end, units / S::DEPTH);
+  float acc[S::FOURS][4];
   clear<S>(total);
+  clear<S>(acc);
 #pragma unroll 1
   for (uint32_t step = s.begin; step < end; step += S::RUN) {
     const uint32_t stop = min(end, step + S::RUN);
-    float acc[S::FOURS][4];
-    clear<S>(acc);
+    if (step > s.begin) {
+#pragma unroll
+      for (int i = 0; i < S::FOURS; i++)
+#pragma unroll
+        for (int j = 0; j < 4; j++) end_run(total[i][j], acc[i][j]);
+    }
 #pragma unroll 1
     for (uint32_t left = min(full, stop) - step; left > 0; left--) multiply_stage<S, S::DEPTH>(acc, at, exponent, ring, c);
     if (full < stop) multiply_stage<S, 1>(acc, at, exponent, ring, c);
-    add<S>(total, acc);
   }
+#pragma unroll
+  for (int i = 0; i < S::FOURS; i++)
+#pragma unroll
+    for (int j = 0; j < 4; j++) total[i][j] = __fadd_rn(total[i][j], acc[i][j]);
 }
 
 // The warp's 32 stored rows × TOKENS: a thread has four neighbouring rows of 2 · (lane % 4) + {0, 1} of every 8 tokens.
@@ -311,7 +315,29 @@ NVFP4_INLINE void write_warp(const GemmParams& p, const Tile& t, float (&acc)[S:
   const int here = min(t.rows - t.row0, S::TOKENS);
   const int64_t base = out_start(p, t);
   float bias[4] = {0.f, 0.f, 0.f, 0.f};
-  if (p.bias) load_bias(p, t.group, stored, bias);  // the test is worth it: a tile's end is not hidden
+  // the test is worth it: a tile's end is not hidden; with 16 tokens it would spill
+  if (ACROSS == 2 || p.bias) load_bias(p, t.group, stored, bias);
+  // Eight gate/up pairs a thread go together by the short form.
+  constexpr bool TOGETHER = ACROSS == 2;
+  const bool together = TOGETHER && gated && p.out_dtype != DTYPE_F16;
+  if (together) {
+    HalfBlock gates, ups;
+#pragma unroll
+    for (int n = 0; n < ACROSS; n++)
+#pragma unroll
+      for (int c = 0; c < 2; c++) {
+        ptx::keep_order();  // loads of all tokens at once spill
+        const int token = n * 8 + 2 * (lane & 3) + c;
+        float v[4] = {acc[n][c], acc[n][2 + c], acc[ACROSS + n][c], acc[ACROSS + n][2 + c]};
+        scale_sums(p, v, DECODE_UNDO, token < here ? a_decode_scale(p, t, t.row0 + token) : 1.f, g_b, bias);
+        gates.w[(2 * n + c) % 4] = ptx::pack_bf16(v[0], v[2]), ups.w[(2 * n + c) % 4] = ptx::pack_bf16(v[1], v[3]);
+      }
+    swiglu_half(gates, ups, SwiGluBf16(SwiGlu{p.limit, p.alpha, p.beta}), true);
+#pragma unroll
+    for (int n = 0; n < ACROSS; n++)
+#pragma unroll
+      for (int c = 0; c < 2; c++) acc[n][c] = gates.value(2 * (2 * n + c) % 8), acc[n][2 + c] = gates.value((2 * (2 * n + c) + 1) % 8);
+  }
 #pragma unroll
   for (int n = 0; n < ACROSS; n++) {
 #pragma unroll
@@ -319,8 +345,10 @@ NVFP4_INLINE void write_warp(const GemmParams& p, const Tile& t, float (&acc)[S:
       const int token = n * 8 + 2 * (lane & 3) + c, row = t.row0 + token;
       if (token < here && o.first < o.cols) {
         float v[4] = {acc[n][c], acc[n][2 + c], acc[ACROSS + n][c], acc[ACROSS + n][2 + c]};
-        scale_sums(p, v, DECODE_UNDO, a_decode_scale(p, t, row), g_b, bias);
-        activate(p, v);
+        if (!together) {
+          scale_sums(p, v, DECODE_UNDO, a_decode_scale(p, t, row), g_b, bias);
+          activate(p, v);
+        }
         if (codes) {
           uint16_t* to = staged + token % 8 * S::CODES_PITCH + (gated ? 2 : 4) * (lane >> 2);
 #pragma unroll
@@ -394,7 +422,7 @@ template <class S> NVFP4_INLINE void run_few(const Sm90Params& p, uint8_t* dynam
   GroupTable groups(p.gemm, S::TOKENS, S::ROWS);
   if (warp == S::PLANNER) {
     if (!p.dependent) ptx::wait_for_launches();
-    groups.count();  // takes longer than all that the others do before they meet
+    if (S::TOKENS == 8) groups.count();  // takes longer than all that the others do before they meet; 16 would spill
   }
   if (warp < S::WARPS) clear_rows<S>(shared);
   __syncthreads();
@@ -403,6 +431,7 @@ template <class S> NVFP4_INLINE void run_few(const Sm90Params& p, uint8_t* dynam
     consume<S>(p, ring, JobReader(jobs, slots), staged);
     return;
   }
+  if (warp == S::PLANNER && S::TOKENS != 8) groups.count();
   if (warp == S::PLANNER) plan_jobs<S::SHARE, false, false, S::IDLE>(p, groups, S::STEP_COLS, jobs, slots);
   if (!p.dependent) ptx::wait_for_launches();
   if (warp == S::WEIGHTS) stream_weights<S>(p.gemm, ring, JobReader(jobs, slots));

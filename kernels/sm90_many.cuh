@@ -12,10 +12,9 @@
 // Tokens past the group's end are not written; tiles of 128 and 256 load and multiply what they have, rounded up to a width.
 // A warpgroup leaves its sums in a box of shared memory, from where two more warps write them, and goes on (sm90_epilogue.cuh):
 // nobody waits for the other warpgroups, and the tensor cores for nothing but the leaving.
-// Tensor cores cut the low bits of every sum off: a run of them ends after run_steps stages, and its sums are added to
-// totals, one half in the box and one in the workspace. Accumulators are only read between runs and never changed: who
-// changes them there makes the compiler wait for every single product.
+// A run of the tensor cores ends after run_steps stages (runs.cuh); its totals wait in the box.
 #pragma once
+#include "runs.cuh"
 #include "sm90_epilogue.cuh"
 #include "sm90_ring.cuh"
 #include "sm90_schedule.cuh"
@@ -42,8 +41,8 @@ template <bool F16_, int UNITS_, int CONSUMERS_, int TOKENS_, int DEPTH_, int ST
   static NVFP4_INLINE constexpr int width(int i) { return !EVEN ? TOKENS : TOKENS == 256 ? (i == 2 ? 256 : 136 + 64 * i) : 72 + 56 * i; }
   static constexpr int WRITERS = 2;                  // warps that empty the warpgroups' boxes
   // Registers of a thread, which add up to the launch's 168 or 128.
-  static constexpr int CONSUMER_REGISTERS = CONSUMERS == 3 ? 152 : DEPTH == 2 ? 224 : 232;
-  static constexpr int PRODUCER_REGISTERS = CONSUMERS == 3 || DEPTH == 2 ? 56 : 40;
+  static constexpr int CONSUMER_REGISTERS = CONSUMERS == 3 ? 152 : 224;
+  static constexpr int PRODUCER_REGISTERS = 56;
   using Stages = Ring<STAGES, STAGE_BYTES>;
   using Writers = Crew<TOKENS, HALVES>;
   using Sums = typename Writers::Sums;
@@ -149,53 +148,30 @@ template <class F> struct Consumer {
     words.load(stage + values_at + unit * UNIT_BYTES, stage + scales_at + unit * UNIT_BYTES);
   }
 
-  // acc = the products of `count` > 0 stages, the last of them short by a unit or not, with at least the first `tokens` tokens:
-  // by the widths FIRST … LAST. Every stage is the producer's again.
-  template <int FIRST = 0, int LAST = F::WIDTHS - 1>
-  NVFP4_INLINE void multiply(typename F::Sums& acc, uint32_t count, bool is_short, uint32_t tokens) {
-    if constexpr (FIRST < LAST) {
-      constexpr int MIDDLE = (FIRST + LAST) / 2;
-      if (tokens <= F::width(MIDDLE))
-        multiply<FIRST, MIDDLE>(acc, count, is_short, tokens);
-      else
-        multiply<MIDDLE + 1, LAST>(acc, count, is_short, tokens);
-    } else if constexpr (!F::EVEN) {
-      multiply_stages(acc, count, is_short);
-      finish(acc);
-    } else {
-      // Accumulators of a loop of their own, cleared: else the compiler waits for every product of every loop.
-      constexpr int SUMS = F::width(FIRST) / 2;
-      float sums[F::HALVES][SUMS];
+  // acc += the products of `count` > 0 stages, the last of them short by a unit or not, with as many tokens as it has sums
+  // for. Every stage is the producer's again.
+  template <int SUMS> NVFP4_INLINE void multiply(float (&acc)[F::HALVES][SUMS], uint32_t count, bool is_short) {
 #pragma unroll
-      for (int half = 0; half < F::HALVES; half++) {
-#pragma unroll
-        for (int i = 0; i < SUMS; i++) sums[half][i] = 0.f;
-        ptx::wgmma_pin(sums[half]);
-      }
-      multiply_stages(sums, count, is_short);
-      finish(sums);
-#pragma unroll
-      for (int half = 0; half < F::HALVES; half++)
-#pragma unroll
-        for (int i = 0; i < F::TOKENS / 2; i++) acc[half][i] = i < SUMS ? sums[half][i] : 0.f;
-    }
+    for (int half = 0; half < F::HALVES; half++) ptx::wgmma_pin(acc[half]);
+    multiply_stages(acc, count, is_short);
+    finish(acc);
   }
 
   template <int SUMS> NVFP4_INLINE void multiply_stages(float (&acc)[F::HALVES][SUMS], uint32_t count, bool is_short) {
     Words words[2];
-    bool add = false;  // the first products overwrite
+    bool behind = false;  // a stage is being multiplied still
     ring.wait_full(cursor);
     load(words[0], ring.stage(cursor), 0);
 #pragma unroll 1
     for (uint32_t left = count - is_short; left > 0; left--) {
-      multiply_stage<F::DEPTH>(acc, words, add, left > 1 || is_short);
-      add = true;
+      multiply_stage<F::DEPTH>(acc, words, behind, left > 1 || is_short);
+      behind = true;
     }
-    if (F::DEPTH > 1 && is_short) multiply_stage<1>(acc, words, add, false);
+    if (F::DEPTH > 1 && is_short) multiply_stage<1>(acc, words, behind, false);
   }
 
   // One stage of UNITS along k; its first words are there, and those of the next stage, if `more`, will be.
-  template <int UNITS, int SUMS> NVFP4_INLINE void multiply_stage(float (&acc)[F::HALVES][SUMS], Words (&words)[2], bool add, bool more) {
+  template <int UNITS, int SUMS> NVFP4_INLINE void multiply_stage(float (&acc)[F::HALVES][SUMS], Words (&words)[2], bool behind, bool more) {
     const uint32_t stage = ring.stage(cursor);
     const uint32_t tokens = ptx::warp_max(ptx::wgmma_descriptor_low(stage));
     Cursor ahead = cursor;
@@ -215,7 +191,7 @@ template <class F> struct Consumer {
         ptx::wgmma_fence();
         const uint32_t at = tokens + unit * (F::BOX_BYTES / 16) + 4 * pair;
 #pragma unroll
-        for (int half = 0; half < F::HALVES; half++) ptx::wgmma<F::F16>(acc[half], fragments[pair][half].even, at, F::EVEN || pair > 0 || unit > 0 || add);
+        for (int half = 0; half < F::HALVES; half++) ptx::wgmma<F::F16>(acc[half], fragments[pair][half].even, at, 1);
 #pragma unroll
         for (int half = 0; half < F::HALVES; half++) ptx::wgmma<F::F16>(acc[half], fragments[pair][half].odd, at + 2, 1);
         ptx::wgmma_commit();
@@ -228,7 +204,7 @@ template <class F> struct Consumer {
           }
         }
         ptx::wgmma_wait<1>();
-        if (pair == 0 && unit == 0 && add) release();  // products of the stage before this one are done
+        if (pair == 0 && unit == 0 && behind) release();  // products of the stage before this one are done
       }
     }
     cursor = ahead;
@@ -250,85 +226,83 @@ template <class F> struct Consumer {
   }
 };
 
-// Totals of the runs of a tile, a thread's own: the upper halves of the floats wait in the warpgroup's box, the lower ones in
-// the workspace, most likely in the cache. 16 bytes hold halves of eight sums.
-template <class F> class Totals {
+// Totals of the runs of a tile, a thread's own, in the warpgroup's box: 16 bytes hold eight of them.
+template <int FOURS> class BoxedTotals {
  public:
-  NVFP4_INLINE Totals(uint8_t* box, float* workspace)
-      : upper(reinterpret_cast<uint4*>(box) + (threadIdx.x & 127)),
-        lower(reinterpret_cast<uint4*>(workspace) + (static_cast<int64_t>(blockIdx.x) * F::WARPS + (threadIdx.x >> 5)) * EIGHTS * 32 + (threadIdx.x & 31)) {}
+  explicit NVFP4_INLINE BoxedTotals(uint8_t* box) : halves(reinterpret_cast<uint4*>(box) + (threadIdx.x & 127)) {}
 
-  NVFP4_INLINE void add(const float (&acc)[F::FOURS][4], bool first) {
-#pragma unroll
-    for (int from = 0; from < EIGHTS; from += 2) {
-      uint4 low[2];
-#pragma unroll
-      for (int i = 0; i < 2; i++) low[i] = first ? make_uint4(0, 0, 0, 0) : __ldcg(lower + (from + i) * 32);
-#pragma unroll
-      for (int i = 0; i < 2; i++) {
-        uint4 high = first ? make_uint4(0, 0, 0, 0) : upper[(from + i) * 128];
-        join(acc[2 * (from + i)], high.x, high.y, low[i].x, low[i].y);
-        join(acc[2 * (from + i) + 1], high.z, high.w, low[i].z, low[i].w);
-        upper[(from + i) * 128] = high;
-        __stcg(lower + (from + i) * 32, low[i]);
-      }
-      __syncwarp();  // over which ptxas collects no loads until registers run out
-    }
+  // end_run() of every sum.
+  NVFP4_INLINE void end(float (&acc)[FOURS][4], bool first) {
+    first ? end_as<true>(acc) : end_as<false>(acc);
   }
   // acc becomes the total of all runs.
-  NVFP4_INLINE void add_to(float (&acc)[F::FOURS][4]) {
-    constexpr int TOGETHER = F::TOKENS > 128 ? 6 : 4;  // on their way at once, as registers allow
+  NVFP4_INLINE void add_to(float (&acc)[FOURS][4]) const {
 #pragma unroll
-    for (int from = 0; from < EIGHTS; from += TOGETHER) {
-      uint4 low[TOGETHER];
+    for (int i = 0; i < FOURS; i += 2) {
+      const uint4 h = halves[i * 64];
+      const uint32_t words[4] = {h.x, h.y, h.z, h.w};
 #pragma unroll
-      for (int i = 0; i < TOGETHER && from + i < EIGHTS; i++) low[i] = __ldcg(lower + (from + i) * 32);
-#pragma unroll
-      for (int i = 0; i < TOGETHER && from + i < EIGHTS; i++) {
-        const uint4 high = upper[(from + i) * 128];
-        const uint32_t h[4] = {high.x, high.y, high.z, high.w}, l[4] = {low[i].x, low[i].y, low[i].z, low[i].w};
-#pragma unroll
-        for (int j = 0; j < 8; j++) {
-          float& sum = acc[2 * (from + i) + j / 4][j % 4];
-          sum = __fadd_rn(total(h[j / 2], l[j / 2], j & 1), sum);
-        }
+      for (int j = 0; j < (i + 1 < FOURS ? 8 : 4); j++) {
+        float& sum = acc[i + j / 4][j % 4];
+        sum = __fadd_rn(j & 1 ? Bf16::high(words[j / 2]) : Bf16::low(words[j / 2]), sum);
       }
-      __syncwarp();
+      if (i % 8 == 6) __syncwarp();  // over which ptxas collects no loads until registers run out
     }
   }
 
  private:
-  static constexpr int EIGHTS = F::FOURS / 2;
-  uint4 *upper, *lower;
+  uint4* halves;
 
-  static NVFP4_INLINE float total(uint32_t high, uint32_t low, int odd) { return __uint_as_float(__byte_perm(low, high, odd ? 0x7632 : 0x5410)); }
-  // Two words of each half += four sums.
-  static NVFP4_INLINE void join(const float (&x)[4], uint32_t& h0, uint32_t& h1, uint32_t& l0, uint32_t& l1) {
-    const uint32_t t0 = __float_as_uint(__fadd_rn(total(h0, l0, 0), x[0])), t1 = __float_as_uint(__fadd_rn(total(h0, l0, 1), x[1]));
-    const uint32_t t2 = __float_as_uint(__fadd_rn(total(h1, l1, 0), x[2])), t3 = __float_as_uint(__fadd_rn(total(h1, l1, 1), x[3]));
-    h0 = __byte_perm(t0, t1, 0x7632), l0 = __byte_perm(t0, t1, 0x5410);
-    h1 = __byte_perm(t2, t3, 0x7632), l1 = __byte_perm(t2, t3, 0x5410);
+  template <bool FIRST> NVFP4_INLINE void end_as(float (&acc)[FOURS][4]) {
+    uint32_t most = 0;
+#pragma unroll
+    for (int i = 0; i < FOURS; i += 2) {
+      uint4 h = make_uint4(0, 0, 0, 0);
+      if (!FIRST) h = halves[i * 64];
+      uint32_t* words[4] = {&h.x, &h.y, &h.z, &h.w};
+#pragma unroll
+      for (int j = 0; j < (i + 1 < FOURS ? 4 : 2); j++) {
+        float &a = acc[i + j / 2][j % 2 * 2], &b = acc[i + j / 2][j % 2 * 2 + 1];
+        if (!FIRST) a = __fadd_rn(Bf16::low(*words[j]), a), b = __fadd_rn(Bf16::high(*words[j]), b);
+        *words[j] = __byte_perm(__float_as_uint(a), __float_as_uint(b), 0x7632);
+        most = ptx::larger_bf16x2(most, *words[j]);
+        a = __fadd_rn(a, -upper_half(a)), b = __fadd_rn(b, -upper_half(b));
+      }
+      halves[i * 64] = h;
+      if (i % 8 == 6) __syncwarp();
+    }
+    // Rare: what an infinity or a NaN leaves is nothing, as end_run() has it.
+    if ((most & 0x7F80u) == 0x7F80u || (most >> 16 & 0x7F80u) == 0x7F80u) {
+#pragma unroll
+      for (int i = 0; i < FOURS; i++)
+#pragma unroll
+        for (int j = 0; j < 4; j++) acc[i][j] = acc[i][j] == acc[i][j] ? acc[i][j] : 0.f;
+    }
   }
 };
 
 // The same in registers, where the sums are few.
-template <class F> class KeptTotals {
+template <int FOURS> class KeptTotals {
  public:
-  NVFP4_INLINE void add(const float (&acc)[F::FOURS][4], bool first) {
+  explicit NVFP4_INLINE KeptTotals(uint8_t*) {}
+  NVFP4_INLINE void end(float (&acc)[FOURS][4], bool first) {
 #pragma unroll
-    for (int i = 0; i < F::FOURS; i++)
+    for (int i = 0; i < FOURS; i++)
 #pragma unroll
-      for (int j = 0; j < 4; j++) total[i][j] = __fadd_rn(first ? 0.f : total[i][j], acc[i][j]);
+      for (int j = 0; j < 4; j++) {
+        if (first) total[i][j] = 0.f;
+        end_run(total[i][j], acc[i][j]);
+      }
   }
-  NVFP4_INLINE void add_to(float (&acc)[F::FOURS][4]) const {
+  NVFP4_INLINE void add_to(float (&acc)[FOURS][4]) const {
 #pragma unroll
-    for (int i = 0; i < F::FOURS; i++)
+    for (int i = 0; i < FOURS; i++)
 #pragma unroll
       for (int j = 0; j < 4; j++) acc[i][j] = __fadd_rn(total[i][j], acc[i][j]);
   }
 
  private:
-  float total[F::FOURS][4];
+  float total[FOURS][4];
 };
 
 // The first of a warpgroup's stored weight rows in a tile; in the last tile it may be past the last one.
@@ -336,47 +310,68 @@ template <class F> NVFP4_INLINE uint32_t first_row_of(const Tile& t, uint32_t wa
   return t.features * F::FEATURES + warpgroup * F::Writers::WIDTH;
 }
 
+// Whether a job takes more than one run: asked anew each time, which costs less than a register.
+NVFP4_INLINE bool in_runs(const Sm90ManyParams& params, const Job& job) { return job.end - job.begin > params.run_steps; }
+// Of the box; who writes pieces keeps it to himself.
+template <class F> NVFP4_INLINE typename F::Box::Cursor box_turn(const Sm90ManyParams& params, const Job& job) {
+  return {0, route_of(params.common.gemm) == Route::PIECES ? 0 : job.turn & 1};
+}
+
+// One warpgroup's sums of a job, run after run, in tiles of at least the job's tokens: by the widths FIRST … LAST, each with
+// loops and accumulators of its own, else the compiler waits for every product of every loop.
+template <class F, int FIRST = 0, int LAST = F::WIDTHS - 1>
+NVFP4_INLINE void multiply_job(const Sm90ManyParams& params, Consumer<F>& consumer, const JobReader& jobs, typename F::Sums& acc,
+                               const typename F::Box& box, uint8_t* memory, uint32_t barrier) {
+  if constexpr (FIRST < LAST) {
+    constexpr int MIDDLE = (FIRST + LAST) / 2;
+    if (ptx::warp_max((*jobs).tile.count) <= F::width(MIDDLE))
+      multiply_job<F, FIRST, MIDDLE>(params, consumer, jobs, acc, box, memory, barrier);
+    else
+      multiply_job<F, MIDDLE + 1, LAST>(params, consumer, jobs, acc, box, memory, barrier);
+  } else {
+    constexpr int SUMS = F::width(FIRST) / 2, FOURS = F::HALVES * SUMS / 4;
+    float sums[F::HALVES][SUMS];
+    float(&fours)[FOURS][4] = reinterpret_cast<float(&)[FOURS][4]>(sums);
+    std::conditional_t<F::KEEPS_TOTALS, KeptTotals<FOURS>, BoxedTotals<FOURS>> totals(memory);
+#pragma unroll
+    for (int i = 0; i < FOURS; i++)
+#pragma unroll
+      for (int j = 0; j < 4; j++) fours[i][j] = 0.f;
+    const auto steps = [&] { return (*jobs).end - (*jobs).begin; };
+    uint32_t left = ptx::warp_max(steps());
+    while (true) {
+      const uint32_t count = min(left, params.run_steps);
+      const bool is_short = left == count && (*jobs).end * F::DEPTH > blocks_of(params.common.gemm.cols, UNIT_COLS);
+      consumer.multiply(sums, count, ptx::warp_max(is_short));
+      left -= count;
+      if (left == 0) break;
+      const bool first = left + count == steps();
+      if (!F::KEEPS_TOTALS && first) {
+        box.wait_free(box_turn<F>(params, *jobs));
+        ptx::meet(barrier, 128);  // nobody reads the box as a buffer any more
+      }
+      totals.end(fours, first);
+    }
+    if (in_runs(params, *jobs)) totals.add_to(fours);
+#pragma unroll
+    for (int half = 0; half < F::HALVES; half++)
+#pragma unroll
+      for (int i = 0; i < F::TOKENS / 2; i++) acc[half][i] = i < SUMS ? sums[half][i] : 0.f;
+  }
+}
+
 template <class F>
 NVFP4_INLINE void consume(const Sm90ManyParams& params, const typename F::Stages& ring, int warpgroup, JobReader jobs,
                           const typename F::Box& box, uint8_t* memory) {
   const GemmParams& p = params.common.gemm;
   Consumer<F> consumer(ring, warpgroup);
-  constexpr bool BOXED = !F::KEEPS_TOTALS;  // totals have a part in the box
   typename F::Sums acc;
   float(&fours)[F::FOURS][4] = reinterpret_cast<float(&)[F::FOURS][4]>(acc);
-  std::conditional_t<F::KEEPS_TOTALS, KeptTotals<F>, char> kept;
   const uint32_t barrier = 1 + warpgroup;
   for (; ptx::warp_max(jobs.more()); jobs.done()) {
-    // Of the box; who writes pieces keeps it to himself.
-    const auto turn = [&] { return typename F::Box::Cursor{0, route_of(p) == Route::PIECES ? 0 : (*jobs).turn & 1}; };
-    // Whether the tile takes more than one run: asked anew each time, which costs less than a register.
-    const auto steps = [&] { return (*jobs).end - (*jobs).begin; };
-    const auto in_runs = [&] { return steps() > params.run_steps; };
-    uint32_t left = ptx::warp_max(steps());
-    while (true) {
-      const uint32_t count = min(left, params.run_steps);
-      const bool is_short = left == count && (*jobs).end * F::DEPTH > blocks_of(p.cols, UNIT_COLS);
-      consumer.multiply(acc, count, ptx::warp_max(is_short), ptx::warp_max((*jobs).tile.count));
-      left -= count;
-      if (left == 0) break;
-      const bool first = left + count == steps();
-      if constexpr (F::KEEPS_TOTALS) {
-        kept.add(fours, first);
-      } else {
-        if (first) {
-          box.wait_free(turn());
-          ptx::meet(barrier, 128);  // nobody reads the box as a buffer any more
-        }
-        Totals<F>(memory, params.totals).add(fours, first);
-      }
-    }
-    if (in_runs()) {
-      if constexpr (F::KEEPS_TOTALS)
-        kept.add_to(fours);
-      else
-        Totals<F>(memory, params.totals).add_to(fours);
-    }
-    const auto boxed = [&] { return BOXED && in_runs(); };
+    multiply_job<F>(params, consumer, jobs, acc, box, memory, barrier);
+    const auto turn = [&] { return box_turn<F>(params, *jobs); };
+    const auto boxed = [&] { return !F::KEEPS_TOTALS && in_runs(params, *jobs); };
     const Job& job = *jobs;
     if (!job.whole) {
       typename F::Shares shares(p.partials, reinterpret_cast<uint64_t*>(p.counters), params.common.token, static_cast<int>(threadIdx.x >> 5));
@@ -464,7 +459,9 @@ template <class F> NVFP4_INLINE void run_many(const Sm90ManyParams& params, uint
     }
   } else {
     ptx::raise_registers<F::CONSUMER_REGISTERS>();
-    consume<F>(params, ring, warpgroup, JobReader(jobs, slots), box_of(warpgroup), boxes + warpgroup * F::Writers::BYTES);
+    // An address that the compiler would keep in a uniform register, and move out of it at every stage.
+    const uint32_t at = F::CONSUMERS == 2 && F::DEPTH == 2 ? ptx::opaque(shared) : shared;
+    consume<F>(params, typename F::Stages(at, at + F::BARRIERS_AT), warpgroup, JobReader(jobs, slots), box_of(warpgroup), boxes + warpgroup * F::Writers::BYTES);
   }
 }
 

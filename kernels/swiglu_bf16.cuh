@@ -80,10 +80,15 @@ struct SwiGluBf16 {
     const bool covered = a >= 0.25f && a <= 0x1p20f && !(clamps && (bits & 0xFFFFu));
     most = covered ? __fmul_rn(__frcp_rn(a), TAME_EXPONENT) : -1.f;
   }
-  // The approximate value.
-  NVFP4_INLINE float near(float gate, float up) const {
+  // Float steps about the middle between two values, for gates of up to `most`: the low bits of 1.5 * 2^23 and a float are
+  // the nearest whole number, here of 15 + steps * most.
+  NVFP4_INLINE uint32_t window(float most) const { return __float_as_uint(__fmaf_rn(most, steps, 12582912.f + 15.f)) & 0xFFFFu; }
+  // Added to a pair of tails, the low halves of floats, it leaves those within the window at most 2 * window.
+  static NVFP4_INLINE uint32_t shift(uint32_t window) { return window * 0x10001u + 0x80008000u; }
+  // The approximate value, of up + beta.
+  NVFP4_INLINE float near(float gate, float u) const {
     const float d = __fadd_rn(1.f, ptx::ex2_approx(__fmul_rn(gate, coefficient)));
-    return __fmul_rn(gate, __fmul_rn(ptx::rcp_approx(d), __fadd_rn(up, p.beta)));
+    return __fmul_rn(gate, __fmul_rn(ptx::rcp_approx(d), u));
   }
 };
 
@@ -103,14 +108,13 @@ NVFP4_INLINE uint32_t swiglu_near(HalfBlock& h, HalfBlock& gate, HalfBlock& up, 
   for (int i = 1; i < 4; i++) largest = ptx::larger_bf16x2(largest, gate.w[i]);
   largest &= 0x7FFF7FFFu;
   const float most = __uint_as_float(max(largest & 0xFFFF0000u, largest << 16));  // NaN where a gate is
-  // 1.5 * 2^23 added: the low bits are the whole number nearest to 15 + steps * |gate|.
-  const uint32_t window = __float_as_uint(__fmaf_rn(most, s.steps, 12582912.f + 15.f)) & 0xFFFFu;
-  const uint32_t shift = window * 0x10001u + 0x80008000u;
+  const uint32_t window = s.window(most), shift = SwiGluBf16::shift(window);
   uint32_t closest = 0xFFFFFFFFu, exponents = 0;
   HalfBlock tails;
 #pragma unroll
   for (int i = 0; i < 4; i++) {
-    const float v[2] = {s.near(gate.value(2 * i), up.value(2 * i)), s.near(gate.value(2 * i + 1), up.value(2 * i + 1))};
+    const float u[2] = {__fadd_rn(up.value(2 * i), s.p.beta), __fadd_rn(up.value(2 * i + 1), s.p.beta)};
+    const float v[2] = {s.near(gate.value(2 * i), u[0]), s.near(gate.value(2 * i + 1), u[1])};
     h.w[i] = Bf16::pack(v[0], v[1]);
     tails.w[i] = __byte_perm(__float_as_uint(v[0]), __float_as_uint(v[1]), 0x5410);
     closest = ptx::add_min_u16x2(tails.w[i], shift, closest);
@@ -139,6 +143,54 @@ NVFP4_INLINE uint32_t swiglu_near(HalfBlock& h, HalfBlock& gate, HalfBlock& up, 
         if (magnitude > INFINITE_BF16) found |= 1u << 2 * i + j;
       }
     }
+  }
+  return found;
+}
+
+// The same of eight words with a gate below its up, as a product leaves them, for h that is stored. `tails` are the low halves of
+// the floats that h was rounded from. True: a value needs the contract's chain; `strange`: has_tiny() says whether one does.
+NVFP4_INLINE bool swiglu_pairs(HalfBlock& h, HalfBlock& tails, uint32_t (&pair)[8], const SwiGluBf16& s, bool& strange) {
+  if (s.limit && s.most >= 0.f) {
+#pragma unroll
+    for (int i = 0; i < 8; i++)  // a gate has no lower bound: -infinity
+      pair[i] = ptx::max_nan_bf16x2(ptx::min_nan_bf16x2(pair[i], s.limit), (s.limit & 0xFFFF0000u) | 0x8000FF80u);
+  }
+  float u[8];
+#pragma unroll
+  for (int i = 0; i < 8; i++) u[i] = Bf16::high(pair[i]);
+  if (s.p.beta != 0.f) {
+#pragma unroll
+    for (int i = 0; i < 8; i++) u[i] = __fadd_rn(u[i], s.p.beta);
+  }
+  uint32_t largest = pair[0];
+#pragma unroll
+  for (int i = 1; i < 8; i++) largest = ptx::larger_bf16x2(largest, pair[i]);
+  const float most = __uint_as_float(largest << 16 & 0x7FFF0000u);  // NaN where a gate is
+  const uint32_t window = s.window(most), shift = SwiGluBf16::shift(window);
+  uint32_t closest = 0xFFFFFFFFu, smallest = 0;
+#pragma unroll
+  for (int i = 0; i < 4; i++) {
+    const float v[2] = {s.near(Bf16::low(pair[2 * i]), u[2 * i]), s.near(Bf16::low(pair[2 * i + 1]), u[2 * i + 1])};
+    h.w[i] = Bf16::pack(v[0], v[1]);
+    tails.w[i] = __byte_perm(__float_as_uint(v[0]), __float_as_uint(v[1]), 0x5410);
+    closest = ptx::add_min_u16x2(tails.w[i], shift, closest);
+    smallest = i == 0 ? h.w[0] : ptx::smaller_bf16x2(smallest, h.w[i]);
+  }
+  // Magnitudes less SMALL_BF16, of 16 bits: small ones are the largest then, and NaNs follow.
+  const uint32_t farthest = ptx::add_max_u16x2(smallest & 0x7FFF7FFFu, (0x10000u - SMALL_BF16) * 0x10001u, 0);
+  strange = max(farthest & 0xFFFFu, farthest >> 16) > INFINITE_BF16 - SMALL_BF16;
+  return min(closest & 0xFFFFu, closest >> 16) <= 2 * window || !(most <= s.most);
+}
+
+// Whether a value is NaN, or small for no factor that is zero. A float that is zero stands for less than 2^-141 or for such a
+// factor, and is right; but for the sign where an up of -0 was not added to a beta of 0.
+NVFP4_INLINE bool has_tiny(const HalfBlock& h, const HalfBlock& tails, const uint32_t (&pair)[8], const SwiGluBf16& s) {
+  bool found = false;
+#pragma unroll
+  for (int i = 0; i < 8; i++) {
+    const uint32_t magnitude = h.w[i >> 1] >> 16 * (i & 1) & 0x7FFFu, tail = tails.w[i >> 1] >> 16 * (i & 1) & 0xFFFFu;
+    found |= magnitude > INFINITE_BF16 || (magnitude < SMALL_BF16 && (magnitude | tail) != 0) ||
+             (pair[i] >> 16 == 0x8000u && s.p.beta == 0.f);
   }
   return found;
 }

@@ -72,12 +72,14 @@ fn example() {
     assert!(error > 0.1 && error < 0.35, "{text}");
 }
 
-/// TensorRT's headers are where TENSORRT_HOME or the system has them; without them nothing is claimed.
+/// TensorRT's headers are where TENSORRT_HOME or the system has them, CUDA's also in CUDA_HOME or the tree; without them nothing
+/// is claimed.
 #[test]
 fn tensorrt_plugin() {
     let source = native::root().join("examples/engines/tensorrt_plugin.cpp");
-    let home = std::env::var("TENSORRT_HOME").map(|h| format!("-I{h}/include")).unwrap_or_default();
-    let include: Vec<&str> = [home.as_str()].into_iter().filter(|i| !i.is_empty()).collect();
+    let homes = ["TENSORRT_HOME", "CUDA_HOME"].into_iter().filter_map(|home| std::env::var(home).ok());
+    let tree = native::root().join(".toolkit/nvidia/cu13").display().to_string();
+    let include: Vec<String> = homes.chain([tree]).map(|home| format!("-I{home}/include")).collect();
     let probe = native::scratch().join("probe.cpp");
     std::fs::write(&probe, "#include <NvInferRuntime.h>\n#include <cuda_runtime_api.h>\n").expect("writable");
     let checks = |file: &Path| {

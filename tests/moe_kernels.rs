@@ -233,7 +233,7 @@ fn gather_of(rng: &mut Rng, arena: &mut Arena, permute: PermuteProblem) -> Gathe
     let (dtype, wild) = (rng.dtype(), rng.chance(4));
     let groups = permute.groups();
     let kind = rng.below(5);
-    let widths = [1, 2, 3, 4, 17, 32, 48, 130, if tokens < 10 { 1030 } else { 8 }];
+    let widths = [1, 2, 4, 16, 17, 32, 48, 130, if tokens < 10 { 1030 } else { 8 }];
     let cols = 16 * rng.pick(&widths[..if slots > 560 { 5 } else { widths.len() }]);
     let blocks = cols / 16;
     let what = match kind {
@@ -280,6 +280,46 @@ fn gather_of(rng: &mut Rng, arena: &mut Arena, permute: PermuteProblem) -> Gathe
         }
     };
     GatherProblem { permute, cols, what }
+}
+
+/// What kernels with a warp a token, or a row, take: rows of whole words, the plain rule.
+fn many(rng: &mut Rng, arena: &mut Arena) -> Vec<Job> {
+    let (tokens, topk) = (rng.pick(&[44, 70]), rng.pick(&[6, 8]));
+    let permute = permutation(rng, arena, tokens, topk);
+    let slots = tokens * topk;
+    let cols = 64 * rng.pick(&[1, 4, 12, 36]);
+    let (dtype, wild) = (rng.pick(&[Dtype::Bf16, Dtype::F16]), rng.chance(4));
+    let (_, scope, decode) = rounding(rng, arena, slots);
+    let rule = ScaleRule::Amax;
+    let mut src = |rows| loop {
+        let src = arena.matrix(rng, rows, cols, dtype, Some(wild));
+        if (src.row_stride * dtype.bytes()).is_multiple_of(16) {
+            return (src, rng.chance(2), rng.pick(&[0, 16]));
+        }
+    };
+    if wild && topk == 8 {
+        let (src, ..) = src(slots);
+        let rows = Matrix {
+            base: arena.take(slots * cols * 2, 0),
+            dtype: Dtype::Bf16,
+            row_stride: cols,
+            group_stride: 0,
+        };
+        let out = DecodedOut { rows, rule, scope, decode };
+        return vec![Job::Permute(permute), Job::Round(RoundProblem { rows: permute, cols, src, out })];
+    }
+    let (src, linear, pad) = src(tokens);
+    let groups = permute.groups();
+    let mut scales = arena.scales(rng, |tile| groups.scale_rows(tile), cols / 16, false);
+    if linear {
+        let row_stride = cols / 16 + pad;
+        scales = Scales { base: arena.take(slots * row_stride, 0), layout: ScaleLayout::Linear, row_stride };
+    }
+    let codes_row_stride = cols / 2 + pad;
+    let codes = arena.take(slots * codes_row_stride, 0);
+    let out = QuantOut { codes, codes_row_stride, scales, rule, scope, decode };
+    let gather = GatherProblem { permute, cols, what: Gather::Quantize { src, out } };
+    vec![Job::Dispatch(DispatchProblem { route: None, gather, dependent_launch: false })]
 }
 
 fn rounding(rng: &mut Rng, arena: &mut Arena, rows: usize) -> (ScaleRule, Scope, DecodeScales) {
@@ -400,7 +440,10 @@ impl Emulator {
                     match moe::plan_gather(&p.gather, facts) {
                         Some(GatherLaunch::Values(l)) => self.launch(&l),
                         Some(GatherLaunch::Codes(l)) => self.launch(&l),
-                        Some(GatherLaunch::Quantize(l)) => self.launch(&l),
+                        Some(GatherLaunch::Quantize(l, turn)) => {
+                            self.launch(&l);
+                            turn.iter().for_each(|l| self.launch(l));
+                        }
                         None => {}
                     }
                 }
@@ -426,10 +469,11 @@ fn kernels_agree_with_the_cpu_backend() {
     let cases = std::env::var("NVFP4_MOE_CASES").map_or(150, |n| n.parse().unwrap());
     type Make = fn(&mut Rng, &mut Arena) -> Vec<Job>;
     // Dispatches have the most forms.
-    let kinds: [(&str, Make, u64); 6] = [
+    let kinds: [(&str, Make, u64); 7] = [
         ("route", route, 1),
         ("permute", permute, 1),
         ("dispatch", dispatch, 3),
+        ("many", many, 1),
         ("round", round, 1),
         ("combine", combine, 1),
         ("dequantize", dequantize, 1),

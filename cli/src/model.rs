@@ -124,7 +124,13 @@ impl Model {
         self.shards.iter().find_map(|s| s.source.metadata.get(key)).map(String::as_str)
     }
 
-    /// What model_type config.json names, of the model itself or of its text part.
+    /// Whether config.json says that the output head is the embedding, and no tensor says otherwise.
+    pub fn ties_embeddings(&self) -> bool {
+        let said = self.config.as_ref().and_then(|c| c.get("tie_word_embeddings"));
+        said == Some(&Value::Bool(true)) && self.find("lm_head.weight").is_none()
+    }
+
+    /// What model_type config.json names.
     pub fn model_type(&self) -> Option<&str> {
         self.config.as_ref()?.get("model_type")?.as_str()
     }

@@ -106,8 +106,10 @@ fn plan(
     let modules = kept
         .filter(|t| t.shape.len() == 2 && is_float(t.dtype))
         .filter_map(|t| t.name.strip_suffix(".weight"));
-    let config =
-        config::modelopt(&modules.map(String::from).collect::<Vec<_>>(), false, Some(args.rule.name()));
+    // A head that is the embedding has no tensor of its own, and engines ask for it by name.
+    let tied = model.ties_embeddings().then_some("lm_head");
+    let kept: Vec<String> = modules.chain(tied).map(String::from).collect();
+    let config = config::modelopt(&kept, false, Some(args.rule.name()));
 
     let sample = args.sample.as_deref().map(Sample::open).transpose()?;
     let mut calibrated = 0;

@@ -5,17 +5,19 @@ use safetensors::tensor::Dtype;
 
 /// What stays in its precision unless `--include` names it: lookups are no products, and norms, routers and output
 /// heads cost little and hurt much.
-pub const DEFAULT_EXCLUDES: [&str; 10] = [
+pub const DEFAULT_EXCLUDES: [&str; 12] = [
     "*embeddings*",
     "*embed_tokens*",
+    "*embed.weight",
     "*wte*",
     "*wpe*",
     "*LayerNorm*",
     "*norm*",
     "*router*",
-    "*mlp.gate.weight",
-    "*block_sparse_moe.gate.weight",
+    "*.gate.weight",
+    "*shared_expert_gate*",
     "*lm_head*",
+    "head.weight",
 ];
 
 /// How tensors of all experts of a layer ([E, ...], three dimensions) are stored.
@@ -95,11 +97,14 @@ pub fn reason_to_keep(tensor: &Tensor, patterns: &Patterns, experts: Experts) ->
         return Some(format!("--exclude {pattern}"));
     }
     if patterns.include.is_empty() {
-        let pattern = DEFAULT_EXCLUDES.iter().find(|p| names(p, &tensor.name))?;
-        return Some(format!("default exclude {pattern}"));
+        return kept_by_default(&tensor.name).map(|pattern| format!("default exclude {pattern}"));
     }
     let wanted = patterns.include.iter().any(|p| names(p, &tensor.name));
     (!wanted).then(|| "no --include names it".into())
+}
+
+fn kept_by_default(name: &str) -> Option<&'static str> {
+    DEFAULT_EXCLUDES.into_iter().find(|pattern| names(pattern, name))
 }
 
 /// A pattern names a tensor, or the module that the tensor is the weight of.
@@ -157,5 +162,36 @@ mod tests {
             assert_eq!(matches(pattern.as_bytes(), text.as_bytes()), expected, "{pattern} {text}");
         }
         assert!(names("lm_head", "lm_head.weight"), "a module's name stands for its weight");
+    }
+
+    /// Embeddings, routers and heads of models as their checkpoints call them; and what is beside them.
+    #[test]
+    fn defaults_know_models() {
+        for name in [
+            "model.embed_tokens.weight",
+            "embed.weight",
+            "backbone.embeddings.weight",
+            "lm_head.weight",
+            "head.weight",
+            "model.layers.3.mlp.gate.weight",
+            "layers.3.ffn.gate.weight",
+            "backbone.layers.3.mixer.gate.weight",
+            "model.layers.3.block_sparse_moe.gate.weight",
+            "model.layers.3.mlp.router.weight",
+            "model.layers.3.mlp.shared_expert_gate.weight",
+        ] {
+            assert!(kept_by_default(name).is_some(), "{name} would be quantized");
+        }
+        for name in [
+            "model.layers.3.mlp.gate_proj.weight",
+            "layers.3.ffn.experts.7.w1.weight",
+            "layers.3.ffn.shared_experts.w2.weight",
+            "layers.3.attn.wo_a.weight",
+            "backbone.layers.3.mixer.experts.7.up_proj.weight",
+            "model.layers.3.block_sparse_moe.experts.7.w3.weight",
+            "model.layers.3.self_attn.indexer_head.weight",
+        ] {
+            assert!(kept_by_default(name).is_none(), "{name} would be kept");
+        }
     }
 }

@@ -122,6 +122,35 @@ fn bad_scales_are_named() {
 }
 
 #[test]
+fn bad_divisors_are_named() {
+    let dir = Folder::new();
+    for (block, divisor, input, parts) in [
+        (0x7F, 1.0, 1.0, ["m.weight_scale at [1, 0]", "NaN (0x7f)"]),
+        (0x80, 1.0, 1.0, ["m.weight_scale at [1, 0]", "negative (0x80)"]),
+        (0x38, 0.0, 1.0, ["m.weight_global_scale at [0] is 0", "above 0"]),
+        (0x38, -2.0, 1.0, ["m.weight_global_scale at [0] is -2", "above 0"]),
+        (0x38, f32::INFINITY, 1.0, ["m.weight_global_scale at [0] is inf", "finite"]),
+        (0x38, f32::NAN, 1.0, ["m.weight_global_scale at [0] is NaN", "finite"]),
+        (0x38, 1.0e-39, 1.0, ["m.weight_global_scale at [0] is 0.000", "whose reciprocal is inf"]),
+        (0x38, 1.0, 0.0, ["m.input_global_scale at [0] is 0", "above 0"]),
+        (0x38, 1.0, f32::NAN, ["m.input_global_scale at [0] is NaN", "finite"]),
+    ] {
+        let entries = [
+            Entry { name: "m.weight_packed", dtype: "U8", shape: vec![2, 8], bytes: (0..16).collect() },
+            Entry { name: "m.weight_scale", dtype: "F8_E4M3", shape: vec![2, 1], bytes: vec![0x38, block] },
+            entry("m.weight_global_scale", "F32", &[1], &[divisor]),
+            entry("m.input_global_scale", "F32", &[1], &[input]),
+        ];
+        let file = dir.file("ct.safetensors", &safetensors(&entries, 0));
+        for form in ["modelopt", "compressed-tensors"] {
+            let out = convert(&file, &dir.path("out.safetensors"), form, &[]);
+            failed(&out, &["ct.safetensors", parts[0], parts[1]]);
+        }
+        assert_eq!(dir.names(), ["ct.safetensors"]);
+    }
+}
+
+#[test]
 fn sets_that_do_not_fit_are_named() {
     let dir = Folder::new();
     let codes = |shape: &[usize]| Entry {
@@ -272,6 +301,14 @@ fn unequal_shards() {
         &up,
     );
     assert!((0.08..0.12).contains(&error), "{error}");
+    // Into the other form and out of it the same is merged.
+    let (there, back) = (dir.path("ct.safetensors"), dir.path("back.safetensors"));
+    succeeded(&convert(&quantized, &there, "compressed-tensors", &["--merge-scales", "--quiet"]));
+    succeeded(&convert(&there, &back, "modelopt", &["--quiet"]));
+    assert_eq!(tensors(&merged), tensors(&back));
+    succeeded(&convert(&quantized, &there, "compressed-tensors", &["--quiet"]));
+    succeeded(&convert(&there, &back, "modelopt", &["--merge-scales", "--quiet"]));
+    assert_eq!(tensors(&merged), tensors(&back));
 }
 
 /// A fused weight whose halves have scales of their own becomes one matrix with one scale, or stays.

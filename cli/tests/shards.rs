@@ -233,6 +233,33 @@ fn experts_in_one_tensor() {
     assert!(text(&out.stdout).contains("--experts says how"), "{}", text(&out.stdout));
 }
 
+/// An output head that is the embedding is in no file; engines are told that it is not quantized.
+#[test]
+fn a_tied_head_is_kept() {
+    let dir = Folder::new();
+    let input = sharded(&dir);
+    let config = input.join("config.json");
+    let mut outputs = Vec::new();
+    for (said, tied) in [
+        (r#"{"tie_word_embeddings":true}"#, true),
+        (r#"{"tie_word_embeddings":false}"#, false),
+        (r#"{}"#, false),
+    ] {
+        fs::write(&config, said).unwrap();
+        let out = dir.path(&format!("out{}", outputs.len()));
+        succeeded(&run("quantize", &input, &out, &[]));
+        let words: Value =
+            serde_json::from_slice(&fs::read(out.join("hf_quant_config.json")).unwrap()).unwrap();
+        let excluded = words["quantization"]["exclude_modules"].as_array().unwrap();
+        assert_eq!(excluded.contains(&"lm_head".into()), tied, "{said}: {excluded:?}");
+        outputs.push(out);
+    }
+    let ct = dir.path("ct");
+    succeeded(&run("convert", &outputs[0], &ct, &["--to", "compressed-tensors"]));
+    let words: Value = serde_json::from_slice(&fs::read(ct.join("config.json")).unwrap()).unwrap();
+    assert!(words["quantization_config"]["ignore"].as_array().unwrap().contains(&"lm_head".into()));
+}
+
 /// config.json says how experts are stored, where the model is known.
 #[test]
 fn experts_by_the_models_name() {

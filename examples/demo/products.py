@@ -38,7 +38,7 @@ class Products:
             weights, bias = self.layers[name]
             a = x.astype(ml_dtypes.bfloat16)
             if quantized_activations:
-                a = nvfp4.quantize(self.context, a, scope=nvfp4.Scope.ROW)
+                a = nvfp4.quantize(self.context, a, scope=nvfp4.Scope.ROW, scale_rule=nvfp4.ScaleRule.FOUR_OVER_SIX)
             return nvfp4.gemm(self.context, a, weights, bias=bias, out_dtype=np.float32)
 
         return multiply

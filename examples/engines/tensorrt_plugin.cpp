@@ -119,18 +119,16 @@ class Linear final : public IPluginV3, public IPluginV3OneCore, public IPluginV3
                                std::int32_t) noexcept override {
     return in[0].desc.dims.d[in[0].desc.dims.nbDims - 1] == layer_->k ? 0 : -1;
   }
-  /// Scratch for the largest batch of the profile and, since a smaller one may be split in more parts, for every power of two.
+  /// Scratch for every batch of the profile: a smaller one may be split in more parts than the largest.
   std::size_t getWorkspaceSize(const DynamicPluginTensorDesc* in, std::int32_t, const DynamicPluginTensorDesc*,
                                std::int32_t) const noexcept override {
     try {
-      // A query follows no pointer, but checks that there are some.
       const Prepared prepared(*layer_);
-      void* somewhere = prepared.storage->data();
       const std::int64_t rows = rows_of(in[0].max);
       std::size_t bytes = 0;
-      for (std::int64_t m = 1; m < 2 * rows; m *= 2) {
-        auto args = prepared.gemm(m < rows ? m : rows, somewhere, nullptr);
-        args.out = static_cast<char*>(somewhere) + (std::size_t{1} << 40);  // apart from the input, never followed
+      for (std::int64_t m = 1; m <= rows; m++) {
+        // A query takes NULL for memory that is not there yet.
+        const auto args = prepared.gemm(m, nullptr, nullptr);
         const std::size_t needed = nvfp4::gemm_workspace_size(prepared.context, args);
         bytes = needed > bytes ? needed : bytes;
       }

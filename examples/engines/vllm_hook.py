@@ -14,6 +14,7 @@ interface moves: they were written for its 0.10 line and have not been run by th
 
 from __future__ import annotations
 
+import fnmatch
 import sys
 
 try:
@@ -39,6 +40,16 @@ def prepare(codes, scales, decode_scales):
         # One matrix has one decode scale. Never averaged: the command merges them and says what that costs.
         raise ValueError(f"the shards have decode scales {decode.tolist()}; run `nvfp4 convert --merge-scales`")
     return nv.Weights(codes=codes.contiguous(), scales=scales.contiguous(), decode_scales=decode[:1].contiguous())
+
+
+def is_excluded(module, patterns, fused):
+    """Whether a checkpoint keeps a module as it is. `fused`: layers that the engine made of several, "qkv_proj": ["q_proj", ...]."""
+    parent, _, leaf = module.rpartition(".")
+    names = [f"{parent}.{part}" if parent else part for part in fused.get(leaf, [leaf])]
+    kept = [any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns) for name in names]
+    if any(kept) != all(kept):
+        raise ValueError(f"{module}: some of {names} are NVFP4 and some are not")
+    return all(kept)
 
 
 def apply(x, weights, bias=None, quantize_activations=False):
@@ -91,18 +102,28 @@ if LinearMethodBase is not None and torch is not None:
             return ["hf_quant_config.json"]
 
         @classmethod
+        def override_quantization_method(cls, hf_quant_cfg, user_quant, **extra):
+            # The checkpoint's own config names ModelOpt: without this vLLM refuses another name.
+            return "libnvfp4" if user_quant == "libnvfp4" else None
+
+        @classmethod
         def from_config(cls, config):
-            return cls(config.get("quantization", config).get("exclude_modules", []))
+            config = config.get("quantization", config)
+            return cls(config.get("exclude_modules") or config.get("ignore") or [])
 
         def get_quant_method(self, layer, prefix):
             if not isinstance(layer, LinearBase):
                 return None
-            return UnquantizedLinearMethod() if prefix in self.excluded else NvFp4LinearMethod()
+            return UnquantizedLinearMethod() if is_excluded(prefix, self.excluded, self.packed_modules_mapping) else NvFp4LinearMethod()
 
 
 def main():
+    fused = {"qkv_proj": ["q_proj", "k_proj", "v_proj"]}
+    kept = ["lm_head", "model.vision*", "l.1.q_proj", "l.1.k_proj", "l.1.v_proj"]
+    found = [is_excluded(m, kept, fused) for m in ("lm_head", "model.vision.a", "l.1.qkv_proj", "l.0.qkv_proj", "l.0.up_proj")]
+    assert found == [True, True, True, False, False]
     if torch is None:
-        print("torch is not installed: nothing was checked")
+        print("torch is not installed: names of modules were checked, products were not")
         return 0
     where = "cuda" if torch.cuda.is_available() and nv.available("cuda") else "cpu"
     w = torch.randn(96, 128, dtype=torch.bfloat16, device=where)

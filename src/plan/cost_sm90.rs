@@ -28,12 +28,12 @@ const fn cost(start: f32, step: f32, tile: f32, cut: f32, part: f32) -> Cost {
     Cost { start, step, tile, cut, part }
 }
 
-/// Of [`FORMS`], in their order. Fitted by benches/gpu/fit.py to the 1617 times of benches/gpu/sweep.py (bench/results/h200-sweep.json)
-/// that lie near the best of their problem: V4-Flash up, Qwen3-30B up and down, both output projections and the dense layer, 1
-/// to 1024 tokens a group, even and routed splits, every form and schedule. Mean error 5 %. By hand: steps of 128 and 256 tokens
-/// (fitted: 0.745 and 0.698), so that 512 even rows take the wider form, which is 3 % faster there; the last form, by
-/// whole products of 128 tokens of commit add5a4d (48 groups, 7168 → 6144: 1046 µs; dense 8192: 38.9); and the first form's step
-/// and the second's cut (fitted: 0.472 and 2.2), by 16 shapes of 1 and 4 tokens of commit 18b9c8f.
+/// Of [`FORMS`], in their order. Fitted by benches/gpu/fit.py to 1617 times of benches/gpu/sweep.py, earlier ones than those in
+/// bench/results/h200-sweep.json, that lie near the best of their problem: V4-Flash up, Qwen3-30B up and down, both output projections
+/// and the dense layer, 1 to 1024 tokens a group, even and routed splits, every form and schedule. Mean error 5 %. By hand: steps
+/// of 128 and 256 tokens (fitted: 0.745 and 0.698), so that 512 even rows take the wider form, which is 3 % faster there; the last
+/// form, by whole products of 128 tokens of commit add5a4d (48 groups, 7168 → 6144: 1046 µs; dense 8192: 38.9); and the first form's
+/// step and the second's cut (fitted: 0.472 and 2.2), by 16 shapes of 1 and 4 tokens of commit 18b9c8f.
 const COSTS: [Cost; FORMS.len()] = [
     cost(2.9, 0.480, 2.3, 2.5, 0.4),
     cost(4.8, 0.443, 1.7, 2.8, 0.5),

@@ -121,11 +121,6 @@ impl Form {
         }
     }
 
-    /// Whether the totals of runs stay in registers: `KEEPS_TOTALS` of kernels/sm90_many.cuh.
-    pub(super) const fn keeps_totals(&self) -> bool {
-        self.halves() * self.tokens <= 64
-    }
-
     /// Halves of a unit that a warpgroup of `many` takes.
     const fn halves(&self) -> usize {
         8 * self.units / self.warps

@@ -24,11 +24,10 @@ pub struct Sm90Plan {
     /// Activations are codes that a pass before the product decodes to bfloat16 rows, exactly; else `few` decodes them itself.
     pub decoded: bool,
     /// Byte offsets in the workspace, whose start belongs to the rows of a second pass: decoded rows, then a flag a
-    /// warp, the sums of cut tiles, and totals of runs.
+    /// warp, and the sums of cut tiles.
     pub decoded_at: usize,
     pub flags_at: usize,
     pub sums_at: usize,
-    pub totals_at: usize,
     pub workspace_bytes: usize,
 }
 
@@ -130,7 +129,6 @@ fn plan_decoded(
     {
         return None;
     }
-    let many = f.family == Family::Many;
     // More blocks than a small problem has work for would only ask for more workspace.
     let work = if cut { tiles * steps / LEAST_STEPS } else { tiles };
     let grid = (machine.processors * f.resident).min(work.max(1));
@@ -145,10 +143,7 @@ fn plan_decoded(
         _ => (up(grid * f.warps * 8), grid * f.tile_bytes()),
     };
     let sums_at = flags_at + flags;
-    let totals_at = sums_at + sums;
-    // Lower halves; the upper ones wait in shared memory.
-    let totals = if many && run_steps < steps && !f.keeps_totals() { grid * f.tile_bytes() / 2 } else { 0 };
-    let workspace_bytes = if p.groups.total_rows() == 0 { 0 } else { totals_at + totals };
+    let workspace_bytes = if p.groups.total_rows() == 0 { 0 } else { sums_at + sums };
     Some(Sm90Plan {
         form,
         schedule,
@@ -158,7 +153,6 @@ fn plan_decoded(
         decoded_at,
         flags_at,
         sums_at,
-        totals_at,
         workspace_bytes,
     })
 }
@@ -329,7 +323,7 @@ mod tests {
                     assert!(batch_invariant || form.tokens >= 128 || tokens <= 3 * form.tokens, "{told}");
                     assert!(batch_invariant || form.tokens <= 8 || form.tokens <= 3 * tokens, "{told}");
                     assert!(plan.workspace_bytes < 64 << 20, "{told}");
-                    assert!(plan.flags_at <= plan.sums_at && plan.sums_at <= plan.totals_at, "{told}");
+                    assert!(plan.flags_at <= plan.sums_at && plan.sums_at <= plan.workspace_bytes, "{told}");
                     assert!(plan.run_steps > 0 && plan.run_steps * form.depth <= LONGEST_RUN_BF16, "{told}");
                     // What is chosen is a plan of its own form: legal, and the same by its name.
                     assert_eq!(plan_form(&p, &H200, plan.form, plan.schedule), Some(plan));

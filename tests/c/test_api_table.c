@@ -40,6 +40,9 @@ int main(void) {
         SAME(weights_storage_size); SAME(weights_prepare); SAME(weights_export); SAME(weights_info); SAME(weights_destroy);
         SAME(grouped_gemm); SAME(grouped_gemm_workspace_size); SAME(gemm); SAME(gemm_workspace_size);
         SAME(tune); SAME(tuning_load); SAME(tuning_save);
+        SAME(moe_route); SAME(moe_permute); SAME(moe_permute_workspace_size); SAME(moe_combine); SAME(moe_forward);
+        SAME(moe_forward_workspace_size);
+        SAME(linear); SAME(linear_workspace_size); SAME(grouped_linear); SAME(grouped_linear_workspace_size);
     }
     CASE("calls through the table") {
         nvfp4_context *context = NULL;

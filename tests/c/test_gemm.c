@@ -5,14 +5,15 @@
 static nvfp4_context *context;
 static nvfp4_stream *stream;
 
+enum { MANY = 1024 };
 typedef struct {
     const char *name;
     size_t rows, n, k, groups;
     nvfp4_grouping grouping;
-    int32_t split[6];
+    int32_t split[MANY];
     int64_t max_tokens;
 } problem;
-static const problem problems[] = {
+static problem problems[] = {
     {"1 x 16 x 16", 1, 16, 16, 1, 0, {0}, 0},
     {"33 x 48 x 96", 33, 48, 96, 1, 0, {0}, 0},
     {"130 x 17 x 272", 130, 17, 272, 1, 0, {0}, 0},
@@ -21,7 +22,21 @@ static const problem problems[] = {
     {"nothing", 0, 32, 64, 2, NVFP4_GROUPING_ENDS, {0, 0}, 0},
     {"masked", 27, 32, 48, 3, NVFP4_GROUPING_MASKED, {9, 0, 4}, 9},
     {"strided", 14, 32, 112, 2, NVFP4_GROUPING_STRIDED, {0}, 7},
+    {"1024 groups", 0, 32, 16, MANY, NVFP4_GROUPING_ENDS, {0}, 0},
+    {"1024 masked groups", 2 * MANY, 16, 16, MANY, NVFP4_GROUPING_MASKED, {0}, 2},
+    {"1024 strided groups", MANY, 16, 16, MANY, NVFP4_GROUPING_STRIDED, {0}, 1},
 };
+
+/* Most groups of very many have no row or one, and one of them is hot. */
+static void spread(problem *p) {
+    if (p->groups < MANY) return;
+    int32_t rows = 0;
+    for (size_t g = 0; g < p->groups; g++) {
+        rows += g == 700 ? 150 : g % 3 == 1;
+        p->split[g] = p->grouping == NVFP4_GROUPING_ENDS ? rows : (int32_t)(g % 5 % 3);
+    }
+    if (p->grouping == NVFP4_GROUPING_ENDS) p->rows = (size_t)rows + 3; /* the last ones are of no group */
+}
 
 static int group_of(const problem *p, size_t row) {
     if (p->grouping == NVFP4_GROUPING_NONE) return 0;
@@ -313,6 +328,7 @@ static void columns(void) {
 
 int main(void) {
     open_context(&context, &stream, 3);
+    for (size_t i = 0; i < COUNT(problems); i++) spread(&problems[i]);
     for (size_t i = 0; i < COUNT(problems); i++)
         for (int quantized = 0; quantized < 2; quantized++) {
             CASE("%s, a as %s: values", problems[i].name, quantized ? "codes" : "values")

@@ -1,7 +1,7 @@
 /* Whole layers give the bits of the calls that they consist of, eager and replayed, whatever was in the workspace before. */
 #include "reference.h"
 
-enum { TOKENS = 45, TOPK = 3, EXPERTS = 6, K = 96, I = 48, N = 80, SLOTS = TOKENS * TOPK };
+enum { TOKENS = 45, TOPK = 3, EXPERTS = 6, K = 96, I = 48, N = 80 };
 
 static nvfp4_context *context;
 static nvfp4_stream *stream;
@@ -56,33 +56,34 @@ ERASED(linear, nvfp4_linear_args)
 ERASED(grouped_linear, nvfp4_grouped_linear_args)
 
 /* The layer from its parts: route, permute with gather or quantization, two products, combine. */
-static void moe(nvfp4_activation activation, bool quantize, bool routed, int64_t first, int64_t local) {
+static void moe(int tokens, nvfp4_activation activation, bool quantize, bool routed, int64_t first, int64_t local) {
+    const int slots = tokens * TOPK;
     nvfp4_weights *w1 = make_weights(local, activation == NVFP4_ACTIVATION_SWIGLU ? 2 * I : I, K, activation == NVFP4_ACTIVATION_SWIGLU);
     nvfp4_weights *w2 = make_weights(local, N, I, 0);
-    unsigned char *hidden = mem_in(TOKENS * K * 2), *shared = mem_in(TOKENS * N * 4), *out = mem_out(TOKENS * N * 4), *want = mem_out(TOKENS * N * 4);
-    unsigned char *rows = mem_out(SLOTS * K * 2), *h = mem_out(SLOTS * I * 2), *y = mem_out(SLOTS * N * 2), *bias1 = mem_in((size_t)local * 2 * I * 4);
-    unsigned char *codes = mem_out(SLOTS * K / 2), *scales = mem_out(SLOTS * K / 16), *codes_h = mem_out(SLOTS * I / 2), *scales_h = mem_out(SLOTS * I / 16), *kept;
-    float *logits = mem_in(TOKENS * EXPERTS * 4), *weights = mem_out(SLOTS * 4), *decode = mem_out(SLOTS * 8);
-    int32_t *ids = mem_out(SLOTS * 4), *ends = mem_out(EXPERTS * 4), *source = mem_out(SLOTS * 4), *inverse = mem_out(SLOTS * 4);
-    fill_normal(hidden, NVFP4_DTYPE_BF16, TOKENS * K, 1.0f);
-    fill_normal(shared, NVFP4_DTYPE_F32, TOKENS * N, 1.0f);
+    unsigned char *hidden = mem_in(tokens * K * 2), *shared = mem_in(tokens * N * 4), *out = mem_out(tokens * N * 4), *want = mem_out(tokens * N * 4);
+    unsigned char *rows = mem_out(slots * K * 2), *h = mem_out(slots * I * 2), *y = mem_out(slots * N * 2), *bias1 = mem_in((size_t)local * 2 * I * 4);
+    unsigned char *codes = mem_out(slots * K / 2), *scales = mem_out(slots * K / 16), *codes_h = mem_out(slots * I / 2), *scales_h = mem_out(slots * I / 16), *kept;
+    float *logits = mem_in(tokens * EXPERTS * 4), *weights = mem_out(slots * 4), *decode = mem_out(slots * 8);
+    int32_t *ids = mem_out(slots * 4), *ends = mem_out(EXPERTS * 4), *source = mem_out(slots * 4), *inverse = mem_out(slots * 4);
+    fill_normal(hidden, NVFP4_DTYPE_BF16, tokens * K, 1.0f);
+    fill_normal(shared, NVFP4_DTYPE_F32, tokens * N, 1.0f);
     fill_normal(bias1, NVFP4_DTYPE_F32, (size_t)local * 2 * I, 0.2f);
-    fill_normal(logits, NVFP4_DTYPE_F32, TOKENS * EXPERTS, 2.0f);
+    fill_normal(logits, NVFP4_DTYPE_F32, tokens * EXPERTS, 2.0f);
     nvfp4_moe_router router = {.score = NVFP4_MOE_SCORE_SIGMOID, .renormalise = 1, .scaling = 2.5f, .groups = 3, .top_groups = 2};
-    nvfp4_moe_route_args route = {.struct_size = sizeof route, .logits = logits, .logits_dtype = NVFP4_DTYPE_F32, .topk = TOPK, .tokens = TOKENS,
+    nvfp4_moe_route_args route = {.struct_size = sizeof route, .logits = logits, .logits_dtype = NVFP4_DTYPE_F32, .topk = TOPK, .tokens = tokens,
                                   .experts = EXPERTS, .router = router, .topk_ids = ids, .topk_weights = weights};
     OK(nvfp4_moe_route(context, &route, stream));
     nvfp4_quantized to_a = {.codes = codes, .scales = scales, .scope = NVFP4_SCOPE_ROW, .decode_scales = decode};
-    nvfp4_quantized to_h = {.codes = codes_h, .scales = scales_h, .scope = NVFP4_SCOPE_ROW, .decode_scales = decode + SLOTS};
-    nvfp4_moe_permute_args permute = {.struct_size = sizeof permute, .tokens = TOKENS, .experts = EXPERTS, .first_expert = first, .local_experts = local,
+    nvfp4_quantized to_h = {.codes = codes_h, .scales = scales_h, .scope = NVFP4_SCOPE_ROW, .decode_scales = decode + slots};
+    nvfp4_moe_permute_args permute = {.struct_size = sizeof permute, .tokens = tokens, .experts = EXPERTS, .first_expert = first, .local_experts = local,
                                       .topk = TOPK, .topk_ids = ids, .ends = ends, .source_rows = source, .inverse = inverse, .cols = K, .src = hidden};
     if (quantize) permute.out = to_a;
     else permute.gathered = rows;
     OK(nvfp4_moe_permute(context, &permute, stream));
     nvfp4_groups groups = {.grouping = NVFP4_GROUPING_ENDS, .count = (uint32_t)local, .ends = ends};
-    nvfp4_grouped_gemm_args l1 = {.struct_size = sizeof l1, .weights = w1, .rows = SLOTS, .groups = groups, .bias = bias1, .bias_dtype = NVFP4_DTYPE_F32,
+    nvfp4_grouped_gemm_args l1 = {.struct_size = sizeof l1, .weights = w1, .rows = slots, .groups = groups, .bias = bias1, .bias_dtype = NVFP4_DTYPE_F32,
                                   .activation = activation, .limit = activation == NVFP4_ACTIVATION_SWIGLU ? 1.5f : 0};
-    nvfp4_grouped_gemm_args l2 = {.struct_size = sizeof l2, .weights = w2, .rows = SLOTS, .groups = groups, .out = y};
+    nvfp4_grouped_gemm_args l2 = {.struct_size = sizeof l2, .weights = w2, .rows = slots, .groups = groups, .out = y};
     if (quantize) {
         l1.a_dtype = l2.a_dtype = l1.out_dtype = NVFP4_DTYPE_NVFP4;
         l1.a_quantized = (nvfp4_quantized_input){.codes = to_a.codes, .scales = to_a.scales, .scope = NVFP4_SCOPE_ROW, .decode_scales = to_a.decode_scales};
@@ -93,17 +94,17 @@ static void moe(nvfp4_activation activation, bool quantize, bool routed, int64_t
     }
     product(&l1);
     product(&l2);
-    nvfp4_moe_combine_args combine = {.struct_size = sizeof combine, .tokens = TOKENS, .cols = N, .topk = TOPK, .rows = SLOTS, .y = y, .inverse = inverse,
+    nvfp4_moe_combine_args combine = {.struct_size = sizeof combine, .tokens = tokens, .cols = N, .topk = TOPK, .rows = slots, .y = y, .inverse = inverse,
                                       .topk_weights = weights, .shared = shared, .shared_dtype = NVFP4_DTYPE_F32, .scaling = 0.5f, .out = want,
                                       .out_dtype = NVFP4_DTYPE_F32};
     OK(nvfp4_moe_combine(context, &combine, stream));
-    kept = mem_in(TOKENS * N * 4);
-    memcpy(kept, want, TOKENS * N * 4);
-    int32_t *given_ids = mem_in(SLOTS * 4);
-    float *given_weights = mem_in(SLOTS * 4);
-    memcpy(given_ids, ids, SLOTS * 4);
-    memcpy(given_weights, weights, SLOTS * 4);
-    nvfp4_moe_forward_args args = {.struct_size = sizeof args, .w1 = w1, .w2 = w2, .tokens = TOKENS, .experts = EXPERTS, .first_expert = first,
+    kept = mem_in(tokens * N * 4);
+    memcpy(kept, want, tokens * N * 4);
+    int32_t *given_ids = mem_in(slots * 4);
+    float *given_weights = mem_in(slots * 4);
+    memcpy(given_ids, ids, slots * 4);
+    memcpy(given_weights, weights, slots * 4);
+    nvfp4_moe_forward_args args = {.struct_size = sizeof args, .w1 = w1, .w2 = w2, .tokens = tokens, .experts = EXPERTS, .first_expert = first,
                                    .hidden = hidden, .quantize = quantize, .topk = TOPK, .bias1 = bias1, .bias_dtype = NVFP4_DTYPE_F32,
                                    .activation = activation, .limit = l1.limit, .shared = shared, .shared_dtype = NVFP4_DTYPE_F32, .scaling = 0.5f,
                                    .out = out, .out_dtype = NVFP4_DTYPE_F32};
@@ -116,7 +117,7 @@ static void moe(nvfp4_activation activation, bool quantize, bool routed, int64_t
     OK(nvfp4_moe_forward_workspace_size(context, &early, &bytes));
     CHECK(bytes >= args.workspace_size);
     args.workspace = mem_out(args.workspace_size);
-    runs_alike(call_moe_forward, &args, out, kept, TOKENS * N * 4, 4);
+    runs_alike(call_moe_forward, &args, out, kept, tokens * N * 4, 4);
     MUST(nvfp4_weights_destroy(w1) == NVFP4_STATUS_SUCCESS);
     MUST(nvfp4_weights_destroy(w2) == NVFP4_STATUS_SUCCESS);
     mem_free();
@@ -214,9 +215,11 @@ int main(void) {
     for (nvfp4_activation activation = 0; activation < 3; activation++)
         for (int quantize = 0; quantize < 2; quantize++)
             for (int routed = 0; routed < 2; routed++) {
-                CASE("moe_forward, activation %u, quantize %d, logits %d", activation, quantize, routed) moe(activation, quantize, routed, 0, EXPERTS);
-                CASE("moe_forward, experts 2 to 4, activation %u, quantize %d, logits %d", activation, quantize, routed) moe(activation, quantize, routed, 2, 3);
+                CASE("moe_forward, activation %u, quantize %d, logits %d", activation, quantize, routed) moe(TOKENS, activation, quantize, routed, 0, EXPERTS);
+                CASE("moe_forward, experts 2 to 4, activation %u, quantize %d, logits %d", activation, quantize, routed) moe(TOKENS, activation, quantize, routed, 2, 3);
             }
+    /* More rows than have a CTA each between the products. */
+    CASE("moe_forward of many tokens") moe(400, NVFP4_ACTIVATION_SWIGLU, true, true, 0, EXPERTS);
     for (size_t groups = 1; groups < 5; groups++) {
         CASE("grouped_linear of values, %zu groups", groups) linear(groups, false, 0, false);
         for (nvfp4_scope scope = 0; scope < 3; scope++)

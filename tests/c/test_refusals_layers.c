@@ -67,11 +67,18 @@ static void refuse_forward(nvfp4_weights *w1, nvfp4_weights *w2, nvfp4_weights *
         {"router without logits", {F(logits, 0), F(topk_ids, ids), F(topk_weights, weights), F(router.renormalise, 1)}, INVALID, "router: not used without logits"},
         {"mask without logits", {F(logits, 0), F(topk_ids, ids), F(topk_weights, weights), F(token_mask, mask)}, INVALID, "token_mask: not used without logits"},
         {"score unknown", {F(router.score, 3)}, INVALID, "router.score = 3"},
+        {"router groups too many", {F(router.groups, 3), F(router.top_groups, 1)}, INVALID, "router.groups = 3"},
+        {"top_groups without groups", {F(router.top_groups, 2)}, INVALID, "router.top_groups = 2"},
+        {"router bias misaligned", {F(router.bias, (char *)given + 2)}, INVALID, "router.bias = 0x"},
+        {"router scaling NaN", {F(router.scaling, float_bits(NAN))}, INVALID, "router.scaling = NaN"},
+        {"router reserved set", {F(router.reserved, 1)}, INVALID, "router.reserved = 1"},
         {"bias misaligned", {F(bias1, bias + 8)}, INVALID, "bias1 = 0x"},
         {"bias2 misaligned", {F(bias2, bias + 8)}, INVALID, "bias2 = 0x"},
         {"bias_dtype unknown", {F(bias_dtype, 3)}, INVALID, "bias_dtype = 3"},
         {"activation unknown", {F(activation, 3)}, INVALID, "activation"},
         {"limit negative", {F(limit, float_bits(-1))}, INVALID, "limit = -1"},
+        {"alpha NaN", {F(alpha, float_bits(NAN))}, INVALID, "alpha = NaN"},
+        {"beta infinite", {F(beta, float_bits(INFINITY))}, INVALID, "beta = inf"},
         {"flags unknown", {F(flags, 8)}, INVALID, "flags = 8"},
         {"accumulate", {F(flags, NVFP4_GEMM_ACCUMULATE)}, INVALID, "flags = 1"},
         {"rule without quantize", {F(scale_rule, 1)}, INVALID, "scale_rule: not used when quantize is 0"},
@@ -82,6 +89,7 @@ static void refuse_forward(nvfp4_weights *w1, nvfp4_weights *w2, nvfp4_weights *
         {"static scales misaligned", {F(quantize, 1), F(static_input_scales, (char *)given + 2)}, INVALID, "static_input_scales = 0x"},
         {"shared misaligned", {F(shared, shared + 8)}, INVALID, "shared = 0x"},
         {"shared_dtype unknown", {F(shared_dtype, 3)}, INVALID, "shared_dtype = 3"},
+        {"shared stride small", {F(shared_row_stride, N - 1)}, INVALID, "shared_row_stride = 47"},
         {"scaling NaN", {F(scaling, float_bits(NAN))}, INVALID, "scaling = NaN"},
         {"out NULL", {F(out, 0)}, INVALID, "out is NULL"},
         {"out_dtype unknown", {F(out_dtype, 3)}, INVALID, "out_dtype = 3"},
@@ -109,6 +117,25 @@ static void refuse_forward(nvfp4_weights *w1, nvfp4_weights *w2, nvfp4_weights *
     };
     refuse_all("moe_forward", call_moe_forward, context, stream, &base, sizeof base, run, COUNT(run));
     refuse_common("moe_forward", call_moe_forward, context, stream, &base, sizeof base, true);
+
+    nvfp4_moe_forward_args tokens = base;
+    tokens.hidden = NULL, tokens.hidden_dtype = NVFP4_DTYPE_NVFP4, tokens.quantize = 1;
+    tokens.hidden_quantized = (nvfp4_quantized_input){.codes = codes, .scales = scales, .scope = NVFP4_SCOPE_ROW, .decode_scales = given};
+    MUST(nvfp4_moe_forward_workspace_size(context, &tokens, &tokens.workspace_size) == NVFP4_STATUS_SUCCESS);
+    tokens.workspace = mem_out(tokens.workspace_size);
+    const refusal of_codes[] = {
+        {"hidden set", {F(hidden, hidden)}, INVALID, "hidden: not used when hidden_dtype is NVFP4"},
+        {"hidden_row_stride set", {F(hidden_row_stride, K)}, INVALID, "hidden_row_stride: not used when hidden_dtype is NVFP4"},
+        {"input scales beside codes", {F(static_input_scales, given)}, INVALID, "static_input_scales: not used when hidden_dtype is NVFP4"},
+        {"codes misaligned", {F(hidden_quantized.codes, codes + 8)}, INVALID, "hidden_quantized.codes = 0x"},
+        {"codes_row_stride small", {F(hidden_quantized.codes_row_stride, K / 2 - 1)}, INVALID, "hidden_quantized.codes_row_stride = 31"},
+        {"scales misaligned", {F(hidden_quantized.scales, scales + 8)}, INVALID, "hidden_quantized.scales = 0x"},
+        {"scales_row_stride small", {F(hidden_quantized.scales_row_stride, K / 16 - 1)}, INVALID, "hidden_quantized.scales_row_stride = 3"},
+        {"layout unknown", {F(hidden_quantized.scale_layout, 3)}, INVALID, "hidden_quantized.scale_layout = 3"},
+        {"scope of groups", {F(hidden_quantized.scope, NVFP4_SCOPE_GROUP)}, INVALID, "hidden_quantized.scope"},
+        {"decode scales misaligned", {F(hidden_quantized.decode_scales, (char *)given + 2)}, INVALID, "hidden_quantized.decode_scales = 0x"},
+    };
+    refuse_all("moe_forward of codes", call_moe_forward, context, stream, &tokens, sizeof tokens, of_codes, COUNT(of_codes));
 }
 
 static void refuse_linear(nvfp4_weights *weights, nvfp4_weights *single, nvfp4_weights *gated, nvfp4_weights *foreign) {
@@ -144,6 +171,9 @@ static void refuse_linear(nvfp4_weights *weights, nvfp4_weights *single, nvfp4_w
         {"bias misaligned", {L(bias, bias + 8)}, INVALID, "bias = 0x"},
         {"bias_dtype unknown", {L(bias_dtype, 3)}, INVALID, "bias_dtype = 3"},
         {"activation unknown", {L(activation, 3)}, INVALID, "activation = 3"},
+        {"limit negative", {L(weights, gated), L(activation, 1), L(limit, float_bits(-1))}, INVALID, "limit = -1"},
+        {"alpha NaN", {L(weights, gated), L(activation, 1), L(alpha, float_bits(NAN))}, INVALID, "alpha = NaN"},
+        {"beta NaN", {L(weights, gated), L(activation, 1), L(beta, float_bits(NAN))}, INVALID, "beta = NaN"},
         {"flags unknown", {L(flags, 8)}, INVALID, "flags = 8"},
         {"out NULL", {L(out, 0)}, INVALID, "out is NULL"},
         {"out_dtype unknown", {L(out_dtype, 4)}, INVALID, "out_dtype = 4"},
@@ -179,6 +209,33 @@ static void refuse_linear(nvfp4_weights *weights, nvfp4_weights *single, nvfp4_w
         {"workspace over a", {L(workspace, a)}, INVALID, "overlap"},
     };
     refuse_all("grouped_linear that quantizes", call_grouped_linear, context, stream, &quantizing, sizeof quantizing, run, COUNT(run));
+
+    /* Codes in, codes out. */
+    nvfp4_grouped_linear_args codes_alone = base;
+    codes_alone.a = NULL, codes_alone.a_dtype = NVFP4_DTYPE_NVFP4, codes_alone.out = NULL, codes_alone.out_dtype = NVFP4_DTYPE_NVFP4;
+    codes_alone.a_quantized = (nvfp4_quantized_input){.codes = codes, .scales = scales, .scope = NVFP4_SCOPE_ROW, .decode_scales = given};
+    codes_alone.out_quantized = (nvfp4_quantized){.codes = out_codes, .scales = out_scales, .scope = NVFP4_SCOPE_ROW, .decode_scales = out_decode};
+    MUST(nvfp4_grouped_linear_workspace_size(context, &codes_alone, &codes_alone.workspace_size) == NVFP4_STATUS_SUCCESS);
+    codes_alone.workspace = mem_out(codes_alone.workspace_size);
+    const refusal of_codes[] = {
+        {"codes misaligned", {L(a_quantized.codes, codes + 8)}, INVALID, "a_quantized.codes = 0x"},
+        {"codes_row_stride small", {L(a_quantized.codes_row_stride, K / 2 - 1)}, INVALID, "a_quantized.codes_row_stride = 31"},
+        {"scales misaligned", {L(a_quantized.scales, scales + 8)}, INVALID, "a_quantized.scales = 0x"},
+        {"scales_row_stride small", {L(a_quantized.scales_row_stride, K / 16 - 1)}, INVALID, "a_quantized.scales_row_stride = 3"},
+        {"layout unknown", {L(a_quantized.scale_layout, 3)}, INVALID, "a_quantized.scale_layout = 3"},
+        {"scope unknown", {L(a_quantized.scope, 3)}, INVALID, "a_quantized.scope = 3"},
+        {"decode scales misaligned", {L(a_quantized.decode_scales, (char *)given + 2)}, INVALID, "a_quantized.decode_scales = 0x"},
+        {"out codes misaligned", {L(out_quantized.codes, out_codes + 8)}, INVALID, "out_quantized.codes = 0x"},
+        {"out codes_row_stride small", {L(out_quantized.codes_row_stride, N / 2 - 1)}, INVALID, "out_quantized.codes_row_stride = 23"},
+        {"out scales_row_stride small", {L(out_quantized.scales_row_stride, N / 16 - 1)}, INVALID, "out_quantized.scales_row_stride = 2"},
+        {"out layout unknown", {L(out_quantized.scale_layout, 3)}, INVALID, "out_quantized.scale_layout = 3"},
+        {"out rule unknown", {L(out_quantized.scale_rule, 3)}, INVALID, "out_quantized.scale_rule = 3"},
+        {"out scope unknown", {L(out_quantized.scope, 3)}, INVALID, "out_quantized.scope = 3"},
+        {"out both decode scales", {L(out_quantized.static_decode_scales, given)}, INVALID, "out_quantized.decode_scales: set it for dynamic scales or"},
+        {"out reserved set", {L(out_quantized.reserved, 1)}, INVALID, "out_quantized.reserved = 1"},
+        {"out codes over codes", {L(out_quantized.codes, codes)}, INVALID, "overlap"},
+    };
+    refuse_all("grouped_linear of codes", call_grouped_linear, context, stream, &codes_alone, sizeof codes_alone, of_codes, COUNT(of_codes));
 
     nvfp4_linear_args one = base;
     one.weights = single;

@@ -186,6 +186,13 @@ inline uint32_t larger(uint32_t a, uint32_t b, uint32_t inf) {
   return half(a & 0xFFFF, b & 0xFFFF) | half(a >> 16, b >> 16) << 16;
 }
 inline uint32_t larger_bf16x2(uint32_t a, uint32_t b) { return larger(a, b, 0x7F80); }
+inline uint32_t smaller_bf16x2(uint32_t a, uint32_t b) {
+  const auto half = [&](uint32_t x, uint32_t y) {
+    const uint32_t one = x & 0x7FFFu, other = y & 0x7FFFu;
+    return (max(one, other) > 0x7F80u ? 0x7FFFu : min(one, other)) | ((x ^ y) & 0x8000u);
+  };
+  return half(a & 0xFFFF, b & 0xFFFF) | half(a >> 16, b >> 16) << 16;
+}
 inline uint32_t larger_f16x2(uint32_t a, uint32_t b) { return larger(a, b, 0x7C00); }
 inline uint32_t add_min_u16x2(uint32_t a, uint32_t b, uint32_t c) {
   return min((a + b) & 0xFFFFu, c & 0xFFFFu) | min((a >> 16) + (b >> 16) & 0xFFFFu, c >> 16) << 16;
@@ -197,6 +204,11 @@ inline uint32_t lowest_bit(uint32_t v) { return uint32_t(__builtin_ctz(v)); }
 inline float refine(float, float x) { return 1.f / x; }
 template <uint32_t VALUE>
 uint32_t opaque() { return VALUE; }
+inline float keep(float v) { return v; }
+template <class T>
+T* keep_global(T* p) { return p; }
+template <class T>
+T* keep_shared(T* p) { return p; }
 inline uint32_t bit_select(uint32_t mask, uint32_t a, uint32_t b) { return (a & mask) | (b & ~mask); }
 inline uint32_t rotate_right(uint32_t x, uint32_t by) { return x >> (by & 31) | x << (-by & 31); }
 inline uint32_t high_bf16(uint32_t w) { return w & 0xFFFF0000u; }
@@ -209,6 +221,7 @@ inline uint32_t dot4(uint32_t a, uint32_t b, uint32_t c) {
   return c;
 }
 inline void prefetch(const void*) {}
+constexpr bool HAS_DEPENDENT_LAUNCH = true;
 inline void allow_dependents() {}
 inline void wait_for_launches() {}
 inline uint32_t atomic_or(uint32_t* p, uint32_t bits) {

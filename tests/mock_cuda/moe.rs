@@ -27,6 +27,8 @@ fn tell_sizes(mock: &Mock) {
         ("nvfp4_moe_dispatch", 248),
         ("nvfp4_moe_dispatch_bf16", 496),
         ("nvfp4_moe_scatter_bf16", 312),
+        ("nvfp4_moe_tokens_bf16", 312),
+        ("nvfp4_moe_turn_128x4", 312),
         ("nvfp4_moe_combine_bf16", 120),
         ("nvfp4_moe_combine_any", 120),
     ] {
@@ -132,6 +134,22 @@ fn each_part_launches_its_kernels() {
         assert_eq!(launched(status), "nvfp4_moe_dispatch_bf16");
         let more = nvfp4_moe_permute_args { tokens: 300, ..quantizes };
         assert_eq!(launched(nvfp4_moe_permute(gpu.context, &more, gpu.stream)), "nvfp4_moe_scatter_bf16");
+        // One launch sorts, one quantizes, one makes tiles.
+        let tiles = nvfp4_moe_permute_args {
+            tokens: 1100,
+            cols: 256,
+            out: nvfp4_quantized {
+                codes: at(base, 13 << 16),
+                scales: at(base, 0xF4000),
+                decode_scales: at(base, 0xFC000),
+                scale_layout: NVFP4_SCALE_LAYOUT_TILED_128X4,
+                ..quantizes.out
+            },
+            ..quantizes
+        };
+        let before = mock.launches();
+        assert_eq!(launched(nvfp4_moe_permute(gpu.context, &tiles, gpu.stream)), "nvfp4_moe_turn_128x4");
+        assert_eq!(mock.launches() - before, 3);
 
         let mut combine = nvfp4_moe_combine_args {
             struct_size: size_of::<nvfp4_moe_combine_args>(),

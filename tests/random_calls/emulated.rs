@@ -58,7 +58,8 @@ fn an_emulated_device_agrees_with_the_cpu() {
     }
     assert!(problems.is_empty(), "{problems:#?}");
     let launched = LAUNCHED.lock().unwrap();
-    let emulated = |name: &&str| emulator.kernel(name).is_some();
+    // Only a layer on Hopper rounds between its products: tests/moe_kernels.rs launches that.
+    let emulated = |name: &&str| *name != "nvfp4_moe_round_bf16" && emulator.kernel(name).is_some();
     let never: Vec<&str> =
         names.into_iter().filter(emulated).filter(|name| !launched.contains(*name)).collect();
     assert!(never.is_empty(), "never launched: {never:?}");

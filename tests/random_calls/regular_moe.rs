@@ -19,16 +19,19 @@ const ROUTES: usize = 12;
 /// Nothing, values, codes, and quantized from each dtype; each for some tokens, for more than a chunk of the sort, and for
 /// so few that one launch sorts and gathers.
 const PERMUTES: usize = 18;
+/// More tokens than have a CTA each, with scales that rows share and with those of experts.
+const MANY: usize = 6;
 const COMBINES: usize = 6;
 /// How many calls [`call`] knows.
-pub const CALLS: usize = ROUTES + PERMUTES + COMBINES;
+pub const CALLS: usize = ROUTES + PERMUTES + MANY + COMBINES;
 
 pub fn call(index: usize, arena: &mut Arena) -> (&'static str, Call) {
     let rng = &mut Rng::new(index as u64 + 1);
     match index {
         0..ROUTES => ("moe_route", route(index, rng, arena)),
         _ if index < ROUTES + PERMUTES => ("moe_permute", permute(index - ROUTES, rng, arena)),
-        _ => ("moe_combine", combine(index - ROUTES - PERMUTES, rng, arena)),
+        _ if index < ROUTES + PERMUTES + MANY => ("moe_permute", many(index - ROUTES - PERMUTES, rng, arena)),
+        _ => ("moe_combine", combine(index - ROUTES - PERMUTES - MANY, rng, arena)),
     }
 }
 
@@ -64,24 +67,63 @@ fn route(index: usize, rng: &mut Rng, arena: &mut Arena) -> Call {
     )
 }
 
-fn permute(index: usize, rng: &mut Rng, arena: &mut Arena) -> Call {
-    let (kind, size, topk, cols) = (index % 6, index / 6, 6, 64);
-    let tokens = [150, 701, 40][size];
-    let (slots, experts, first, local) = (tokens * topk, 256, 32, 64);
+/// The sort of a permute to local experts.
+fn sorts(tokens: usize, topk: usize, local: u64, rng: &mut Rng, arena: &mut Arena) -> nvfp4_moe_permute_args {
+    let (slots, experts, first) = (tokens * topk, 256, 32);
     let ids: Vec<u8> = (0..slots).flat_map(|_| (rng.below(experts) as i32).to_le_bytes()).collect();
-    let mut args = nvfp4_moe_permute_args {
+    nvfp4_moe_permute_args {
         struct_size: size_of::<nvfp4_moe_permute_args>(),
         tokens: tokens as i64,
         experts: experts as i64,
         first_expert: first,
-        local_experts: local,
+        local_experts: local as i64,
         topk: topk as u32,
         topk_ids: arena.dense(&ids),
         ends: arena.dense_output(local as usize * 4),
         source_rows: arena.dense_output(slots * 4),
         inverse: arena.dense_output(slots * 4),
         ..Default::default()
+    }
+}
+
+fn many(index: usize, rng: &mut Rng, arena: &mut Arena) -> Call {
+    const TOKENS: usize = 1100;
+    let (topk, local, cols) = (2, 128, 256 * (1 + 3 * (index % 2)));
+    let mut args = sorts(TOKENS, topk, local, rng, arena);
+    (args.cols, args.src_dtype) = (cols as i64, DTYPES[index % 2]);
+    args.src = input(rng, arena, args.src_dtype, TOKENS * cols);
+    let groups = nvfp4_groups {
+        grouping: NVFP4_GROUPING_ENDS,
+        count: local as u32,
+        ends: args.ends,
+        ..Default::default()
     };
+    let layout = [NVFP4_SCALE_LAYOUT_LINEAR, NVFP4_SCALE_LAYOUT_TILED_128X4, NVFP4_SCALE_LAYOUT_TILED_8X4]
+        [(index + index / 3) % 3];
+    let slots = TOKENS * topk;
+    args.out = nvfp4_quantized {
+        codes: arena.dense_output(slots * cols / 2),
+        scales: arena.dense_output(scale_bytes(layout, slots, cols, 0, &groups)),
+        scale_layout: layout,
+        ..Default::default()
+    };
+    if index < 2 {
+        args.out.scope = NVFP4_SCOPE_ROW;
+        args.out.decode_scales = arena.dense_output(slots * 4);
+    } else {
+        let given = (0..local).map(|e| 0.002 * (1.0 + e as f32 / 37.0));
+        let given: Vec<u8> = given.flat_map(f32::to_le_bytes).collect();
+        args.out.scope = if index == 2 { NVFP4_SCOPE_TENSOR } else { NVFP4_SCOPE_GROUP };
+        args.out.static_decode_scales = arena.dense::<f32>(&given);
+    }
+    call!(nvfp4_moe_permute, args)
+}
+
+fn permute(index: usize, rng: &mut Rng, arena: &mut Arena) -> Call {
+    let (kind, size, topk, cols) = (index % 6, index / 6, 6, 64);
+    let tokens = [150, 701, 40][size];
+    let (slots, local) = (tokens * topk, 64);
+    let mut args = sorts(tokens, topk, local, rng, arena);
     if kind == 0 {
         return call!(nvfp4_moe_permute, args);
     }

@@ -42,8 +42,8 @@ class _File:
         try:
             header = json.loads(bytes(self.data[8 : 8 + length]))
             self.metadata: dict[str, str] = header.pop("__metadata__", {}) or {}
-            self.entries = {name: (e["dtype"], tuple(e["shape"]), *e["data_offsets"]) for name, e in header.items()}
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            self.entries = {name: _entry(name, e) for name, e in header.items()}
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise InvalidArgumentError(f"{path} has no header of a safetensors file: {error}") from None
         self.start = 8 + length
         self.path = path
@@ -64,6 +64,14 @@ class _File:
         return (raw if raw.ctypes.data % max(dtype.itemsize, 16) == 0 else _aligned(raw)).view(dtype).reshape(shape)
 
 
+def _entry(name: str, e: dict[str, Any]) -> tuple[str, tuple[int, ...], int, int]:
+    """What a header says of a tensor; whether it fits its bytes is seen when it is asked for."""
+    kind, shape, (begin, end) = e["dtype"], tuple(e["shape"]), e["data_offsets"]
+    if not isinstance(kind, str) or any(type(n) is not int or n < 0 for n in (*shape, begin, end)):
+        raise ValueError(f"tensor {name} is {kind!r} {shape!r} at {begin!r} to {end!r}")
+    return kind, shape, begin, end
+
+
 def _bfloat16() -> Any:
     import ml_dtypes
 
@@ -77,6 +85,16 @@ def _aligned(raw: Any) -> Any:
     return room[start : start + raw.size]
 
 
+def _shards(index: Path) -> set[str]:
+    try:
+        names = set(json.loads(index.read_bytes())["weight_map"].values())
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise InvalidArgumentError(f"{index} is no index of a checkpoint: {error}") from None
+    if not all(isinstance(name, str) and "\0" not in name for name in names):
+        raise InvalidArgumentError(f"{index} names files by what is no text")
+    return names
+
+
 class Checkpoint:
     """Tensors by name, wherever they are. Arrays are read-only views of the files, alive as long as they are used."""
 
@@ -86,7 +104,7 @@ class Checkpoint:
             index = path / "model.safetensors.index.json"
             names = {"model.safetensors"}
             if index.exists():
-                names = set(json.loads(index.read_text())["weight_map"].values())
+                names = _shards(index)
             if any(Path(name).name != name for name in names):
                 raise InvalidArgumentError(f"{index} names files outside of its directory")
             self.files = [_File(path / name) for name in sorted(names)]

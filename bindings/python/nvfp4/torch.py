@@ -279,20 +279,21 @@ def _(logits, topk, score, renormalise, bias, groups, top_groups, scaling):  # t
     return logits.new_empty(slots, dtype=torch.int32), logits.new_empty(slots, dtype=torch.float32)
 
 
-@_op("moe_forward", "(Tensor hidden, Tensor topk_ids, Tensor topk_weights, int w1, int w2, int cols, int activation, float limit, "
-     "float alpha, float beta, int flags, bool quantize, int experts, int first_expert, Tensor? shared, float scaling, "
-     "ScalarType dtype) -> Tensor")
-def _moe(hidden, topk_ids, topk_weights, w1, w2, cols, activation, limit, alpha, beta, flags, quantize, experts, first_expert,  # type: ignore[no-untyped-def]
-         shared, scaling, dtype):
+@_op("moe_forward", "(Tensor hidden, Tensor topk_ids, Tensor topk_weights, int w1, int w2, int cols, Tensor? bias1, Tensor? bias2, "
+     "int activation, float limit, float alpha, float beta, int flags, bool quantize, int scale_rule, int experts, int first_expert, "
+     "Tensor? shared, float scaling, ScalarType dtype) -> Tensor")
+def _moe(hidden, topk_ids, topk_weights, w1, w2, cols, bias1, bias2, activation, limit, alpha, beta, flags, quantize, scale_rule, experts,  # type: ignore[no-untyped-def]
+         first_expert, shared, scaling, dtype):
     context, where = _where(hidden)
     return moe.moe_forward(context, hidden, _prepared(w1), _prepared(w2), topk_ids=topk_ids, topk_weights=topk_weights, experts=experts or None,
-                           first_expert=first_expert, quantize=quantize, activation=activation, limit=limit, alpha=alpha,
-                           beta=beta, flags=flags, shared=shared, scaling=scaling, out_dtype=dtype, **where)
+                           first_expert=first_expert, bias1=bias1, bias2=bias2, quantize=quantize, scale_rule=scale_rule,
+                           activation=activation, limit=limit, alpha=alpha, beta=beta, flags=flags, shared=shared, scaling=scaling,
+                           out_dtype=dtype, **where)
 
 
 @_moe.register_fake
-def _(hidden, topk_ids, topk_weights, w1, w2, cols, activation, limit, alpha, beta, flags, quantize, experts, first_expert,  # type: ignore[no-untyped-def]
-      shared, scaling, dtype):
+def _(hidden, topk_ids, topk_weights, w1, w2, cols, bias1, bias2, activation, limit, alpha, beta, flags, quantize, scale_rule, experts,  # type: ignore[no-untyped-def]
+      first_expert, shared, scaling, dtype):
     return hidden.new_empty((hidden.shape[0], cols), dtype=dtype)
 
 
@@ -412,12 +413,13 @@ def moe_route(logits: torch.Tensor, topk: int, router: Router = Router()) -> tup
 
 
 def moe_forward(hidden: torch.Tensor, topk_ids: torch.Tensor, topk_weights: torch.Tensor, w1: Weights, w2: Weights, *,
-                activation: int = Activation.SWIGLU, limit: float = 0.0, alpha: float = 0.0, beta: float = 0.0,
-                flags: int = GemmFlags.NONE, quantize: bool = False, experts: int = 0, first_expert: int = 0, shared: Any = None,
-                scaling: float = 1.0, dtype: Any = None) -> torch.Tensor:
-    """A mixture of experts from given routes: ids int32 and weights float32 [tokens, topk]. experts 0: all are local."""
-    return _moe(hidden, topk_ids, topk_weights, w1.number, w2.number, w2.rows, activation, limit, alpha, beta, flags,  # type: ignore[no-any-return]
-                quantize, experts, first_expert, shared, scaling, dtype or hidden.dtype)
+                bias1: Any = None, bias2: Any = None, activation: int = Activation.SWIGLU, limit: float = 0.0, alpha: float = 0.0,
+                beta: float = 0.0, flags: int = GemmFlags.NONE, quantize: bool = False, scale_rule: int = ScaleRule.AMAX, experts: int = 0,
+                first_expert: int = 0, shared: Any = None, scaling: float = 1.0, dtype: Any = None) -> torch.Tensor:
+    """A mixture of experts from given routes: ids int32 and weights float32 [tokens, topk]. bias1 [E, rows of w1] and bias2 [E, N] are
+    of one dtype. quantize: both products take NVFP4 activations, a decode scale a row. experts 0: all are local."""
+    return _moe(hidden, topk_ids, topk_weights, w1.number, w2.number, w2.rows, bias1, bias2, activation, limit, alpha, beta, flags,  # type: ignore[no-any-return]
+                quantize, scale_rule, experts, first_expert, shared, scaling, dtype or hidden.dtype)
 
 
 def _run(a: Any, ends: Any, weights: Weights, bias: Any, activation: int, limit: float, alpha: float, beta: float, flags: int,

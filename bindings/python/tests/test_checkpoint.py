@@ -80,6 +80,59 @@ def test_what_is_refused(tmp_path) -> None:
         Checkpoint(tmp_path)
 
 
+WORDS = [b"null", b"-1", b"1e999", b"18446744073709551616", b"0.5", b"[]", b"{}", b'""', b'"F32"', b'"U8"', b"[[[[", b"true", b'"\\u0000"']
+
+
+def mutated(text: bytes, rng) -> bytes:
+    out = bytearray(text)
+    for _ in range(int(rng.integers(1, 4))):
+        at = int(rng.integers(max(len(out), 1)))
+        kind = int(rng.integers(5))
+        if kind == 0 and out:
+            out[at] = int(rng.integers(256))
+        elif kind == 1:
+            del out[at : at + int(rng.integers(40))]
+        elif kind == 2:
+            out[at:at] = WORDS[int(rng.integers(len(WORDS)))]
+        elif kind == 3:
+            out[at:at] = out[at : at + int(rng.integers(60))]
+        elif (colon := out.find(b":", at)) >= 0:
+            end = min((e for e in (out.find(c, colon) for c in (b",", b"}")) if e >= 0), default=len(out))
+            out[colon + 1 : end] = WORDS[int(rng.integers(len(WORDS)))]
+    return bytes(out)
+
+
+def test_mutated_headers_and_indices(rng, tmp_path) -> None:
+    """Read, or refused in words; nothing else."""
+    q = {"a.weight": ("U8", np.zeros((2, 8), np.uint8)), "a.weight_scale": ("F8_E4M3", np.zeros((2, 1), np.uint8)),
+         "a.weight_scale_2": ("F32", np.ones((), np.float32)), "b": ("F16", np.ones((3, 2), np.float16))}
+    whole = save(tmp_path / "m.safetensors", q).read_bytes()
+    length = struct.unpack("<Q", whole[:8])[0]
+    index = json.dumps({"metadata": {"total_size": 1}, "weight_map": {"a.weight": "s.safetensors", "b": "s.safetensors"}}).encode()
+    folder = tmp_path / "d"
+    folder.mkdir()
+    (folder / "s.safetensors").write_bytes(whole)
+    counts = {True: 0, False: 0}
+    for i in range(3000):
+        try:
+            if i % 4:
+                header = mutated(whole[8 : 8 + length], rng)
+                (tmp_path / "x").write_bytes(struct.pack("<Q", len(header)) + header + whole[8 + length :])
+                checkpoint = Checkpoint(tmp_path / "x")
+            else:
+                (folder / "model.safetensors.index.json").write_bytes(mutated(index, rng))
+                checkpoint = Checkpoint(folder)
+            for name in checkpoint.weights():
+                checkpoint.weight(name)
+            for name in checkpoint:
+                checkpoint[name]
+            counts[True] += 1
+        except (nvfp4.InvalidArgumentError, OSError) as error:
+            assert str(error)
+            counts[False] += 1
+    assert counts[False] > 1500 and counts[True] > 30, counts
+
+
 def test_the_package_does_not_need_numpy_for_it() -> None:
     import subprocess
 

@@ -44,7 +44,9 @@ def test_linear_that_quantizes(device, context, rng, scope, static, dtype) -> No
     gate = {"activation": nvfp4.Activation.SWIGLU, "limit": 7.0, "alpha": 1.702, "beta": 1.0}
     want = nvfp4.gemm(context, q, w, out_dtype="bf16", **gate)
     same(device, nvfp4.linear(context, x, w, quantize=True, out_dtype="bf16", **gate, **options), want)
-    same(device, nvfp4.linear(context, q, w, out_dtype="bf16", **gate), want)
+    for layout in nvfp4.ScaleLayout:
+        q = nvfp4.quantize(context, x, scale_layout=layout, **options)
+        same(device, nvfp4.linear(context, q, w, out_dtype="bf16", **gate), want)
 
 
 def test_linear_to_codes_and_back_into_a_linear(device, context, rng) -> None:
@@ -87,9 +89,13 @@ def test_grouped_linear_that_quantizes(device, context, rng, scope, static) -> N
     groups = nvfp4.Groups.strided(g, tokens)
     q = nvfp4.quantize(context, device.put(np.ascontiguousarray(x.transpose(1, 0, 2))), groups=groups, **options)
     want = device.get(nvfp4.grouped_gemm(context, q, w, groups=groups, out_dtype="f32")).transpose(1, 0, 2)
+    tiled = (
+        nvfp4.quantize(context, device.put(np.ascontiguousarray(x.transpose(1, 0, 2))), groups=groups, scale_layout=layout, **options)
+        for layout in nvfp4.ScaleLayout
+    )
     for got in (
         nvfp4.grouped_linear(context, device.put(x), w, quantize=True, out_dtype="f32", **options),
-        nvfp4.grouped_linear(context, q, w, out_dtype="f32"),
+        *(nvfp4.grouped_linear(context, codes, w, out_dtype="f32") for codes in tiled),
     ):
         np.testing.assert_array_equal(device.get(got).view(np.uint32), np.ascontiguousarray(want).view(np.uint32))
 

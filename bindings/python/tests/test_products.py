@@ -157,6 +157,28 @@ def test_swiglu_epilogue(device, context, rng, kw, name) -> None:
     ref.check_output(codes.check(), scales.check(), decode.check(), expected, split, layout, 0xA5, Scope.ROW, size)
 
 
+@pytest.mark.parametrize("kw", [{}, {"limit": 7.0, "alpha": 1.702, "beta": 1.0}], ids=["plain", "gpt_oss"])
+@pytest.mark.parametrize("tokens", [16, 64, 128, 1024])
+def test_swiglu_of_every_gate(device, context, kw, tokens) -> None:
+    """Every bfloat16 as a gate, in groups that take tiles of several sizes: the bits of the contract's chain."""
+    count = 65536 // tokens // (4 if tokens == 16 else 1)
+    w = np.zeros((count, 32, 16), BF16)
+    w[:, :16, 0] = 1
+    w[:, 16:, 1] = [0.5, 1, 1.5, 2, 3, 4, 6, -1] * 2
+    w[:, :, 2] = 6  # every block's largest, of a column without values
+    gated, plain = (Weights.prepare(context, device.put(w), gate_up=g) for g in (True, False))
+    ends = device.put(np.arange(1, count + 1, dtype=np.int32) * tokens)
+    for first in range(0, 65536, count * tokens):
+        a = np.zeros((count * tokens, 16), BF16)
+        a[:, 0] = np.arange(first, first + len(a), dtype=np.uint32).astype(np.uint16).view(BF16)
+        a[:, 1] = np.resize(np.array([0.37, -0.0, 1e-30, 1e30, 2.6], BF16), len(a))
+        options = {"groups": Groups.by_ends(ends), "out_dtype": DType.BF16}
+        v = device.get(nvfp4.grouped_gemm(context, device.put(a), plain, **options))
+        h = device.get(nvfp4.grouped_gemm(context, device.put(a), gated, activation=Activation.SWIGLU, **kw, **options))
+        want = oracle.swiglu(ref.wide(v[:, :16]), ref.wide(v[:, 16:]), BF16, **kw)
+        ref.same(h, want.astype(BF16), "h")
+
+
 def test_relu2_epilogue_and_static_requantize(device, context, rng) -> None:
     split, operands = ref.SPLITS["ends"], Operands(device, rng, 5, 64, 96)
     a, _, _, _ = activations(device, rng, split, 96, "nvfp4")

@@ -152,19 +152,22 @@ def test_moe_forward(device) -> None:
     ids = torch.randint(0, 4, (9, 2), generator=torch.Generator().manual_seed(3)).to(device, torch.int32)
     weights = torch.rand(9, 2, generator=torch.Generator().manual_seed(4)).to(device)
     up, down = nv.Weights(w1, gate_up=True), nv.Weights(w2)
-    eager = nv.moe_forward(hidden, ids, weights, up, down)
+    biases = {"bias1": values(device, 4, 96, seed=5), "bias2": values(device, 4, 64, seed=6)}
+    eager = nv.moe_forward(hidden, ids, weights, up, down, **biases)
+    assert not torch.equal(eager, nv.moe_forward(hidden, ids, weights, up, down))
     for quantize in (False, True):
-        rest = (up.number, down.number, 64, 1, 0.0, 0.0, 0.0, 0, quantize, 0, 0, hidden, 0.5, torch.bfloat16)
+        bias = biases.values() if quantize else (None, None)
+        rest = (up.number, down.number, 64, *bias, 1, 0.0, 0.0, 0.0, 0, quantize, 1 if quantize else 0, 0, 0, hidden, 0.5, torch.bfloat16)
         torch.library.opcheck(torch.ops.nvfp4.moe_forward, (hidden, ids, weights, *rest))
 
     def layer(x):
-        return nv.moe_forward(x, ids, weights, up, down) + 1
+        return nv.moe_forward(x, ids, weights, up, down, **biases) + 1
 
     assert torch.equal(torch.compile(layer, fullgraph=True, backend="aot_eager")(hidden), eager + 1)
     if device == "cpu":
         with nvfp4.Context() as cpu:
             plain = [nvfp4.Weights.prepare(cpu, w1, gate_up=True), nvfp4.Weights.prepare(cpu, w2)]
-            assert torch.equal(nvfp4.moe_forward(cpu, hidden, *plain, topk_ids=ids, topk_weights=weights), eager)
+            assert torch.equal(nvfp4.moe_forward(cpu, hidden, *plain, topk_ids=ids, topk_weights=weights, **biases), eager)
 
 
 class Layer(torch.nn.Module):
@@ -214,6 +217,38 @@ def test_cuda_graph(device) -> None:
             graph.replay()
             torch.cuda.synchronize()
             assert torch.equal(y, layer(x))
+
+
+def test_cuda_graph_of_layers(device) -> None:
+    """Linear layers, a router and its experts: one capture, and the bits of the eager calls on other values."""
+    if device != "cuda":
+        pytest.skip("CUDA graphs are a GPU's")
+    dense, several = nv.Weights(values(device, 48, 64, seed=1)), nv.Weights(values(device, 2, 32, 64, seed=2))
+    up, down = nv.Weights(values(device, 4, 96, 64, seed=3) * 0.2, gate_up=True), nv.Weights(values(device, 4, 64, 48, seed=4) * 0.2)
+    x, logits = values(device, 16, 64), values(device, 16, 4, seed=5, dtype=torch.float32)
+
+    def block():
+        routes = nv.moe_route(logits, 2)
+        made = [nv.linear(x, dense, quantize=quantize) for quantize in (False, True)]
+        made += [nv.grouped_linear(x.view(8, 2, 64), several, quantize=quantize) for quantize in (False, True)]
+        return made + [nv.moe_forward(x, *routes, up, down, quantize=quantize) for quantize in (False, True)]
+
+    with torch.no_grad():
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            block()
+        torch.cuda.current_stream().wait_stream(side)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            captured = block()
+        for seed in range(3):
+            x.copy_(values(device, 16, 64, seed=seed + 6))
+            logits.copy_(values(device, 16, 4, seed=seed + 9, dtype=torch.float32))
+            graph.replay()
+            torch.cuda.synchronize()
+            for mine, eager in zip(captured, block()):
+                assert torch.equal(mine, eager)
 
 
 def test_weights_of_fused_shards(device) -> None:

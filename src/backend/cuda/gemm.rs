@@ -195,7 +195,7 @@ pub(super) unsafe fn gemm_as(queue: &Queue, p: &GemmProblem, plan: &Plan, early:
             Plan::Hopper(plan) => gemm_sm90::multiply(queue, p, plan, params, early)?,
         }
         match (p.out, second_pass && p.groups.total_rows() > 0) {
-            (GemmOut::Codes(out), true) => rows::quantize(
+            (GemmOut::Codes(out), true) => rows::quantize_behind(
                 queue,
                 &QuantizeProblem {
                     groups: p.groups,

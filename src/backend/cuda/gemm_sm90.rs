@@ -74,9 +74,8 @@ const MANY_WIDTHS: usize = 3;
 struct Sm90ManyParams {
     maps: [CUtensorMap; MANY_WIDTHS],
     common: Sm90Params,
-    totals: u64,
     run_steps: u32,
-    reserved: [u32; 13],
+    reserved: [u32; 15],
 }
 const _: () = assert!(size_of::<Sm90ManyParams>() == 704);
 
@@ -138,13 +137,7 @@ pub(super) unsafe fn multiply(
     for (map, &width) in maps.iter_mut().zip(form.widths()) {
         *map = tensor_map(queue, p, &a, width)?;
     }
-    let params = Sm90ManyParams {
-        maps,
-        common,
-        totals: workspace + plan.totals_at as u64,
-        run_steps: plan.run_steps as u32,
-        reserved: [0; 13],
-    };
+    let params = Sm90ManyParams { maps, common, run_steps: plan.run_steps as u32, reserved: [0; 15] };
     let forms = FORMS.len() - FEW_FORMS;
     let kernel = &KERNELS[3 * FEW_FORMS + operand * forms + plan.form - FEW_FORMS];
     // SAFETY: the caller's promise; the struct is the kernel's.

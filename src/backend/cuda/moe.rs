@@ -38,6 +38,13 @@ pub static KERNELS: &[Kernel] = &[
     kernel("nvfp4_moe_scatter_bf16", 64, 512),
     kernel("nvfp4_moe_scatter_f16", 64, 512),
     kernel("nvfp4_moe_scatter_any", 128, 256),
+    kernel("nvfp4_moe_tokens_bf16", 48, 256),
+    kernel("nvfp4_moe_tokens_f16", 48, 256),
+    kernel("nvfp4_moe_tokens_bf16_each", 64, 512),
+    kernel("nvfp4_moe_tokens_f16_each", 64, 512),
+    kernel("nvfp4_moe_turn_128x4", 64, 1024),
+    kernel("nvfp4_moe_turn_8x4", 64, 1024),
+    kernel("nvfp4_moe_round_bf16", 80, 256),
     kernel("nvfp4_moe_dispatch", 128, 256),
     kernel("nvfp4_moe_dispatch_codes", 128, 256),
     kernel("nvfp4_moe_dispatch_bf16", 128, 256),
@@ -59,12 +66,18 @@ const SCATTER: usize = 7;
 const SCATTER_CODES: usize = 8;
 /// Kernels that quantize, of bf16; those of f16 and of anything follow.
 const SCATTER_QUANTIZE: usize = 9;
-const DISPATCH: usize = 12;
-const DISPATCH_CODES: usize = 13;
-const DISPATCH_QUANTIZE: usize = 14;
-const COMBINE_BF16: usize = 17;
-const COMBINE_F16: usize = 18;
-const COMBINE_ANY: usize = 19;
+/// Of bf16, then of f16: rows that share a scale, then scales one an expert.
+const TOKENS: usize = 12;
+const TOKENS_EACH: usize = 14;
+const TURN_128X4: usize = 16;
+const TURN_8X4: usize = 17;
+const ROUND: usize = 18;
+const DISPATCH: usize = 19;
+const DISPATCH_CODES: usize = 20;
+const DISPATCH_QUANTIZE: usize = 21;
+const COMBINE_BF16: usize = 24;
+const COMBINE_F16: usize = 25;
+const COMBINE_ANY: usize = 26;
 
 /// One launch.
 #[derive(Clone, Copy)]
@@ -140,7 +153,10 @@ unsafe fn gather(queue: &Queue, p: &GatherProblem) -> Result<()> {
             None => Ok(()),
             Some(GatherLaunch::Values(launch)) => launch.run_early(queue),
             Some(GatherLaunch::Codes(launch)) => launch.run_early(queue),
-            Some(GatherLaunch::Quantize(launch)) => launch.run_early(queue),
+            Some(GatherLaunch::Quantize(launch, turn)) => {
+                launch.run_early(queue)?;
+                turn.map_or(Ok(()), |turn| turn.run_early(queue))
+            }
         }
     }
 }

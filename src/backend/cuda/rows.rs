@@ -94,6 +94,48 @@ pub unsafe fn quantize_values(queue: &Queue, p: &QuantizeProblem, to: &Matrix) -
     unsafe { run(queue, &plan_to(p, Some(*to), queue.facts)) }
 }
 
+/// As [`quantize`], of bfloat16 rows that the launch in front, a product of the same call, still writes. Where it can, the pass
+/// starts early: it reads all but the rows before the product has ended.
+///
+/// # Safety
+/// As [`quantize`]; the product has waited for what was in front of it.
+pub unsafe fn quantize_behind(queue: &Queue, p: &QuantizeProblem) -> Result<()> {
+    // SAFETY: the caller's promise; the struct is the kernel's.
+    unsafe {
+        match flat_rows(p, queue.facts) {
+            Some((kernel, blocks, params)) => {
+                queue.launch_dependent(kernel, (blocks, 1, 1), kernel.threads, 0, &params)
+            }
+            None => quantize(queue, p),
+        }
+    }
+}
+
+/// The launch of kernels/flat_rows.cuh for a problem, if it is one: values, codes and linear scales are one long row each, with
+/// one known decode scale.
+fn flat_rows(p: &QuantizeProblem, facts: &DeviceFacts) -> Option<(&'static Kernel, u32, RowsParams)> {
+    /// Column steps of a warp; CTAs that fit an SM.
+    const STEPS: usize = 4;
+    const MOST: usize = 6;
+    let (out, blocks, rows) = (p.out?, p.cols / BLOCK, p.groups.total_rows());
+    let (Producer::Plain { src }, DecodeScales::Static(decode)) = (p.producer, out.decode) else {
+        return None;
+    };
+    let one = matches!(p.groups, Groups::None { .. } | Groups::Ends { .. })
+        && src.dtype == Dtype::Bf16
+        && (out.rule, out.scope, out.scales.layout) == (ScaleRule::Amax, Scope::Tensor, ScaleLayout::Linear)
+        && (src.row_stride, 2 * out.codes_row_stride, out.scales.row_stride) == (p.cols, p.cols, blocks);
+    if !one || rows == 0 || rows.saturating_mul(blocks) > MOST_ROWS || !is_aligned(p) {
+        return None;
+    }
+    let kernel = find(["nvfp4_flat_bf16"]);
+    let warps = (rows * blocks).div_ceil(32 * STEPS);
+    let ctas = warps.div_ceil(kernel.threads as usize / 32).min(MOST * facts.sm_count as usize);
+    let mut params = base_params(p, facts, out.scope);
+    (params.mode, params.decode) = (mode::STATIC, address(decode));
+    Some((kernel, ctas as u32, params))
+}
+
 unsafe fn run(queue: &Queue, plan: &Plan) -> Result<()> {
     for step in plan.steps() {
         // SAFETY: the caller's promise; the structs are the kernels'.

@@ -6,9 +6,10 @@ use crate::backend::cuda::rows;
 use crate::format::BLOCK;
 use crate::format::block::ScaleRule;
 use crate::format::dtype::Dtype;
+use crate::plan::groups::Groups;
 use crate::plan::memory::Ptr;
 use crate::plan::moe::Gather;
-use crate::plan::quantize::{DecodeScales, DecodedOut, Producer, QuantOut, QuantizeProblem};
+use crate::plan::quantize::{DecodeScales, DecodedOut, Producer, QuantOut, QuantizeProblem, Scope};
 
 /// Slots of a call that one launch sorts and gathers, its threads, and tokens up to which it routes them too.
 const DISPATCH_SLOTS: usize = 256;
@@ -20,7 +21,8 @@ const DISPATCH_ROUTED: usize = 2;
 pub enum GatherLaunch {
     Values(Launch<GatherParams>),
     Codes(Launch<GatherCodesParams>),
-    Quantize(Launch<GatherRowsParams>),
+    /// And what makes tiles of the scales, if the first one leaves that.
+    Quantize(Launch<GatherRowsParams>, Option<Launch<GatherRowsParams>>),
 }
 
 pub fn plan_gather(p: &GatherProblem, facts: &DeviceFacts) -> Option<GatherLaunch> {
@@ -47,19 +49,35 @@ pub fn plan_gather(p: &GatherProblem, facts: &DeviceFacts) -> Option<GatherLaunc
                 _ => Launch::new(GATHER_CODES, padded(&scales, 16), 128, params),
             })
         }
-        Gather::Quantize { src, out } => GatherLaunch::Quantize(rows(p, src, Out::Codes(out), facts)),
-        Gather::Decode { src, out } => GatherLaunch::Quantize(rows(p, src, Out::Decoded(out), facts)),
+        Gather::Quantize { src, out } => {
+            many_tokens(p, src, out, facts).unwrap_or_else(|| rows(p, src, Out::Codes(out), facts))
+        }
+        Gather::Decode { src, out } => rows(p, src, Out::Decoded(out), facts),
     })
 }
 
 /// Rows of the experts that are quantized and decoded where they are.
 pub fn plan_round(p: &RoundProblem, facts: &DeviceFacts) -> Option<Launch<GatherRowsParams>> {
+    /// Columns of a warp's row, and its rows that an SM has at once.
+    const MOST_COLS: usize = 2048;
+    const WARPS: usize = 8;
+    const CTAS: usize = 3;
     // A token a row, which is where it goes.
     let permute =
         PermuteProblem { tokens: p.rows.tokens * p.rows.topk, topk: 1, inverse: Ptr::NULL, ..p.rows };
     let gather = GatherProblem { permute, cols: p.cols, what: Gather::Decode { src: p.src, out: p.out } };
-    match plan_gather(&gather, facts)? {
-        GatherLaunch::Quantize(launch) => Some(launch),
+    if permute.tokens == 0 || permute.local_experts == 0 {
+        return None;
+    }
+    let (params, form) = quantize(&gather, p.src, Out::Decoded(p.out), facts);
+    // As many rows as an even router sends here; few answer sooner with a CTA each.
+    let expected = permute.tokens * permute.local_experts / permute.experts.max(1);
+    if form == BF16 && p.cols <= MOST_COLS && expected > WARPS * facts.sm_count as usize {
+        let grid = walkers(permute.tokens.div_ceil(WARPS), CTAS, facts);
+        return Some(Launch::new(ROUND, (grid, 1), 32 * WARPS, params));
+    }
+    match rows(&gather, p.src, Out::Decoded(p.out), facts) {
+        GatherLaunch::Quantize(launch, _) => Some(launch),
         _ => unreachable!("rows are quantized"),
     }
 }
@@ -71,14 +89,74 @@ enum Out {
     Decoded(DecodedOut),
 }
 
-fn rows(p: &GatherProblem, src: Matrix, out: Out, facts: &DeviceFacts) -> Launch<GatherRowsParams> {
+fn rows(p: &GatherProblem, src: Matrix, out: Out, facts: &DeviceFacts) -> GatherLaunch {
     const MOST_THREADS: usize = 512;
     let (params, form) = quantize(p, src, out, facts);
     let most = if form == ANY { MOST_THREADS / 2 } else { MOST_THREADS };
     let threads = (p.cols / BLOCK).next_multiple_of(32).min(most);
     // As many as fit by their registers, so that each loads a token ahead.
     let grid = walkers(p.permute.tokens, 2 * most / threads, facts);
-    Launch::new(SCATTER_QUANTIZE + form, (grid, 1), threads, params)
+    GatherLaunch::Quantize(Launch::new(SCATTER_QUANTIZE + form, (grid, 1), threads, params), None)
+}
+
+/// Many tokens whose rows are whole words → codes. `None`: [`rows`] takes them.
+fn many_tokens(p: &GatherProblem, src: Matrix, out: QuantOut, facts: &DeviceFacts) -> Option<GatherLaunch> {
+    /// Tokens an SM up to which a block a thread answers sooner.
+    const FEW: usize = 8;
+    /// Rows that share a scale: warps a CTA at most, and an SM.
+    const SHARED_WARPS: (usize, usize) = (8, 40);
+    /// Scales one an expert: warps a CTA, and CTAs an SM.
+    const EACH_WARPS: usize = 16;
+    const EACH_CTAS: usize = 2;
+    let (params, form) = quantize(p, src, Out::Codes(out), facts);
+    let (tokens, groups, layout) = (p.permute.tokens, p.permute.groups(), out.scales.layout);
+    let linear = layout == ScaleLayout::Linear;
+    let line = if linear { out.scales.row_stride } else { p.cols / BLOCK };
+    let scale_bytes = groups.scale_rows(layout.tile_rows()) * line;
+    let shared = params.rows.mode == mode::ROW || out.scope == Scope::Tensor;
+    let warps = (p.cols / BLOCK).div_ceil(64);
+    let takes = form != ANY
+        && tokens > FEW * facts.sm_count as usize
+        && scale_bytes.max(out.codes_row_stride) <= u32::MAX as usize
+        && all_multiples(16, &[address(out.codes)], &[out.codes_row_stride, p.cols / 2])
+        && in_words(&out.scales)
+        && p.cols.is_multiple_of(4 * BLOCK)
+        && if shared { warps <= SHARED_WARPS.0 } else { out.scope == Scope::Group };
+    if !takes {
+        return None;
+    }
+    let turn = if linear { None } else { Some(turn(params, p.cols, layout, &groups)?) };
+    let (kernel, grid, threads) = match shared {
+        // CTAs that look for their tiles first go on to other tokens.
+        true if linear => (TOKENS, tokens.min(MOST_CTAS), 32 * warps),
+        true => (TOKENS, walkers(tokens, SHARED_WARPS.1 / warps, facts), 32 * warps),
+        false => (TOKENS_EACH, walkers(tokens.div_ceil(EACH_WARPS), EACH_CTAS, facts), 32 * EACH_WARPS),
+    };
+    Some(GatherLaunch::Quantize(Launch::new(kernel + form, (grid, 1), threads, params), turn))
+}
+
+/// Rows of scales → tiles, where they are; `None`: rows that are no whole words, or too long for a CTA.
+fn turn(
+    params: GatherRowsParams,
+    cols: usize,
+    layout: ScaleLayout,
+    groups: &Groups,
+) -> Option<Launch<GatherRowsParams>> {
+    /// Units of four rows × four words that a thread has at most.
+    const EACH: usize = 2;
+    const MOST_THREADS: usize = 1024;
+    let (height, words) = (layout.tile_rows(), cols / BLOCK / 16);
+    let (kernel, units) = match layout {
+        ScaleLayout::Tiled128x4 => (TURN_128X4, words.next_multiple_of(4) * height / 4),
+        _ => (TURN_8X4, words * height / 4),
+    };
+    let takes = cols.is_multiple_of(16 * BLOCK)
+        && params.rows.scales.base.is_multiple_of(16)
+        && units <= EACH * MOST_THREADS;
+    takes.then(|| {
+        let grid = groups.scale_rows(height).div_ceil(height);
+        Launch::new(kernel, (grid, 1), units.next_multiple_of(32).min(MOST_THREADS), params)
+    })
 }
 
 /// CTAs that walk over tokens, and parts of a token's columns.

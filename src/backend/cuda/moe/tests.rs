@@ -60,16 +60,25 @@ fn quantizes_to(layout: ScaleLayout, cols: usize) -> QuantOut {
     }
 }
 
-fn quantizes(edit: impl FnOnce(&mut Matrix, &mut QuantOut, &mut usize)) -> Launch<GatherRowsParams> {
+fn quantizes_many(
+    tokens: usize,
+    edit: impl FnOnce(&mut Matrix, &mut QuantOut, &mut usize),
+) -> (Launch<GatherRowsParams>, Option<Launch<GatherRowsParams>>) {
     let mut cols = 4096;
     let mut src = matrix(Dtype::Bf16, cols);
     let mut out = quantizes_to(ScaleLayout::Tiled128x4, cols);
     edit(&mut src, &mut out, &mut cols);
-    let p = GatherProblem { permute: sort(100, 2, 8), cols, what: Gather::Quantize { src, out } };
+    let p = GatherProblem { permute: sort(tokens, 2, 8), cols, what: Gather::Quantize { src, out } };
     match plan_gather(&p, &FACTS) {
-        Some(GatherLaunch::Quantize(launch)) => launch,
+        Some(GatherLaunch::Quantize(launch, turn)) => (launch, turn),
         _ => panic!("another gather"),
     }
+}
+
+fn quantizes(edit: impl FnOnce(&mut Matrix, &mut QuantOut, &mut usize)) -> Launch<GatherRowsParams> {
+    let (launch, turn) = quantizes_many(100, edit);
+    assert!(turn.is_none(), "few rows are one launch");
+    launch
 }
 
 #[test]
@@ -93,17 +102,69 @@ fn gathers_that_quantize_take_the_short_way_where_they_can() {
 }
 
 #[test]
+fn tiles_of_many_tokens_are_made_behind_them() {
+    let kernels = |edit: fn(&mut Matrix, &mut QuantOut, &mut usize)| {
+        let (launch, turn) = quantizes_many(3000, edit);
+        (launch.kernel.name, turn.map(|turn| (turn.kernel.name, turn.threads, turn.grid.0)))
+    };
+    const CTA_EACH: &str = "nvfp4_moe_scatter_bf16";
+    // 6000 rows of 8 experts are at most 55 tiles of 128 rows, or 757 of 8.
+    let turn = ("nvfp4_moe_turn_128x4", 512, 55);
+    assert_eq!(kernels(|_, _, _| ()), ("nvfp4_moe_tokens_bf16", Some(turn)));
+    assert_eq!(kernels(|src, _, _| src.dtype = Dtype::F16), ("nvfp4_moe_tokens_f16", Some(turn)));
+    assert_eq!(quantizes_many(3000, |_, _, _| ()).0.grid, (1320, 1));
+    assert_eq!(quantizes_many(1056, |_, _, _| ()).0.kernel.name, CTA_EACH);
+    let low = ("nvfp4_moe_turn_8x4", 32, 757);
+    assert_eq!(kernels(|_, out, _| out.scales.layout = ScaleLayout::Tiled8x4).1, Some(low));
+    let linear = |out: &mut QuantOut| (out.scales.layout, out.scales.row_stride) = (ScaleLayout::Linear, 256);
+    let plain = quantizes_many(3000, |_, out, _| linear(out)).0;
+    assert_eq!((plain.kernel.name, plain.threads, plain.grid), ("nvfp4_moe_tokens_bf16", 128, (3000, 1)));
+    let given = |scope| {
+        let given = DecodeScales::Static(Ptr::NULL);
+        quantizes_many(3000, |_, out, _| (out.scope, out.decode) = (scope, given)).0.kernel.name
+    };
+    assert_eq!(given(Scope::Tensor), "nvfp4_moe_tokens_bf16");
+    assert_eq!(given(Scope::Group), "nvfp4_moe_tokens_bf16_each");
+    assert_eq!(given(Scope::Row), CTA_EACH);
+    // Rows of codes or scales that are no whole words, or tiles that do not fit into a CTA.
+    assert_eq!(kernels(|_, out, _| out.codes_row_stride += 8), (CTA_EACH, None));
+    assert_eq!(kernels(|_, out, _| out.scales.base = Ptr::new(1028 as *const u8)), (CTA_EACH, None));
+    assert_eq!(kernels(|_, _, cols| *cols += 64), (CTA_EACH, None));
+    assert_eq!(kernels(|_, _, cols| *cols *= 2).1, Some((turn.0, 1024, 55)));
+    assert_eq!(kernels(|_, _, cols| *cols = 2 * 4096 + 1024), (CTA_EACH, None));
+    let each = |cols| {
+        let given = DecodeScales::Static(Ptr::NULL);
+        let edit = |_: &mut Matrix, out: &mut QuantOut, c: &mut usize| {
+            (out.scope, out.decode, out.codes_row_stride, *c) = (Scope::Group, given, cols / 2, cols);
+        };
+        let (launch, turn) = quantizes_many(3000, edit);
+        (launch.kernel.name, launch.threads, launch.grid.0, turn.map(|turn| turn.threads))
+    };
+    assert_eq!(each(4096), ("nvfp4_moe_tokens_bf16_each", 512, 188, Some(512)));
+    assert_eq!(each(16384), ("nvfp4_moe_tokens_bf16_each", 512, 188, Some(1024)));
+    assert_eq!((each(17408).0, each(17408).3), (CTA_EACH, None));
+}
+
+#[test]
 fn rows_that_are_rounded_stay_where_they_are() {
-    let (rows, cols) = (sort(100, 2, 8), 2048);
-    let (src, decode) = (matrix(Dtype::Bf16, cols), DecodeScales::Dynamic(Ptr::new(256 as *const f32)));
-    let out = DecodedOut { rows: src, rule: ScaleRule::Amax, scope: Scope::Row, decode };
-    let round = |rows| plan_round(&RoundProblem { rows, cols, src, out }, &FACTS);
-    let plain = round(rows).expect("there are rows");
+    let round = |rows, cols| {
+        let (src, decode) = (matrix(Dtype::Bf16, cols), DecodeScales::Dynamic(Ptr::new(256 as *const f32)));
+        let out = DecodedOut { rows: src, rule: ScaleRule::Amax, scope: Scope::Row, decode };
+        plan_round(&RoundProblem { rows, cols, src, out }, &FACTS)
+    };
+    let plain = round(sort(100, 2, 8), 2048).expect("there are rows");
     let p = &plain.params;
     assert_eq!((plain.kernel.name, plain.threads, plain.grid), ("nvfp4_moe_scatter_bf16", 128, (200, 1)));
     assert_eq!((p.inverse, p.tokens, p.topk, p.decoded), (0, 200, 1, 1));
     assert_eq!((p.rows.codes_row_stride, p.rows.groups.count), (4096, 8));
-    assert!(round(sort(0, 2, 8)).is_none() && round(sort(100, 2, 0)).is_none());
+    let here = PermuteProblem { experts: 8, ..sort(1000, 2, 8) };
+    let many = round(here, 2048).expect("there are rows");
+    assert_eq!((many.kernel.name, many.threads, many.grid), ("nvfp4_moe_round_bf16", 256, (250, 1)));
+    // Rows that are too long, and an eighth of the experts, which have 250 rows.
+    for (rows, cols) in [(here, 2064), (PermuteProblem { experts: 64, ..here }, 2048)] {
+        assert_eq!(round(rows, cols).unwrap().kernel.name, "nvfp4_moe_scatter_bf16");
+    }
+    assert!(round(sort(0, 2, 8), 2048).is_none() && round(sort(100, 2, 0), 2048).is_none());
 }
 
 #[test]

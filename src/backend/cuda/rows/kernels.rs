@@ -44,6 +44,7 @@ pub static KERNELS: &[Kernel] = &[
     kernel("quantize", "nvfp4_rows_bf16_rule", 128, 512),
     kernel("quantize", "nvfp4_rows_f16_rule", 128, 512),
     kernel("quantize", "nvfp4_rows_f32_rule", 128, 512),
+    kernel("quantize", "nvfp4_flat_bf16", 80, 128),
     kernel("quantize", "nvfp4_general", 128, 256),
     kernel("quantize", "nvfp4_finish_scales", 32, 256),
     kernel("quantize", "nvfp4_stage_routes", 32, 256),

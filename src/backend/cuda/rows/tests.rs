@@ -137,6 +137,35 @@ fn every_alignment_rule_is_seen() {
 }
 
 #[test]
+fn rows_of_a_product_are_one_row_where_everything_is() {
+    let grid = |edit: fn(&mut QuantizeProblem)| {
+        let mut p = problem(8192, 768, Scope::Tensor, false, Dtype::Bf16);
+        p.groups = Groups::Ends { ends: Ptr::new(16 as *const i32), count: 3, rows: 8192 };
+        p.out.as_mut().unwrap().scales.layout = ScaleLayout::Linear;
+        p.out.as_mut().unwrap().scales.row_stride = 48;
+        edit(&mut p);
+        flat_rows(&p, &FACTS).map(|(kernel, ctas, params)| {
+            assert_eq!((kernel.name, params.mode, params.decode), ("nvfp4_flat_bf16", mode::STATIC, 256));
+            ctas
+        })
+    };
+    assert_eq!(grid(|_| ()), Some(768), "four warps of 128 blocks");
+    assert_eq!(grid(|p| p.groups = Groups::None { rows: 3 }), Some(1));
+    assert_eq!(grid(|p| p.groups = Groups::None { rows: 1 << 20 }), Some(792), "as many as fit");
+    assert_eq!(grid(|p| p.groups = Groups::None { rows: 0 }), None);
+    assert_eq!(grid(|p| p.groups = Groups::None { rows: 1 << 40 }), None);
+    assert_eq!(grid(|p| p.groups = Groups::Strided { count: 3, rows: 64 }), None);
+    assert_eq!(grid(|p| p.producer = Producer::Plain { src: matrix(Dtype::Bf16, 776) }), None);
+    assert_eq!(grid(|p| p.producer = Producer::Plain { src: matrix(Dtype::F16, 768) }), None);
+    assert_eq!(grid(|p| p.out.as_mut().unwrap().codes_row_stride = 392), None);
+    assert_eq!(grid(|p| p.out.as_mut().unwrap().scales.row_stride = 64), None);
+    assert_eq!(grid(|p| p.out.as_mut().unwrap().scales.layout = ScaleLayout::Tiled128x4), None);
+    assert_eq!(grid(|p| p.out.as_mut().unwrap().scope = Scope::Row), None);
+    assert_eq!(grid(|p| p.out.as_mut().unwrap().rule = ScaleRule::FourOverSix), None);
+    assert_eq!(grid(|p| p.out.as_mut().unwrap().codes = Ptr::new(8196 as *const u8)), None);
+}
+
+#[test]
 fn no_rows_are_no_launch_but_slots_become_one() {
     assert_eq!(names(&problem(0, 64, Scope::Row, true, Dtype::Bf16)), [""; 0]);
     assert_eq!(names(&problem(0, 64, Scope::Tensor, true, Dtype::Bf16)), ["zero", "finish"]);
