@@ -328,7 +328,7 @@ pub fn product(index: usize, w: &Prepared, arena: &mut Arena) -> Call {
     }
     if w.gate_up && epilogue > 0 {
         args.out_dtype = NVFP4_DTYPE_NVFP4;
-        let layout = LAYOUTS[1 - index % 2];
+        let layout = LAYOUTS[index / 8 % 2]; // linear with float16 activations, where a static scale has a pass of its own
         let mut out = nvfp4_quantized {
             codes: arena.dense_output(rows * cols / 2),
             scales: arena.dense_output(scale_bytes(layout, rows, cols, 0, &args.groups)),

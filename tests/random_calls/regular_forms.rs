@@ -1,6 +1,8 @@
 //! A call for each form of kernel that quantizers and dequantization have, whatever the GPU: the least that has to be
 //! watched by tools that slow everything down.
 
+use std::ptr::null;
+
 use nvfp4::api::dequantize::*;
 use nvfp4::api::types::*;
 use nvfp4::ffi::*;
@@ -104,6 +106,8 @@ fn dequantize(dtype: nvfp4_dtype, layout: nvfp4_scale_layout, arena: &mut Arena)
             codes: arena.dense(&codes),
             scales: arena.dense(&scales),
             scale_layout: layout,
+            // With none the product is exact, by a kernel of its own.
+            decode_scales: if layout == LINEAR { arena.dense(&0.37f32.to_le_bytes()) } else { null() },
             ..Default::default()
         },
         rows: rows as i64,
