@@ -37,7 +37,7 @@ SLOWEST = 150
 LEAST = {**CORPUS, "NVFP4_RANDOM_CALLS": "2", "NVFP4_TEST_PRODUCT_STEP": "7", "NVFP4_TEST_CORPUS": ",".join(KINDS)}
 #: racecheck sees one launch at a time: where two threads launched it stopped twice in some fifty runs, the second time in two
 #: launches of the portable product, in which no block waits for another.
-ALONE = {"NVFP4_TEST_THREADS": "1"}
+ONE_THREAD = {"NVFP4_TEST_THREADS": "1"}
 
 CHILDREN = set()
 
@@ -255,7 +255,7 @@ def sanitized(tool):
             return part.add(skipped=1, note="not in the short form")
         if not sanitizer():
             return part.add(skipped=1, note="compute-sanitizer is not installed")
-        corpora = [CORPUS] if tool != "racecheck" else [{**LEAST, **ALONE, "NVFP4_TEST_CORPUS": kind} for kind in KINDS]
+        corpora = [CORPUS] if tool != "racecheck" else [{**LEAST, **ONE_THREAD, "NVFP4_TEST_CORPUS": kind} for kind in KINDS]
         together([lambda corpus=corpus: watched(part, tool, corpus) for corpus in corpora])
 
     return run
