@@ -54,8 +54,6 @@ NVFP4_INLINE void tensor_load(uint32_t to, const void* map, int x, int y, int z,
 }
 NVFP4_INLINE void tensor_prefetch(const void* map) { asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory"); }
 
-// Ordinary writes to shared memory become visible to copy engines and tensor cores.
-NVFP4_INLINE void async_fence() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 
 NVFP4_INLINE uint2 load_shared64(uint32_t at) {
   uint2 r;
