@@ -275,7 +275,6 @@ template <class S> NVFP4_INLINE void clear(float (&acc)[S::FOURS][4]) {
     for (int j = 0; j < 4; j++) acc[i][j] = 0.f;
 }
 
-
 // The sums of a segment. Only the last step of a tile may have units short of DEPTH; it belongs to the run in front of it,
 // as in the other kernels, whose bits a batch-invariant product shares.
 template <class S>
@@ -313,11 +312,11 @@ NVFP4_INLINE void write_warp(const GemmParams& p, const Tile& t, float (&acc)[S:
   const int here = min(t.rows - t.row0, S::TOKENS);
   const int64_t base = out_start(p, t);
   float bias[4] = {0.f, 0.f, 0.f, 0.f};
-  // Eight gate/up pairs a thread go together by the short form.
-  constexpr bool TOGETHER = ACROSS == 2 && S::OPERAND != Operand::CODES;  // which has no registers for it
-  const bool together = TOGETHER && gated && p.out_dtype != DTYPE_F16;
-  // The test is worth it, since a tile's end is not hidden; the widest form has no registers for it.
+  // The test is worth it, since a tile's end is not hidden; with 16 tokens registers run out by it.
   if (ACROSS == 2 || p.bias) load_bias(p, t.group, stored, bias);
+  // Eight gate/up pairs a thread go together by the short form; codes leave no registers for it.
+  constexpr bool TOGETHER = ACROSS == 2 && S::OPERAND != Operand::CODES;
+  const bool together = TOGETHER && gated && p.out_dtype != DTYPE_F16;
   if (together) {
     HalfBlock gates, ups;
 #pragma unroll
