@@ -242,10 +242,7 @@ template <int FOURS> class BoxedTotals {
       const uint4 h = halves[i * 64];
       const uint32_t words[4] = {h.x, h.y, h.z, h.w};
 #pragma unroll
-      for (int j = 0; j < (i + 1 < FOURS ? 8 : 4); j++) {
-        float& sum = acc[i + j / 4][j % 4];
-        sum = __fadd_rn(j & 1 ? Bf16::high(words[j / 2]) : Bf16::low(words[j / 2]), sum);
-      }
+      for (int j = 0; j < (i + 1 < FOURS ? 4 : 2); j++) add_runs(words[j], acc[i + j / 2][j % 2 * 2], acc[i + j / 2][j % 2 * 2 + 1]);
       if (i % 8 == 6) __syncwarp();  // over which ptxas collects no loads until registers run out
     }
   }

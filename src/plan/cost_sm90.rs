@@ -224,14 +224,12 @@ fn later(a: f32, b: f32) -> f32 {
 
 #[cfg(test)]
 mod tests {
+    use super::super::forms_sm90::SCHEDULES;
     use super::*;
 
     fn load(groups: usize, average: usize, cols: usize, rows: usize) -> Load {
         Load { groups, average, varies: false, rows, cols, processors: 132, codes: None }
     }
-
-    const SCHEDULES: [Schedule; 4] =
-        [Schedule::WholeTiles, Schedule::SplitRemainder, Schedule::SplitTwoWaves, Schedule::SplitAll];
 
     #[test]
     fn more_work_never_costs_less() {

@@ -108,6 +108,9 @@ fn many_tokens(p: &GatherProblem, src: Matrix, out: QuantOut, facts: &DeviceFact
     /// Scales one an expert: warps a CTA, and CTAs an SM.
     const EACH_WARPS: usize = 16;
     const EACH_CTAS: usize = 2;
+    if p.permute.tokens <= FEW * facts.sm_count as usize {
+        return None;
+    }
     let (params, form) = quantize(p, src, Out::Codes(out), facts);
     let (tokens, groups, layout) = (p.permute.tokens, p.permute.groups(), out.scales.layout);
     let linear = layout == ScaleLayout::Linear;
@@ -116,7 +119,6 @@ fn many_tokens(p: &GatherProblem, src: Matrix, out: QuantOut, facts: &DeviceFact
     let shared = params.rows.mode == mode::ROW || out.scope == Scope::Tensor;
     let warps = (p.cols / BLOCK).div_ceil(64);
     let takes = form != ANY
-        && tokens > FEW * facts.sm_count as usize
         && scale_bytes.max(out.codes_row_stride) <= u32::MAX as usize
         && all_multiples(16, &[address(out.codes)], &[out.codes_row_stride, p.cols / 2])
         && in_words(&out.scales)
